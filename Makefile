@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Needs make, git, gcc and Go; what else a target needs it installs with apt-get when it runs as root, and names otherwise.
+# `make` lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The stamp in the binaries comes from the commit and not from the clock, so the same commit gives the same bytes.
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+DATE    := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
+
+# Seconds that each fuzz target runs, and how many kills a soak makes.
+FUZZTIME   ?= 20s
+SOAK_FUZZ  ?= 10m
+SOAK_KILLS ?= 10000
+
+# Pinned: a new release must not turn a green tree red overnight. Run by version, so it never enters go.mod.
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# What `make test` runs. A part joins the list with the change that brings it.
+PARTS := unit
+
+# The tests that boot a systemd are a part of their own; the killing parent is too slow under the race detector.
+UNIT_PACKAGES = $$(go list ./... | grep -v /units/rig)
+RACE_PACKAGES = $$(go list ./broker/... | grep -v /broker/crashtest)
+
+SCRIPTS = $$(git ls-files -z -- .ci '*.sh' | xargs -0 grep -lE '^\#!.*sh')
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: build
+build: ## bin/msgmuxd, the broker, and bin/msgmux, the command line
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/msgmuxd ./cmd/msgmux
+
+.PHONY: run
+run: build ## see it work: a broker in a temporary folder, two sinks, this host's own log lines
+	@docs/examples/run.sh
+
+.PHONY: test
+test: known-parts $(PARTS:%=test-%) ## all tests, set-up included; MSGMUX_REQUIRE="unit ..." names the parts that must not be skipped
+
+# A part that must not be skipped and does not exist is a mistake, not a success.
+.PHONY: known-parts
+known-parts:
+	@for part in $${MSGMUX_REQUIRE:-}; do \
+		case " $(PARTS) " in *" $$part "*) ;; *) echo "MSGMUX_REQUIRE names $$part; there is: $(PARTS)" >&2; exit 1;; esac; done
+
+.PHONY: test-unit
+test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, under five minutes
+	@.ci/need unit python3 socat gcc || [ $$? = 2 ]
+	go vet ./...
+	go test -count=1 -timeout 4m $(UNIT_PACKAGES)
+	@$(MAKE) --no-print-directory test-race fuzz
+
+.PHONY: test-race
+test-race: ## the core packages under the race detector
+	@if .ci/need unit gcc; then CGO_ENABLED=1 go test -race -count=1 -timeout 4m $(RACE_PACKAGES); else [ $$? = 2 ]; fi
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (20s)
+	@.ci/fuzz $(FUZZTIME)
+
+.PHONY: soak
+soak: ## hours: SOAK_KILLS (10000) kills under load, SOAK_FUZZ (10m) of each fuzz target
+	MSGMUX_SOAK_KILLS=$(SOAK_KILLS) go test -count=1 -timeout 0 -v ./broker/crashtest
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAK_FUZZ)
+
+.PHONY: bench
+bench: build ## figures beside other ways to do it; see docs/performance.md
+	cd broker/bench && go run .
+
+.PHONY: lint
+lint: ## gofmt, vet, golangci-lint, shellcheck
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt these:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	go run $(GOLANGCI) run
+	@if .ci/need lint shellcheck; then shellcheck $(SCRIPTS); else [ $$? = 2 ]; fi
+
+.PHONY: cover
+cover: ## test coverage, build/cover.html
+	@mkdir -p build
+	go test -timeout 10m -coverpkg=./... -coverprofile=build/cover.out $(UNIT_PACKAGES)
+	go tool cover -html=build/cover.out -o build/cover.html
+	go tool cover -func=build/cover.out | tail -n 1
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin build broker/bench/build
