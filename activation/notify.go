@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package activation
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+)
+
+// ErrBarrierTimeout means that the service manager did not read our messages in time. They may still be read later.
+var ErrBarrierTimeout = errors.New("service manager did not answer in time")
+
+const (
+	// maxRights is SCM_MAX_FD of unix(7): more descriptors in one message are EINVAL.
+	maxRights = 253
+	// maxStoreName is what systemd takes as FDNAME (sd_pid_notify_with_fds(3)).
+	maxStoreName = 255
+	// sendPatience bounds how long a message may wait for room in the service manager's queue. It is far longer than any
+	// healthy manager needs, also in the middle of daemon-reexec.
+	sendPatience = 5 * time.Second
+	// sendRetry is the pause after a condition that nothing wakes us from.
+	sendRetry = 10 * time.Millisecond
+)
+
+var watchdogPing = []byte(daemon.SdNotifyWatchdog)
+
+// Notifier talks to the service manager through one connected socket. Methods may be called at the same time. All of
+// them wait for room in the manager's queue, 5 s at most, except [Notifier.Watchdog].
+//
+// A nil Notifier is a process without a service manager: every method does nothing and returns nil.
+type Notifier struct {
+	fd   int
+	addr *unix.SockaddrUnix
+	lost atomic.Bool // the manager's socket went away and nobody has connected to a new one yet
+}
+
+// NewNotifier connects to $NOTIFY_SOCKET. Without one it returns nil, nil. The variable stays set. Addresses other than
+// a path or an abstract name (sd_notify(3) also knows vsock) are refused: they cannot carry descriptors.
+func NewNotifier() (*Notifier, error) {
+	name := os.Getenv("NOTIFY_SOCKET")
+	if name == "" {
+		return nil, nil
+	}
+	if (name[0] != '/' && name[0] != '@') || len(name) < 2 {
+		return nil, fmt.Errorf("cannot use NOTIFY_SOCKET %q: neither an absolute path nor an abstract name", name)
+	}
+	// Not SOCK_NONBLOCK: only the watchdog must not wait, and it says so in each call.
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach service manager: %w", os.NewSyscallError("socket", err))
+	}
+	n := &Notifier{fd: fd, addr: &unix.SockaddrUnix{Name: name}}
+	timeout := unix.NsecToTimeval(int64(sendPatience))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("cannot reach service manager: %w", os.NewSyscallError("setsockopt", err))
+	}
+	if err := n.connect(); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return n, nil
+}
+
+// connect may be repeated: a datagram socket takes a new peer at any time, so the descriptor never changes.
+func (n *Notifier) connect() error {
+	if err := unix.Connect(n.fd, n.addr); err != nil {
+		return fmt.Errorf("cannot connect to service manager at %s: %w", n.addr.Name, os.NewSyscallError("connect", err))
+	}
+	n.lost.Store(false)
+	return nil
+}
+
+// Close releases the socket. Nobody may use the Notifier during or after it.
+func (n *Notifier) Close() error {
+	if n == nil {
+		return nil
+	}
+	return os.NewSyscallError("close", unix.Close(n.fd))
+}
+
+// Ready says that the start, or a reload, is complete. An empty status leaves the status as it is.
+func (n *Notifier) Ready(status string) error {
+	if status == "" {
+		return n.send(daemon.SdNotifyReady)
+	}
+	return n.send(daemon.SdNotifyReady, "STATUS="+oneLine(status))
+}
+
+// Status sets the text that systemctl status shows. It is the caller's to call it seldom enough.
+func (n *Notifier) Status(text string) error { return n.send("STATUS=" + oneLine(text)) }
+
+// Stopping says that the service is on its way out.
+func (n *Notifier) Stopping() error { return n.send(daemon.SdNotifyStopping) }
+
+// Reloading says that a reload has begun; Ready ends it.
+func (n *Notifier) Reloading() error {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return os.NewSyscallError("clock_gettime", err)
+	}
+	// Type=notify-reload wants the time, to tell this reload's READY=1 from an earlier one.
+	return n.send(daemon.SdNotifyReloading, "MONOTONIC_USEC="+strconv.FormatInt(ts.Nano()/1000, 10))
+}
+
+// ExtendTimeout asks for d more time, from now, for a start or a stop. Fractions of a microsecond are cut off.
+func (n *Notifier) ExtendTimeout(d time.Duration) error {
+	return n.send("EXTEND_TIMEOUT_USEC=" + strconv.FormatInt(max(d.Microseconds(), 0), 10))
+}
+
+// TriggerWatchdog asks to be killed and restarted as if the watchdog had run out.
+func (n *Notifier) TriggerWatchdog() error { return n.send("WATCHDOG=trigger") }
+
+// Watchdog tells that the data thread is well. It never waits and allocates nothing. A ping for which there is no room
+// is not sent, and that is no error: the manager has unread messages of ours, and the next ping is soon.
+func (n *Notifier) Watchdog() error {
+	if n == nil {
+		return nil
+	}
+	err := unix.Send(n.fd, watchdogPing, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	switch {
+	case err == nil, isFull(err), err == unix.EINTR:
+		return nil
+	case isLost(err):
+		// Connecting looks up a path, which can wait. So another goroutine does it, one at a time, for the next ping.
+		if n.lost.CompareAndSwap(false, true) {
+			go n.reconnect()
+		}
+	}
+	return os.NewSyscallError("send", err)
+}
+
+func (n *Notifier) reconnect() {
+	if n.connect() != nil {
+		n.lost.Store(false) // the next ping tries again
+	}
+}
+
+// Store gives copies of descriptors to the descriptor store, all under one name. The caller keeps its own. What a
+// successor inherits is known only after [Notifier.Barrier], and not even then that it was stored: beyond
+// FileDescriptorStoreMax= the manager closes silently, so the caller must count.
+//
+// A file that is in the store already, under whatever name, is not stored again. The manager does not watch the
+// descriptors (FDPOLL=0): otherwise it would drop a client that sends and hangs up while the broker is away, and what
+// it sent with it.
+func (n *Notifier) Store(name string, fds ...int) error {
+	if n == nil {
+		return nil
+	}
+	if !validStoreName(name) {
+		return fmt.Errorf("cannot store descriptor: bad name %q", name)
+	}
+	text := "FDSTORE=1\nFDNAME=" + name + "\nFDPOLL=0"
+	for len(fds) > 0 {
+		part := fds[:min(len(fds), maxRights)]
+		fds = fds[len(part):]
+		if err := n.sendRights(text, part...); err != nil {
+			return fmt.Errorf("cannot store descriptor %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Remove takes every descriptor of that name out of the store. A name that is not there is no error.
+func (n *Notifier) Remove(name string) error {
+	if n == nil {
+		return nil
+	}
+	if !validStoreName(name) {
+		return fmt.Errorf("cannot remove stored descriptor: bad name %q", name)
+	}
+	return n.send("FDSTOREREMOVE=1", "FDNAME="+name)
+}
+
+// Barrier waits until the manager has read everything that was sent before it. [ErrBarrierTimeout] after timeout.
+func (n *Notifier) Barrier(timeout time.Duration) error {
+	if n == nil {
+		return nil
+	}
+	deadline := time.Now().Add(timeout)
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return fmt.Errorf("cannot set barrier: %w", os.NewSyscallError("pipe2", err))
+	}
+	defer unix.Close(pipe[0])
+	// Alone in its message: with any other field in it the manager ignores them all (sd_notify_barrier(3)).
+	err := n.sendRights("BARRIER=1", pipe[1])
+	// Our copy of the write end goes, so that the manager's is the last one.
+	unix.Close(pipe[1])
+	if err != nil {
+		return fmt.Errorf("cannot set barrier: %w", err)
+	}
+	// Nothing is ever written, so there is nothing to ask for: the hang-up is reported anyway.
+	poll := []unix.PollFd{{Fd: int32(pipe[0])}}
+	for {
+		// Rounded up, so that the last round does not spin.
+		left := max(time.Until(deadline)+time.Millisecond-1, 0)
+		ready, err := unix.Poll(poll, int(left.Milliseconds()))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return fmt.Errorf("cannot wait for barrier: %w", os.NewSyscallError("poll", err))
+		case ready > 0:
+			return nil
+		default:
+			return ErrBarrierTimeout
+		}
+	}
+}
+
+// send sends one message of the given lines.
+func (n *Notifier) send(lines ...string) error {
+	if n == nil {
+		return nil
+	}
+	text := strings.Join(lines, "\n")
+	if err := n.sendRights(text); err != nil {
+		return fmt.Errorf("cannot send %s to service manager: %w", lines[0], err)
+	}
+	return nil
+}
+
+// sendRights sends one message with descriptors and retries what passes by itself, as long as sendPatience.
+func (n *Notifier) sendRights(text string, fds ...int) error {
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	deadline := time.Now().Add(sendPatience)
+	reconnected := false
+	for {
+		// SO_SNDTIMEO makes an interrupted wait end in EINTR, and a long one in EAGAIN.
+		err := unix.Sendmsg(n.fd, []byte(text), rights, nil, unix.MSG_NOSIGNAL)
+		switch {
+		case err == nil:
+			return nil
+		case isLost(err) && !reconnected:
+			reconnected = true
+			if err := n.connect(); err != nil {
+				return err
+			}
+			continue
+		case err == unix.EINTR:
+		// ETOOMANYREFS: an ordinary user has as many descriptors under way as it may have open; each one that the
+		// manager reads makes room.
+		case isFull(err), err == unix.ETOOMANYREFS:
+			time.Sleep(sendRetry)
+		default:
+			return os.NewSyscallError("sendmsg", err)
+		}
+		if time.Now().After(deadline) {
+			return os.NewSyscallError("sendmsg", err)
+		}
+	}
+}
+
+// isFull: no room now, more later.
+func isFull(err error) bool {
+	return err == unix.EAGAIN || err == unix.ENOBUFS || err == unix.ENOMEM
+}
+
+// isLost: the socket at the other end was closed. ECONNREFUSED comes once, then the socket is unconnected.
+func isLost(err error) bool {
+	return err == unix.ECONNREFUSED || err == unix.ENOTCONN || err == unix.ECONNRESET || err == unix.EPIPE
+}
+
+// oneLine keeps a text from adding fields of its own to the message.
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", " ") }
+
+// validStoreName is fdname_is_valid of systemd: printable ASCII without the colon that separates names.
+func validStoreName(name string) bool {
+	if name == "" || len(name) > maxStoreName {
+		return false
+	}
+	for i := range len(name) {
+		if c := name[i]; c < ' ' || c >= 0x7f || c == ':' {
+			return false
+		}
+	}
+	return true
+}
+
+// WatchdogInterval is the time after which the manager kills a process that does not ping, and whether it does so at
+// all. Ping at less than half of it.
+func WatchdogInterval() (time.Duration, bool) {
+	d, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || d <= 0 {
+		return 0, false
+	}
+	return d, true
+}
+
+// StoreLimit is FileDescriptorStoreMax= of the unit. Managers before systemd 254 do not tell: known is false.
+func StoreLimit() (n int, known bool) {
+	n, err := strconv.Atoi(os.Getenv("FDSTORE"))
+	if err != nil || n < 0 {
+		return 0, false
+	}
+	return n, true
+}
