@@ -178,8 +178,8 @@ func checkDead(dir, name string) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFSOCK:
 		return fmt.Errorf("%s is in the way: not a socket", path)
 	}
-	// A full backlog must not hold us up, so this socket does not wait. Its type does not matter to find out whether
-	// somebody is there: with a wrong one the answer is EPROTOTYPE.
+	// A full backlog must not hold us up, so this socket does not wait. Against a live datagram socket the answer is
+	// EPROTOTYPE, which tells enough. Where a service manager listens, the connection starts the service; that is no harm.
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
@@ -197,20 +197,20 @@ func checkDead(dir, name string) error {
 	}
 }
 
-// served names the process that listens at the other end of fd.
+// served names the process that listens at the other end of fd: the one that called listen(2).
 func served(dir, name string, fd int) error {
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	switch {
-	case err != nil || cred.Pid == 0:
-		// No number in our pid namespace.
+	if err != nil || cred.Pid == 0 {
+		// It has no number in our pid namespace.
 		return fmt.Errorf("%w: a process of another container serves %s", ErrServed, dir)
-	case cred.Pid == 1:
-		return fmt.Errorf("%w: the service manager listens at %s; use its units, or another folder",
-			ErrServed, filepath.Join(dir, name))
 	}
 	who := "a process"
 	if comm, err := os.ReadFile("/proc/" + strconv.Itoa(int(cred.Pid)) + "/comm"); err == nil {
 		who = strings.TrimSpace(string(comm))
+	}
+	if who == "systemd" {
+		return fmt.Errorf("%w: systemd with pid %d listens at %s; start its service unit instead, or use another folder",
+			ErrServed, cred.Pid, filepath.Join(dir, name))
 	}
 	return fmt.Errorf("%w: %s with pid %d already serves %s", ErrServed, who, cred.Pid, dir)
 }
@@ -238,9 +238,8 @@ func bindOne(path string, kind Kind, mode fs.FileMode) (_ Descriptor, _ boundFil
 	if _, err := RefuseRights(fd); err != nil {
 		return absent, boundFile{}, err
 	}
-	// Before bind: a datagram that is queued earlier would carry no credentials. Every socket has it, because it costs
-	// nothing where it is not asked for.
-	if kind == Datagram && filepath.Base(path) == "register" {
+	// Before bind, because a datagram that is queued earlier would carry no credentials.
+	if filepath.Base(path) == "register" {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
 			return absent, boundFile{}, os.NewSyscallError("setsockopt", err)
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,9 @@ const (
 	maxRights = 253
 	// maxStoreName is what systemd takes as FDNAME (sd_pid_notify_with_fds(3)).
 	maxStoreName = 255
+	// maxStatus keeps a message under the 4096 bytes beyond which systemd ignores it whole (NOTIFY_BUFFER_MAX), and the
+	// status readable. In bytes.
+	maxStatus = 1024
 	// sendPatience bounds how long a message may wait for room in the service manager's queue. It is far longer than any
 	// healthy manager needs, also in the middle of daemon-reexec.
 	sendPatience = 5 * time.Second
@@ -37,9 +41,11 @@ var watchdogPing = []byte(daemon.SdNotifyWatchdog)
 //
 // A nil Notifier is a process without a service manager: every method does nothing and returns nil.
 type Notifier struct {
-	fd   int
+	fd   int // blocking; no call of ours waits in it all the same
 	addr *unix.SockaddrUnix
-	lost atomic.Bool // the manager's socket went away and nobody has connected to a new one yet
+
+	reconnecting atomic.Bool    // a goroutine is connecting to the manager's new socket
+	goroutines   sync.WaitGroup // that one; Close must not pull the descriptor away under it
 }
 
 // NewNotifier connects to $NOTIFY_SOCKET. Without one it returns nil, nil. The variable stays set. Addresses other than
@@ -52,17 +58,11 @@ func NewNotifier() (*Notifier, error) {
 	if (name[0] != '/' && name[0] != '@') || len(name) < 2 {
 		return nil, fmt.Errorf("cannot use NOTIFY_SOCKET %q: neither an absolute path nor an abstract name", name)
 	}
-	// Not SOCK_NONBLOCK: only the watchdog must not wait, and it says so in each call.
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach service manager: %w", os.NewSyscallError("socket", err))
 	}
 	n := &Notifier{fd: fd, addr: &unix.SockaddrUnix{Name: name}}
-	timeout := unix.NsecToTimeval(int64(sendPatience))
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("cannot reach service manager: %w", os.NewSyscallError("setsockopt", err))
-	}
 	if err := n.connect(); err != nil {
 		unix.Close(fd)
 		return nil, err
@@ -75,7 +75,6 @@ func (n *Notifier) connect() error {
 	if err := unix.Connect(n.fd, n.addr); err != nil {
 		return fmt.Errorf("cannot connect to service manager at %s: %w", n.addr.Name, os.NewSyscallError("connect", err))
 	}
-	n.lost.Store(false)
 	return nil
 }
 
@@ -84,6 +83,7 @@ func (n *Notifier) Close() error {
 	if n == nil {
 		return nil
 	}
+	n.goroutines.Wait()
 	return os.NewSyscallError("close", unix.Close(n.fd))
 }
 
@@ -92,11 +92,11 @@ func (n *Notifier) Ready(status string) error {
 	if status == "" {
 		return n.send(daemon.SdNotifyReady)
 	}
-	return n.send(daemon.SdNotifyReady, "STATUS="+oneLine(status))
+	return n.send(daemon.SdNotifyReady, statusLine(status))
 }
 
 // Status sets the text that systemctl status shows. It is the caller's to call it seldom enough.
-func (n *Notifier) Status(text string) error { return n.send("STATUS=" + oneLine(text)) }
+func (n *Notifier) Status(text string) error { return n.send(statusLine(text)) }
 
 // Stopping says that the service is on its way out.
 func (n *Notifier) Stopping() error { return n.send(daemon.SdNotifyStopping) }
@@ -129,19 +129,14 @@ func (n *Notifier) Watchdog() error {
 	switch {
 	case err == nil, isFull(err), err == unix.EINTR:
 		return nil
-	case isLost(err):
-		// Connecting looks up a path, which can wait. So another goroutine does it, one at a time, for the next ping.
-		if n.lost.CompareAndSwap(false, true) {
-			go n.reconnect()
-		}
+	case isLost(err) && n.reconnecting.CompareAndSwap(false, true):
+		// Connecting looks up a path, which can wait. So it is not done here, and this ping is lost.
+		n.goroutines.Go(func() {
+			n.connect() // if it fails, so will the next ping, which tries again
+			n.reconnecting.Store(false)
+		})
 	}
 	return os.NewSyscallError("send", err)
-}
-
-func (n *Notifier) reconnect() {
-	if n.connect() != nil {
-		n.lost.Store(false) // the next ping tries again
-	}
 }
 
 // Store gives copies of descriptors to the descriptor store, all under one name. The caller keeps its own. What a
@@ -162,7 +157,7 @@ func (n *Notifier) Store(name string, fds ...int) error {
 	for len(fds) > 0 {
 		part := fds[:min(len(fds), maxRights)]
 		fds = fds[len(part):]
-		if err := n.sendRights(text, part...); err != nil {
+		if err := n.sendRights(time.Now().Add(sendPatience), text, part...); err != nil {
 			return fmt.Errorf("cannot store descriptor %s: %w", name, err)
 		}
 	}
@@ -192,28 +187,23 @@ func (n *Notifier) Barrier(timeout time.Duration) error {
 	}
 	defer unix.Close(pipe[0])
 	// Alone in its message: with any other field in it the manager ignores them all (sd_notify_barrier(3)).
-	err := n.sendRights("BARRIER=1", pipe[1])
+	err := n.sendRights(deadline, "BARRIER=1", pipe[1])
 	// Our copy of the write end goes, so that the manager's is the last one.
 	unix.Close(pipe[1])
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return ErrBarrierTimeout
+	case err != nil:
 		return fmt.Errorf("cannot set barrier: %w", err)
 	}
 	// Nothing is ever written, so there is nothing to ask for: the hang-up is reported anyway.
-	poll := []unix.PollFd{{Fd: int32(pipe[0])}}
-	for {
-		// Rounded up, so that the last round does not spin.
-		left := max(time.Until(deadline)+time.Millisecond-1, 0)
-		ready, err := unix.Poll(poll, int(left.Milliseconds()))
-		switch {
-		case err == unix.EINTR:
-		case err != nil:
-			return fmt.Errorf("cannot wait for barrier: %w", os.NewSyscallError("poll", err))
-		case ready > 0:
-			return nil
-		default:
-			return ErrBarrierTimeout
-		}
+	switch ready, err := waitFor(pipe[0], 0, deadline); {
+	case err != nil:
+		return fmt.Errorf("cannot wait for barrier: %w", err)
+	case !ready:
+		return ErrBarrierTimeout
 	}
+	return nil
 }
 
 // send sends one message of the given lines.
@@ -222,42 +212,57 @@ func (n *Notifier) send(lines ...string) error {
 		return nil
 	}
 	text := strings.Join(lines, "\n")
-	if err := n.sendRights(text); err != nil {
+	if err := n.sendRights(time.Now().Add(sendPatience), text); err != nil {
 		return fmt.Errorf("cannot send %s to service manager: %w", lines[0], err)
 	}
 	return nil
 }
 
-// sendRights sends one message with descriptors and retries what passes by itself, as long as sendPatience.
-func (n *Notifier) sendRights(text string, fds ...int) error {
+// sendRights sends one message with descriptors, and waits until deadline for what passes by itself. The error is
+// EAGAIN if it did not pass.
+func (n *Notifier) sendRights(deadline time.Time, text string, fds ...int) error {
 	var rights []byte
 	if len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
 	}
-	deadline := time.Now().Add(sendPatience)
 	reconnected := false
 	for {
-		// SO_SNDTIMEO makes an interrupted wait end in EINTR, and a long one in EAGAIN.
-		err := unix.Sendmsg(n.fd, []byte(text), rights, nil, unix.MSG_NOSIGNAL)
+		err := unix.Sendmsg(n.fd, []byte(text), rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		switch {
 		case err == nil:
 			return nil
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			if _, err := waitFor(n.fd, unix.POLLOUT, deadline); err != nil {
+				return err
+			}
+		// Nothing wakes us from these. ETOOMANYREFS: an ordinary user may have as many descriptors under way as it may
+		// have open (RLIMIT_NOFILE); each one that the manager reads makes room.
+		case isFull(err), err == unix.ETOOMANYREFS:
+			time.Sleep(sendRetry)
 		case isLost(err) && !reconnected:
 			reconnected = true
 			if err := n.connect(); err != nil {
 				return err
 			}
-			continue
-		case err == unix.EINTR:
-		// ETOOMANYREFS: an ordinary user has as many descriptors under way as it may have open; each one that the
-		// manager reads makes room.
-		case isFull(err), err == unix.ETOOMANYREFS:
-			time.Sleep(sendRetry)
 		default:
 			return os.NewSyscallError("sendmsg", err)
 		}
-		if time.Now().After(deadline) {
-			return os.NewSyscallError("sendmsg", err)
+		if !time.Now().Before(deadline) {
+			return os.NewSyscallError("sendmsg", unix.EAGAIN)
+		}
+	}
+}
+
+// waitFor waits until fd has one of the events, or an error or hang-up. False if deadline came first.
+func waitFor(fd int, events int16, deadline time.Time) (bool, error) {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: events}}
+	for {
+		// Rounded up to poll's milliseconds: rounded down, the last one would be spent spinning.
+		left := max(time.Until(deadline)+time.Millisecond-1, 0)
+		n, err := unix.Poll(poll, int(left.Milliseconds()))
+		if err != unix.EINTR {
+			return n > 0, os.NewSyscallError("poll", err)
 		}
 	}
 }
@@ -272,8 +277,15 @@ func isLost(err error) bool {
 	return err == unix.ECONNREFUSED || err == unix.ENOTCONN || err == unix.ECONNRESET || err == unix.EPIPE
 }
 
-// oneLine keeps a text from adding fields of its own to the message.
-func oneLine(s string) string { return strings.ReplaceAll(s, "\n", " ") }
+// statusLine makes a text fit for STATUS=: one line, so that it cannot add fields of its own to the message; UTF-8,
+// because systemd ignores anything else; not too long.
+func statusLine(text string) string {
+	text = strings.ReplaceAll(text, "\n", " ")
+	if len(text) > maxStatus {
+		text = text[:maxStatus]
+	}
+	return "STATUS=" + strings.ToValidUTF8(text, "")
+}
 
 // validStoreName is fdname_is_valid of systemd: printable ASCII without the colon that separates names.
 func validStoreName(name string) bool {
