@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+// The control socket speaks JSON over SOCK_SEQPACKET: a client connects, sends one Request as one packet, and reads
+// packets until the end of the connection; their concatenation is one Answer. (An answer about 4,000 sinks is larger
+// than any packet, hence the end of the connection and not the packet ends it.)
+
+// MaxRequest is the largest control request that is read, in bytes; a longer one is answered with an error.
+const MaxRequest = 64 << 10
+
+// The operations of a Request.
+const (
+	OpStatus = "status" // Answer.Status
+	OpList   = "list"   // Answer.Status and Answer.Sinks
+	OpDrop   = "drop"   // removes the sink that Request.Sink names
+	OpSet    = "set"    // changes the sink that Request.Sink names: Patience
+)
+
+// Request is what a control client asks. Reading (status, list) is for whoever may connect; changing (drop, set) is
+// for root, the broker's own user and the owner of the sink.
+type Request struct {
+	Op       string `json:"op"`
+	Sink     string `json:"sink,omitempty"`     // a label, or an id as "#12"
+	Patience string `json:"patience,omitempty"` // set: a duration as in "1.5s", or "forever"
+}
+
+// Answer is what the broker says to a Request: OK, or the reason why not.
+type Answer struct {
+	OK     bool    `json:"ok"`
+	Error  *Error  `json:"error,omitempty"`
+	Status *Status `json:"status,omitempty"`
+	Sinks  []Sink  `json:"sinks,omitempty"`
+}
+
+// Status is the state of one channel. Counts are messages, positions and lags are bytes of the ring's record format.
+type Status struct {
+	Version    string `json:"version"`
+	Channel    string `json:"channel"` // "" is the default channel
+	PID        int    `json:"pid"`
+	RuntimeDir string `json:"runtime_dir"`
+	Generation uint64 `json:"generation"`      // of the ring; changes when a new pair of memfds is made
+	Starts     uint64 `json:"starts"`          // brokers that have used this ring, this one included
+	SinceUnix  int64  `json:"since_unix"`      // when this broker process began, seconds
+	RingSince  int64  `json:"ring_since_unix"` // when the ring was made, seconds
+
+	Buffer     uint64 `json:"buffer_bytes"`      // the ring's size
+	Used       uint64 `json:"used_bytes"`        // head - tail
+	MaxMessage uint64 `json:"max_message_bytes"` // the largest message taken
+	MaxSinks   uint64 `json:"max_sinks"`
+
+	Received  uint64            `json:"received"`  // = Entered + the sum of Refused
+	Entered   uint64            `json:"entered"`   // messages in the one total order so far
+	Landed    uint64            `json:"landed"`    // taken from a source, waiting for room in the ring
+	Refused   map[string]uint64 `json:"refused"`   // by reason
+	Accepted  uint64            `json:"accepted"`  // deliveries over all sinks, past ones included
+	Lost      uint64            `json:"lost"`      // over all sinks, past ones included
+	Abandoned uint64            `json:"abandoned"` // what sinks that went away had not been sent
+	Delivered uint64            `json:"delivered"` // the sequence number up to which some sink has accepted
+	Tail      uint64            `json:"tail"`      // the sequence number of the oldest record kept
+	Uncertain uint64            `json:"uncertain"` // message queues only: may be lost or repeated by a kill
+
+	Sinks   SinkCounts `json:"sinks"`
+	Sources Sources    `json:"sources"`
+
+	Registrations map[string]uint64 `json:"registrations"` // by outcome: "ok", or the code of the refusal
+	LogDropped    uint64            `json:"log_dropped"`   // log lines that found the queue full
+}
+
+// SinkCounts says how many sinks there are, by kind and by state.
+type SinkCounts struct {
+	Total   int `json:"total"`
+	Static  int `json:"static"`
+	Dynamic int `json:"dynamic"`
+	Framed  int `json:"framed"`
+	Taps    int `json:"taps"`
+	Stalled int `json:"stalled"`
+	Lagging int `json:"lagging"`
+	Absent  int `json:"absent"`
+}
+
+// Sources says whether the sources wait, why, and since when.
+type Sources struct {
+	Blocked     bool    `json:"blocked"`
+	Why         string  `json:"why,omitempty"`  // "no sink", or "sink LABEL"
+	Sink        string  `json:"sink,omitempty"` // the label of the sink that is waited for
+	ForSeconds  float64 `json:"for_seconds,omitempty"`
+	BlockedSecs float64 `json:"blocked_seconds_total"`
+}
+
+// Sink is one receiver as the control socket shows it: Accepted + Lost + Waiting = what entered since it began.
+type Sink struct {
+	ID      uint64 `json:"id"`
+	Label   string `json:"label"`
+	Kind    string `json:"kind"`  // dynamic, static, framed, queue, share
+	State   string `json:"state"` // ready, stalled, lagging, absent
+	Address string `json:"address"`
+	UID     uint32 `json:"uid"`
+	Share   string `json:"share,omitempty"`
+	Tap     bool   `json:"tap,omitempty"`
+	Frames  bool   `json:"frames,omitempty"`
+
+	Patience     string  `json:"patience"`      // a duration, or "forever"
+	PatienceLeft float64 `json:"patience_left"` // seconds left before it is left behind; -1 is forever
+
+	Start     uint64 `json:"start"`    // the sequence number it began at
+	Next      uint64 `json:"next"`     // the sequence number of the message it gets next
+	Accepted  uint64 `json:"accepted"` // for a member of a share: what it took itself
+	Lost      uint64 `json:"lost"`
+	Waiting   uint64 `json:"waiting"`
+	LagBytes  uint64 `json:"lag_bytes"`
+	SinceUnix int64  `json:"since_unix"` // seconds
+}

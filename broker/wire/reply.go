@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// MaxReply is the longest Reply in bytes, its newline included; a longer text of an error is cut.
+const MaxReply = 1024
+
+// maxCode is the longest code of an error that is read.
+const maxCode = 64
+
+// Reply is the answer to a registration that asked for one and to a Hello.
+type Reply struct {
+	ID  uint64 // of the sink or the client; 0 where there is none
+	Err *Error // nil: it is done
+}
+
+// ParseReply reads "ok id=12" or "error CODE TEXT", with or without a newline. Words after ok that it does not know are
+// passed over: a later broker may say more. An error code may be one that this package does not know. The error is an
+// *Error with CodeBadText or CodeTooLarge, and is about the answer; what the broker refused is in Reply.Err.
+func ParseReply(b []byte) (Reply, error) {
+	if err := checkText(b, MaxReply); err != nil {
+		return Reply{}, err
+	}
+	line := strings.TrimSuffix(string(b), "\n")
+	if strings.ContainsFunc(line, hidden) {
+		return Reply{}, Refuse(CodeBadText, "the answer %s is not one line", quote(line))
+	}
+	word, rest, _ := strings.Cut(line, " ")
+	switch word {
+	case "ok":
+		return parseOK(rest)
+	case "error":
+		code, text, _ := strings.Cut(rest, " ")
+		odd := func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' }
+		if code == "" || len(code) > maxCode || strings.ContainsFunc(code, odd) {
+			return Reply{}, Refuse(CodeBadText, "the answer %s has no error code", quote(line))
+		}
+		return Reply{Err: &Error{Code: code, Text: text}}, nil
+	}
+	return Reply{}, Refuse(CodeBadText, "the answer %s is neither ok nor error", quote(line))
+}
+
+// parseOK reads the words behind "ok".
+func parseOK(words string) (Reply, error) {
+	for word := range strings.SplitSeq(words, " ") {
+		value, found := strings.CutPrefix(word, "id=")
+		if !found {
+			continue
+		}
+		id, err := strconv.ParseUint(value, 10, 64)
+		if err != nil {
+			return Reply{}, Refuse(CodeBadText, "cannot use %s as an id", quote(value))
+		}
+		return Reply{ID: id}, nil
+	}
+	return Reply{}, nil
+}
+
+// Append appends the line that ParseReply reads, with a newline, MaxReply bytes at most. Characters of the text that do
+// not show become spaces: the answer stays one line whatever the error quotes.
+func (r Reply) Append(dst []byte) []byte {
+	if r.Err == nil {
+		dst = append(dst, "ok"...)
+		if r.ID != 0 {
+			dst = strconv.AppendUint(append(dst, " id="...), r.ID, 10)
+		}
+		return append(dst, '\n')
+	}
+	line := "error " + r.Err.Code
+	if r.Err.Text != "" {
+		line += " " + r.Err.Text
+	}
+	line = strings.Map(func(c rune) rune {
+		if hidden(c) {
+			return ' '
+		}
+		return c // what is not UTF-8 comes as U+FFFD
+	}, line)
+	return append(append(dst, cut(line, MaxReply-1)...), '\n')
+}
+
+// cut shortens s to at most n bytes, between two characters.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
