@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package meter
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Client is one Go process of a run, started as
+//
+//	PROGRAM source DIR SLOT [WORD...]
+//	PROGRAM sink   DIR SLOT FIRST COUNT [WORD...]
+type Client struct {
+	*Board
+	Role  string // "source" or "sink"
+	Dir   string // the folder of the run's sockets
+	Words []string
+
+	tally   *Tally
+	sent    uint64
+	last    uint64
+	running bool
+}
+
+// Open reads the arguments and maps the board.
+func Open() (*Client, error) {
+	fixed := map[string]int{"source": 4, "sink": 6}
+	if len(os.Args) < 2 || len(os.Args) < fixed[os.Args[1]] || fixed[os.Args[1]] == 0 {
+		return nil, fmt.Errorf("usage: source DIR SLOT | sink DIR SLOT FIRST COUNT, descriptor %d is the board", BoardFD)
+	}
+	b, err := Map(BoardFD)
+	if err != nil {
+		return nil, err
+	}
+	slot, err := strconv.Atoi(os.Args[3])
+	if err != nil {
+		return nil, fmt.Errorf("cannot read slot: %w", err)
+	}
+	return &Client{Board: b, Role: os.Args[1], Dir: os.Args[2], Words: os.Args[fixed[os.Args[1]]:], tally: b.Tally(slot)}, nil
+}
+
+// Ready tells the driver that the client is connected or subscribed.
+func (c *Client) Ready() { Write(&c.tally.Ready, 1) }
+
+// HungUp tells the driver that the broker closed the connection.
+func (c *Client) HungUp() { Write(&c.tally.Closed, 1) }
+
+// Park waits to be killed: a process that ended would lose its CPU clock.
+func (c *Client) Park() { select {} }
+
+// now is CLOCK_MONOTONIC in nanoseconds, the clock of the C clients too.
+func now() uint64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		panic(err) // the clock is there on every Linux
+	}
+	return uint64(t.Nano())
+}
+
+// Source calls emit(n), 1 <= n <= burst, to send n messages now, whenever some
+// are due, until the driver says stop; then finish, which may be nil. It does
+// not return before.
+func (c *Client) Source(burst int, emit func(n int) error, finish func() error) error {
+	var start, done uint64
+	was := Hold
+	c.Ready()
+	for {
+		phase := c.Phase()
+		if phase != was { // a new phase has its own clock
+			start, done, was = now(), 0, phase
+			if c.running = phase == Run; c.running {
+				Write(&c.tally.Began, start)
+			}
+		}
+		n := 1
+		switch phase {
+		case Trickle:
+			time.Sleep(5 * time.Millisecond)
+		case Warm, Run:
+			n = c.due(start, done, burst)
+		case Stop:
+			Write(&c.tally.Ended, start)
+			if finish != nil {
+				if err := finish(); err != nil {
+					return err
+				}
+			}
+			Write(&c.tally.Done, 1)
+			return nil
+		default:
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		if err := emit(n); err != nil {
+			return err
+		}
+		done += uint64(n)
+	}
+}
+
+// due is how many messages the rate owes since start; it sleeps until there is
+// one.
+func (c *Client) due(start, done uint64, burst int) int {
+	if c.Rate == 0 {
+		return burst
+	}
+	for {
+		owed := uint64(float64(now()-start)*float64(c.Rate)/1e9) + 1
+		if owed > done {
+			return int(min(owed-done, uint64(burst)))
+		}
+		next := unix.NsecToTimespec(int64(start + uint64(float64(done)*1e9/float64(c.Rate)) + 1))
+		// EINTR only means that the time is looked at once more.
+		_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &next, nil)
+	}
+}
+
+// Stamp writes the head of the next message, sequence and time, into payload.
+func (c *Client) Stamp(payload []byte) {
+	var seq, at uint64
+	if c.running {
+		c.sent++
+		seq = c.sent
+		c.tally.Count = seq
+		if c.Stamped != 0 {
+			at = now()
+		}
+	}
+	binary.NativeEndian.PutUint64(payload, seq)
+	binary.NativeEndian.PutUint64(payload[8:], at)
+}
+
+// Take counts a message that arrived.
+func (c *Client) Take(payload []byte) {
+	t := c.tally
+	if uint64(len(payload)) != c.Size {
+		t.Bad++
+		if len(payload) < 16 {
+			return
+		}
+	}
+	seq, at := binary.NativeEndian.Uint64(payload), binary.NativeEndian.Uint64(payload[8:])
+	if seq == 0 {
+		t.Warm = 1
+		t.WarmGot++
+		return
+	}
+	if seq <= c.last {
+		t.Reordered++
+	} else {
+		if seq != c.last+1 {
+			t.Gaps++
+			t.GapLost += seq - c.last - 1
+		}
+		c.last = seq
+	}
+	t.Count++
+	if at != 0 {
+		t.Hist[bucket(now()-at)]++
+	}
+}
