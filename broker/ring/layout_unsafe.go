@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ring
+
+import (
+	"fmt"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// The two files.
+//
+//	data    | header page | ring: Geometry.Size bytes                                                     |
+//	         \__ page ___/ \__ mapped twice, back to back: no record and no packet is ever split ________/
+//
+//	state   | header page | control page | index | table | receive | send | consume | landing zone        |
+//	                       positions,      u32+u32 entry   mmsghdr   mmsghdr           batch slots of a
+//	                       log, totals     /record /sink   iovec     iovec             message or packet
+//	                                                       control   ends
+//
+// Every section begins on a page. Where a section is follows from the geometry alone, so there are no offsets to get
+// wrong. All of the state is written once at start and locked: the kernel writes into it after its point of no return,
+// when a missing page would lose a datagram or deliver it twice.
+//
+// A record in the ring:
+//
+//	| u32 length | payload ... | pad to 4 |      little-endian; the same bytes that framed peers exchange
+//
+// A position is a byte offset into the endless sequence of records, with a sequence number beside it. Both only grow;
+// position & (Size-1) is the offset in the ring.
+
+const (
+	magic      = 0x7875_6d67_736d_0a0d // "\r\nmsgmux", little-endian
+	layout     = 1
+	roleData   = 1
+	roleState  = 2
+	headerSize = 4096
+
+	// MaxBatch is how many datagrams one receive takes at most.
+	MaxBatch = 64
+	// landingBytes is what the landing zone may take: MaxBatch messages of the default maximum.
+	landingBytes = 16 << 20
+	// colour is added to each landing slot, so that slots of a power of two do not all fall into the same cache sets.
+	colour = 5 * 64
+
+	// MaxSend is how many datagrams one send gives a sink at most: longer bursts wake a sink less often, and beyond
+	// 256 nothing more was gained.
+	MaxSend = 256
+	// sendSlots is the length of the send array: twice MaxSend, so that sinks that are a little apart can share what
+	// was built for one of them.
+	sendSlots = 2 * MaxSend
+
+	// bytesPerEntry is the message size, record header included, from which on the ring is limited by its bytes and
+	// no longer by its index.
+	bytesPerEntry = 256
+)
+
+// header is the first page of both files. Its shape never changes, whatever the layout.
+type header struct {
+	Magic      atomic.Uint64 // written last: a file without it was never finished
+	Layout     uint32        // of everything behind this page
+	Role       uint32        // data or state
+	Generation uint64        // the two files of a ring carry the same one
+	Lock       uint64        // never written: the byte that the guard's record lock is on
+	Geometry   Geometry      // in both files; they must agree
+}
+
+const lockOffset = 24 // of header.Lock
+
+// Geometry says how large everything is. It is fixed when a ring is made.
+type Geometry struct {
+	Size       uint64 // of the ring, in bytes: a power of two, at least MinSize
+	MaxMessage uint64 // the largest payload taken, in bytes
+	MaxSinks   uint64 // how many sinks the table must hold
+}
+
+// Limits of a Geometry, in bytes.
+const (
+	MinSize        = 1 << 20
+	MaxSize        = 1 << 30
+	MaxMaxMessage  = 4 << 20
+	minMaxMessage  = 1
+	maxMaxSinks    = 1 << 20
+	sharesPerTable = 4 // one share entry for every so many sinks, and 64 more
+)
+
+// Check says what is wrong with g, or nil.
+func (g Geometry) Check() error {
+	switch {
+	case g.Size < MinSize || g.Size > MaxSize || g.Size&(g.Size-1) != 0:
+		return fmt.Errorf("buffer of %d bytes: not a power of two from 1M to 1G", g.Size)
+	case g.MaxMessage < minMaxMessage || g.MaxMessage > MaxMaxMessage || g.MaxMessage > g.Size/2:
+		return fmt.Errorf("maximum message of %d bytes: not from 1 to 4M and half the buffer", g.MaxMessage)
+	case g.MaxSinks < 1 || g.MaxSinks > maxMaxSinks:
+		return fmt.Errorf("maximum of %d sinks: not from 1 to %d", g.MaxSinks, maxMaxSinks)
+	}
+	return nil
+}
+
+func (g Geometry) batch() int      { return int(min(MaxBatch, max(1, landingBytes/g.MaxMessage))) }
+func (g Geometry) entries() uint64 { return g.Size / bytesPerEntry }
+func (g Geometry) slots() int      { return int(g.MaxSinks + g.MaxSinks/sharesPerTable + 64) }
+func (g Geometry) stride() int     { return (g.room()+63)/64*64 + colour }
+
+// room is what a landing slot holds: the largest message, or the largest packet of a framed source.
+func (g Geometry) room() int { return max(wire.Padded(int(g.MaxMessage)), wire.MaxPacket) }
+
+// indexEntry is one record, at sequence number & (entries-1).
+type indexEntry struct {
+	Words uint32 // position / 4, modulo 2^32: a ring is at most 2^28 words long
+	At    uint32 // channel time in ms, modulo 2^32, when a sink first accepted it; valid once delivered is past it
+}
+
+// place is a position with the sequence number of the record that begins there. The atomics are for readers of the
+// snapshot; the data thread is the only writer.
+type place struct {
+	Pos atomic.Uint64
+	Seq atomic.Uint64
+}
+
+// Place is a position and the sequence number of the record that begins there.
+type Place struct{ Pos, Seq uint64 }
+
+func (p *place) load() Place   { return Place{p.Pos.Load(), p.Seq.Load()} }
+func (p *place) store(v Place) { p.Pos.Store(v.Pos); p.Seq.Store(v.Seq) }
+
+// control is the second page of the state: what the data thread changes all the time.
+type control struct {
+	Word      atomic.Uint32 // odd while positions change: readers try again
+	_         uint32
+	Head      place         // where the next record goes
+	Tail      place         // the oldest record kept
+	Delivered place         // the furthest cursor, taps left out, that accepting has moved
+	Clock     atomic.Int64  // channel time in ns: stands still while no broker runs
+	NextID    atomic.Uint64 // advanced before an id is used; ids are never used again
+	Starts    atomic.Uint64 // how many brokers have opened this ring
+	Since     int64         // when the ring was made, unix seconds; immutable
+
+	// The landing zone. Landed slots wait in [Next, Landed); nothing is received while there are any.
+	Landed   uint32
+	Next     uint32
+	Offset   uint64 // bytes of slot Next that are in the ring already; only a framed packet is taken in parts
+	LandKind uint32 // Datagrams or Packets; written while nothing is landed
+	_        uint32
+
+	// Totals of the channel. Refused counts what never entered, by reason; Gone what removed sinks leave behind.
+	Refused       [numReasons]atomic.Uint64
+	GoneAccepted  atomic.Uint64
+	GoneLost      atomic.Uint64
+	GoneAbandoned atomic.Uint64
+	Uncertain     atomic.Uint64
+
+	// Attempts counts brokers that have begun with the registration at the head of the queue. The registrar is its
+	// only writer, but for CONSUME, which clears it.
+	Attempts atomic.Uint32
+	_        uint32
+
+	Log    opLog
+	Staged identity // UPDATE: what the entry's identity will be
+}
+
+// Reason is why a message was refused.
+type Reason int
+
+// The reasons. Their names are in Reason.String.
+const (
+	TooLarge  Reason = iota // larger than MaxMessage
+	BadPacket               // a packet of a framed source that is not records
+	numReasons
+)
+
+func (r Reason) String() string { return [...]string{"too-large", "bad-packet"}[r] }
+
+// What lies in the landing zone.
+const (
+	Datagrams = 1 // each slot is one message
+	Packets   = 2 // each slot is a packet of records
+)
+
+// opLog is the operation log: one entry. Every field holds an absolute value that will be true afterwards, so that
+// applying it again does no harm. Phase is stored last and cleared before any field is touched again.
+type opLog struct {
+	Phase atomic.Uint32
+	Slot  uint32 // SEND, SKIP, REMOVE: the sink whose cursor it is
+	By    uint32 // SEND: the sink that takes the messages (a member of a share, or Slot itself)
+	First uint32 // SEND: the first slot of the send array
+	Count uint32 // SEND: how many slots
+	Kind  uint32 // SEND: datagrams or a packet
+	Base  uint64 // SEND: what By had accepted before
+	From  uint64 // SEND: the sequence number that the cursor stood at
+
+	Place Place  // APPEND: head. SKIP: the cursor. TAIL: tail
+	Other Place  // TAIL: delivered
+	Lost  uint64 // SKIP: what the sink has lost. REMOVE: GoneLost
+	Acc   uint64 // REMOVE: GoneAccepted
+	Left  uint64 // REMOVE: GoneAbandoned
+
+	Next    uint32 // APPEND: where the landing zone goes on
+	_       uint32
+	Offset  uint64
+	Refused [numReasons]uint64
+}
+
+// The operations. Their order is of no meaning; their numbers are part of the layout.
+const (
+	idle = iota
+	opRecv
+	opAppend
+	opSend
+	opSkip
+	opTail
+	opRemove
+	opConsume
+	opUpdate
+	numOps
+)
+
+// State of an entry.
+const (
+	free      = iota
+	attaching // a connected client that has not got its ok yet
+	active
+)
+
+// Flags of an entry that change while it is in use.
+const (
+	flagLagging  = 1 << iota // no longer waited for
+	flagCatching             // began at the tail and has not caught up yet: no patience
+)
+
+const (
+	maxLabel   = 64
+	maxAddress = 112
+)
+
+// entry is one sink, or one share (which has the cursor of all its members). Identity is written while State is free
+// and sealed by Sum; State, stored last, brings the sink into being.
+type entry struct {
+	Word  atomic.Uint32 // odd while the numbers below change: readers try again
+	State atomic.Uint32
+	Flags atomic.Uint32
+	_     uint32
+
+	// Cursor. A member of a share has none: its Pos and Seq are not used.
+	Cursor   place
+	Start    uint64        // the sequence number it began at; immutable
+	Lost     atomic.Uint64 // messages
+	Accepted atomic.Uint64 // of this very socket; for an entry with a cursor it is Seq-Start-Lost, and not stored
+	Owed     atomic.Int64  // its account of patience, ns
+
+	identity
+	Sum uint64
+}
+
+// identity is what an entry is, apart from where its cursor stands. Options may be replaced as a whole, with Word odd.
+type identity struct {
+	ID       uint64
+	Share    uint64 // id of the share it is a member of; 0 for none
+	Since    int64  // unix seconds
+	Patience int64  // ns
+	Inode    uint32 // of the peer socket; 0 where there is none
+	UID      uint32 // owner
+	Kind     uint8
+	Bits     uint8 // tap, frames
+	LabelLen uint8
+	AddrLen  uint8
+	GroupLen uint32
+	Label    [maxLabel]byte
+	Group    [maxLabel]byte // the name of the share
+	Addr     [maxAddress]byte
+}
+
+// sum is FNV-1a over the identity's bytes: it tells a bit that fell from one that stands.
+func (i *identity) sum() uint64 {
+	h := uint64(14695981039346656037)
+	for _, b := range unsafe.Slice((*byte)(unsafe.Pointer(i)), unsafe.Sizeof(*i)) {
+		h = (h ^ uint64(b)) * 1099511628211
+	}
+	return h
+}
+
+// controlSpace is room for the descriptors that hostile sources send along: without it the kernel would close them
+// inside recvmmsg, which can take seconds.
+const controlSpace = (sys.ControlSpace + 63) / 64 * 64
+
+// recvArea is what recvmmsg writes into, the landing zone left out.
+type recvArea struct {
+	Hdr     [MaxBatch]sys.Mmsghdr
+	Iov     [MaxBatch]unix.Iovec
+	Control [MaxBatch][controlSpace]byte
+}
+
+// sendArea is what sendmmsg reads and writes. Ends[i] is where a cursor stands once slot i was accepted.
+type sendArea struct {
+	Hdr  [sendSlots]sys.Mmsghdr
+	Iov  [sendSlots]unix.Iovec
+	Ends [sendSlots]Place
+
+	// A framed sink gets one packet a turn: a header and a piece of the ring.
+	Packet       [1]sys.Mmsghdr
+	PacketIov    [2]unix.Iovec
+	PacketEnd    [1]Place
+	PacketHeader [wire.SinkHeader]byte
+}
+
+// consumeArea is what taking a registration from its socket writes into.
+type consumeArea struct {
+	Hdr     [1]sys.Mmsghdr
+	Iov     [1]unix.Iovec
+	Control [controlSpace]byte
+	Buf     [8]byte // a registration that is consumed has been read already
+}
+
+// sections of the state, in bytes from the start of the file.
+type sections struct{ control, index, table, recv, send, consume, landing, end int64 }
+
+func pages(n uintptr) int64 { return (int64(n) + headerSize - 1) / headerSize * headerSize }
+
+func (g Geometry) sections() (s sections) {
+	s.control = headerSize
+	s.index = s.control + pages(unsafe.Sizeof(control{}))
+	s.table = s.index + pages(uintptr(g.entries())*unsafe.Sizeof(indexEntry{}))
+	s.recv = s.table + pages(uintptr(g.slots())*unsafe.Sizeof(entry{}))
+	s.send = s.recv + pages(unsafe.Sizeof(recvArea{}))
+	s.consume = s.send + pages(unsafe.Sizeof(sendArea{}))
+	s.landing = s.consume + pages(unsafe.Sizeof(consumeArea{}))
+	s.end = s.landing + pages(uintptr(g.batch()*g.stride()))
+	return s
+}
+
+// DataBytes and StateBytes are the sizes of the two files.
+func (g Geometry) DataBytes() int64 { return headerSize + int64(g.Size) }
+
+// StateBytes is the size of the state, all of it locked in memory.
+func (g Geometry) StateBytes() int64 { return g.sections().end }
+
+// Layouts that others depend on; a change must raise the layout number.
+const _ = -(unsafe.Offsetof(header{}.Lock) ^ lockOffset)
+
+// at is the object of type T at offset off of b.
+func at[T any](b []byte, off int64) *T { return (*T)(unsafe.Pointer(&b[off])) }
+
+// slice is n objects of type T at offset off of b.
+func slice[T any](b []byte, off int64, n int) []T {
+	return unsafe.Slice((*T)(unsafe.Pointer(&b[off])), n)
+}
+
+// bind points the kernel's structures to where the mapping is in this process. It does not touch any Len: recovery
+// has yet to read them.
+func (r *Ring) bind() {
+	stride, ctl := r.geo.stride(), uint64(0)
+	if r.opt.Descriptors {
+		ctl = controlSpace
+	}
+	for i := range r.batch {
+		r.recv.Iov[i] = unix.Iovec{Base: &r.landing[i*stride], Len: r.geo.MaxMessage}
+		h := &r.recv.Hdr[i].Hdr
+		*h = unix.Msghdr{Iov: &r.recv.Iov[i], Iovlen: 1, Flags: h.Flags}
+		if ctl > 0 {
+			h.Control, h.Controllen = &r.recv.Control[i][0], ctl
+		}
+	}
+	for i := range r.send.Hdr {
+		r.send.Hdr[i].Hdr = unix.Msghdr{Iov: &r.send.Iov[i], Iovlen: 1}
+	}
+	s := r.send
+	s.Packet[0].Hdr = unix.Msghdr{Iov: &s.PacketIov[0], Iovlen: 2}
+	s.PacketIov[0] = unix.Iovec{Base: &s.PacketHeader[0], Len: wire.SinkHeader}
+	c := r.consume
+	c.Iov[0] = unix.Iovec{Base: &c.Buf[0], Len: uint64(len(c.Buf))}
+	c.Hdr[0].Hdr = unix.Msghdr{Iov: &c.Iov[0], Iovlen: 1, Control: &c.Control[0], Controllen: controlSpace}
+}
+
+// length is the payload length of the record at pos.
+func (r *Ring) length(pos uint64) uint32 {
+	return *(*uint32)(unsafe.Pointer(&r.data[pos&r.mask]))
+}
+
+// setLength writes the length word of a record at pos.
+func (r *Ring) setLength(pos uint64, n uint32) {
+	*(*uint32)(unsafe.Pointer(&r.data[pos&r.mask])) = n
+}

@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ring
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// busyRetry is how long Open waits for a predecessor that is about to die.
+const busyRetry = 5 * time.Second
+
+// Open maps a ring that another process has left, and brings it to where that process would have been after the
+// operation that it was in. The Ring owns the descriptors; with an error they stay the caller's.
+//
+// The errors are ErrBusy, which names the holder, after busyRetry; and ErrBroken, with what is wrong, if the files do
+// not hold a ring that this program can go on with. Dying in the middle of Open is harmless: every step sets absolute
+// values.
+func Open(dataFD, stateFD int, o Options) (*Ring, error) {
+	g, err := readGeometry(dataFD, stateFD)
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(busyRetry); ; time.Sleep(20 * time.Millisecond) {
+		holder, err := sys.Guard(stateFD, lockOffset)
+		if err == nil {
+			break
+		}
+		if err != unix.EAGAIN {
+			return nil, fmt.Errorf("cannot lock the state: %w", err)
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("%w by process %d", ErrBusy, holder)
+		}
+	}
+	r, err := mapRing(g, dataFD, stateFD, o)
+	if err != nil {
+		return nil, err
+	}
+	r.bind()
+	r.ops.Seam("recover.begin")
+	if err := r.recover(); err != nil {
+		r.unmap()
+		return nil, fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	r.begin()
+	if err := r.adoptAll(); err != nil {
+		r.unmap()
+		return nil, fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	r.ops.Seam("recover.done")
+	return r, nil
+}
+
+// readGeometry reads the two header pages and checks that they belong together and to this program.
+func readGeometry(dataFD, stateFD int) (g Geometry, err error) {
+	var h [2]header
+	for i, fd := range []int{dataFD, stateFD} {
+		size, err := sys.FileSize(fd)
+		if err != nil {
+			return g, fmt.Errorf("%w: %w", ErrBroken, err)
+		}
+		if size < headerSize {
+			return g, fmt.Errorf("%w: file of %d bytes", ErrBroken, size)
+		}
+		b, err := sys.Map(fd, 0, headerSize)
+		if err != nil {
+			return g, fmt.Errorf("cannot map a header: %w", err)
+		}
+		p := at[header](b, 0)
+		valid := p.Magic.Load() == magic
+		h[i] = header{Layout: p.Layout, Role: p.Role, Generation: p.Generation, Geometry: p.Geometry}
+		sys.Unmap(b)
+		if !valid {
+			return g, fmt.Errorf("%w: no magic", ErrBroken)
+		}
+		g = h[i].Geometry
+		if err := g.Check(); err != nil {
+			return g, fmt.Errorf("%w: %w", ErrBroken, err)
+		}
+		if want := []int64{g.DataBytes(), g.StateBytes()}[i]; size != want {
+			return g, fmt.Errorf("%w: file of %d bytes instead of %d", ErrBroken, size, want)
+		}
+	}
+	d, s := &h[0], &h[1]
+	switch {
+	case s.Layout != layout || d.Layout != layout:
+		return g, fmt.Errorf("%w: layout %d, this program knows %d", ErrBroken, s.Layout, layout)
+	case d.Role != roleData || s.Role != roleState:
+		return g, fmt.Errorf("%w: roles %d and %d", ErrBroken, d.Role, s.Role)
+	case d.Generation != s.Generation:
+		return g, fmt.Errorf("%w: generations %d and %d", ErrBroken, d.Generation, s.Generation)
+	case d.Geometry != s.Geometry:
+		return g, fmt.Errorf("%w: geometries differ", ErrBroken)
+	}
+	return g, nil
+}
+
+// recover finishes the operation that the predecessor was in. It checks every value before it is used, because bits
+// may have fallen; afterwards the whole ring is checked.
+func (r *Ring) recover() error {
+	c, l := r.c, &r.c.Log
+	c.Word.Store(0)
+	phase := l.Phase.Load()
+	if phase >= numOps {
+		return fmt.Errorf("operation %d", phase)
+	}
+	if r.opt.IgnoreRecords {
+		phase = idle
+	}
+	if c.LandKind != Datagrams && c.LandKind != Packets {
+		return fmt.Errorf("landed kind %d", c.LandKind)
+	}
+	if phase == opSend || phase == opSkip || phase == opRemove || phase == opUpdate {
+		if uint64(l.Slot) >= uint64(len(r.entries)) || uint64(l.By) >= uint64(len(r.entries)) {
+			return fmt.Errorf("operation %d on slot %d", phase, l.Slot)
+		}
+	}
+	r.dirty = len(r.recv.Hdr)
+	switch phase {
+	case opRecv:
+		n, err := touched(r.recv.Hdr[:r.batch])
+		if err != nil {
+			return err
+		}
+		c.Next, c.Offset, c.Landed = 0, 0, uint32(n)
+	case opAppend:
+		r.applyAppend()
+	case opSkip:
+		r.applySkip()
+	case opTail:
+		r.applyTail()
+	case opRemove:
+		r.applyRemove()
+	case opUpdate:
+		r.applyUpdate()
+	case opConsume:
+		if r.consume.Hdr[0].Len != sys.Untouched {
+			c.Attempts.Store(0)
+		}
+	case opSend:
+		if err := r.recoverSend(); err != nil {
+			return err
+		}
+	}
+	if err := r.check(); err != nil {
+		return err
+	}
+	l.Phase.Store(idle)
+	return nil
+}
+
+// recoverSend sets the cursor from the last slot that the kernel touched.
+func (r *Ring) recoverSend() error {
+	l := &r.c.Log
+	vec := r.send.Hdr[:]
+	if l.Kind == sendPacket {
+		vec = r.send.Packet[:]
+	}
+	if l.Count > uint32(len(vec)) || l.First > uint32(len(vec))-l.Count {
+		return fmt.Errorf("send of slots %d+%d", l.First, l.Count)
+	}
+	n, err := touched(vec[l.First : l.First+l.Count])
+	if err != nil || n == 0 {
+		return err
+	}
+	e := &r.entries[l.Slot]
+	end := r.ends(l.Kind, int(l.First))[n-1]
+	e.Cursor.store(end)
+	if l.By != l.Slot {
+		r.entries[l.By].Accepted.Store(l.Base + end.Seq - l.From)
+	}
+	if e.Bits&bitTap == 0 {
+		r.recoverDelivered(end)
+	}
+	return nil
+}
+
+// recoverDelivered is deliver for values that may be wrong: check finds out afterwards.
+func (r *Ring) recoverDelivered(p Place) {
+	head, old := r.c.Head.load(), r.c.Delivered.load()
+	if p.Seq > old.Seq && p.Seq <= head.Seq && p.Seq-old.Seq <= uint64(len(r.index)) {
+		r.clock = time.Duration(r.c.Clock.Load())
+		r.deliver(p)
+	}
+}
+
+// touched counts the leading headers that the kernel has written to. One behind an untouched one cannot be: the kernel
+// goes through them in order, in one system call.
+func touched(vec []sys.Mmsghdr) (int, error) {
+	n := 0
+	for n < len(vec) && vec[n].Len != sys.Untouched {
+		n++
+	}
+	for i := n; i < len(vec); i++ {
+		if vec[i].Len != sys.Untouched {
+			return 0, fmt.Errorf("commit record %d after an untouched one", i)
+		}
+	}
+	return n, nil
+}
+
+// check looks at everything that later code relies on.
+func (r *Ring) check() error {
+	c := r.c
+	head, tail, delivered := c.Head.load(), c.Tail.load(), c.Delivered.load()
+	switch {
+	case tail.Pos > delivered.Pos || delivered.Pos > head.Pos || head.Pos-tail.Pos > r.geo.Size:
+		return fmt.Errorf("tail %d, delivered %d, head %d bytes", tail.Pos, delivered.Pos, head.Pos)
+	case tail.Seq > delivered.Seq || delivered.Seq > head.Seq || head.Seq-tail.Seq > uint64(len(r.index)):
+		return fmt.Errorf("tail %d, delivered %d, head %d messages", tail.Seq, delivered.Seq, head.Seq)
+	case head.Pos%4 != 0 || tail.Pos%4 != 0:
+		return fmt.Errorf("tail %d or head %d not aligned", tail.Pos, head.Pos)
+	case c.Landed > uint32(r.batch) || c.Next > c.Landed:
+		return fmt.Errorf("landed %d, next %d of %d", c.Landed, c.Next, r.batch)
+	case c.NextID.Load() == 0:
+		return fmt.Errorf("no next id")
+	case c.Clock.Load() < 0:
+		return fmt.Errorf("clock %d", c.Clock.Load())
+	}
+	if err := r.walk(head, tail); err != nil {
+		return err
+	}
+	if !r.boundaryAt(delivered) {
+		return fmt.Errorf("delivered %d is not where record %d begins", delivered.Pos, delivered.Seq)
+	}
+	return r.checkLanded()
+}
+
+// walk goes from record to record and compares with the index.
+func (r *Ring) walk(head, tail Place) error {
+	p := tail
+	for p.Seq < head.Seq {
+		n := r.length(p.Pos)
+		if uint64(n) > r.geo.MaxMessage || uint64(wire.Padded(int(n))) > head.Pos-p.Pos {
+			return fmt.Errorf("record %d of %d bytes", p.Seq, n)
+		}
+		if r.index[p.Seq&uint64(len(r.index)-1)].Words != uint32(p.Pos/4) {
+			return fmt.Errorf("record %d is not where the index says", p.Seq)
+		}
+		p = Place{p.Pos + uint64(wire.Padded(int(n))), p.Seq + 1}
+	}
+	if p != head {
+		return fmt.Errorf("records end at %d instead of %d", p.Pos, head.Pos)
+	}
+	return nil
+}
+
+// boundaryAt says whether p is the beginning of a record in the ring, or its head. Preconditions: walk was content.
+func (r *Ring) boundaryAt(p Place) bool {
+	head, tail := r.c.Head.load(), r.c.Tail.load()
+	return p.Seq >= tail.Seq && p.Seq <= head.Seq && r.place(tail, p.Seq) == p
+}
+
+// checkLanded looks at what waits in the landing zone.
+func (r *Ring) checkLanded() error {
+	c := r.c
+	if !r.Landed() {
+		return nil
+	}
+	for i := c.Next; i < c.Landed; i++ {
+		if r.recv.Hdr[i].Len == sys.Untouched {
+			return fmt.Errorf("landed slot %d was never received", i)
+		}
+	}
+	if c.Offset == 0 {
+		return nil
+	}
+	packet := r.slot(c.Next)
+	if _, err := wire.CheckRecords(packet, int(r.geo.MaxMessage)); c.LandKind != Packets || err != nil {
+		return fmt.Errorf("offset %d in what is no packet", c.Offset)
+	}
+	for at := 0; at < len(packet); at += wire.Padded(int(getLength(packet[at:]))) {
+		if uint64(at) == c.Offset {
+			return nil
+		}
+	}
+	return fmt.Errorf("offset %d in a packet is not where a record begins", c.Offset)
+}
+
+// adoptAll takes over the entries in use. An entry whose bytes are not what was written is freed, and what it counted
+// goes with it: the caller finds its descriptor without an entry.
+func (r *Ring) adoptAll() error {
+	var members []int
+	for i := range r.entries {
+		e := &r.entries[i]
+		e.Word.Store(0)
+		if e.State.Load() == free {
+			continue
+		}
+		spec, ok := e.identity.spec()
+		if !ok || e.Sum != e.identity.sum() || e.State.Load() > active || r.byID[spec.ID] != nil {
+			r.freed++
+			e.State.Store(free)
+			continue
+		}
+		if e.ID >= r.c.NextID.Load() {
+			r.c.NextID.Store(e.ID + 1)
+		}
+		if e.ShareID() != 0 {
+			members = append(members, i)
+			continue
+		}
+		cur := e.Cursor.load()
+		if !r.boundaryAt(cur) || e.Start > cur.Seq || e.Lost.Load() > cur.Seq-e.Start {
+			return fmt.Errorf("cursor %d/%d of sink %d", cur.Pos, cur.Seq, e.ID)
+		}
+		if e.Owed.Load() < 0 {
+			e.Owed.Store(0)
+		}
+		r.adopt(i, spec)
+	}
+	for _, i := range members {
+		spec, _ := r.entries[i].identity.spec()
+		if share := r.byID[spec.ShareID]; share == nil || share.Spec().Kind != Share {
+			r.freed++
+			r.entries[i].State.Store(free)
+			continue
+		}
+		r.adopt(i, spec)
+	}
+	r.freeSlot = r.freeSlot[:0]
+	for i := len(r.entries) - 1; i >= 0; i-- {
+		if r.entries[i].State.Load() == free {
+			r.freeSlot = append(r.freeSlot, int32(i))
+		}
+	}
+	// A share whose last member went, or whose first never came.
+	for i := range r.table {
+		if s := r.table[i].Load(); s != nil && s.Spec().Kind == Share && s.members == 0 {
+			r.Remove(s)
+		}
+	}
+	return nil
+}
+
+// ShareID is the share that the entry is a member of, or 0.
+func (i *identity) ShareID() uint64 { return i.Share }
+
+// Freed is how many entries Open had to give up because their bytes were not sound.
+func (r *Ring) Freed() int { return r.freed }
+
+// Salvage reads what can be known of the sinks from a state file that Open has called broken: the specs of all entries
+// whose sums hold. It changes nothing. layouts other than this one give nothing.
+func Salvage(stateFD int) (specs []Spec) {
+	size, err := sys.FileSize(stateFD)
+	if err != nil || size < headerSize {
+		return nil
+	}
+	b, err := sys.Map(stateFD, 0, int(size))
+	if err != nil {
+		return nil
+	}
+	defer sys.Unmap(b)
+	h := at[header](b, 0)
+	g := h.Geometry
+	if h.Layout != layout || g.Check() != nil || g.StateBytes() != size {
+		return nil
+	}
+	for i, n := 0, g.slots(); i < n; i++ {
+		e := &slice[entry](b, g.sections().table, n)[i]
+		if s := e.State.Load(); s != attaching && s != active {
+			continue
+		}
+		if spec, ok := e.identity.spec(); ok && e.Sum == e.identity.sum() && spec.Kind != Share {
+			specs = append(specs, spec)
+		}
+	}
+	return specs
+}
+
+// Consume is the operation CONSUME: it takes the datagram at the head of the registration socket's queue, which has
+// been read by peeking, and clears the count of attempts. It does not wait; descriptors that came along go to Closer.
+func (r *Ring) Consume(fd int) unix.Errno {
+	h := &r.consume.Hdr[0]
+	h.Len, h.Hdr.Controllen = sys.Untouched, controlSpace
+	r.log(opConsume, "consume.logged")
+	_, errno := r.ops.Recvmmsg("consume", fd, r.consume.Hdr[:])
+	r.ops.Seam("consume.taken")
+	if h.Len != sys.Untouched {
+		r.c.Attempts.Store(0)
+		if n := h.Hdr.Controllen; n > 0 && n <= controlSpace {
+			if _, fds, _ := sys.ParseControl(r.consume.Control[:n]); len(fds) > 0 && r.opt.Closer != nil {
+				r.opt.Closer(fds)
+			}
+		}
+	}
+	r.done("consume.done")
+	return errno
+}
+
+// Attempts counts the brokers that have begun with the registration at the head of the queue. It belongs to the
+// registrar, which adds to it before it looks at the registration.
+func (r *Ring) Attempts() *atomic.Uint32 { return &r.c.Attempts }

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ring
+
+import (
+	"sort"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// What a send hands over; opLog.Kind.
+const (
+	sendDatagrams = 1
+	sendPacket    = 2
+)
+
+// Behind says whether s has something left to be sent.
+func (r *Ring) Behind(s *Sink) bool {
+	return s.cursor.e.Cursor.Seq.Load() != r.c.Head.Seq.Load()
+}
+
+// Send is the operation SEND: it offers fd, the socket of s, what is next for it, at most MaxSend datagrams or one
+// packet of frames. It does not wait. It returns how many messages were accepted; where it was none, errno says why
+// (EAGAIN: its queue is full). EMSGSIZE means that the socket can never take the next message: see Skip.
+//
+// Preconditions: Behind(s).
+func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
+	cur := s.cursor.e.Cursor.load()
+	var vec []sys.Mmsghdr
+	kind, first := uint32(sendDatagrams), 0
+	if s.frames {
+		kind = sendPacket
+		vec = r.buildPacket(s, cur)
+	} else {
+		var count int
+		first, count = r.buildDatagrams(cur)
+		vec = r.send.Hdr[first : first+count]
+	}
+	for i := range vec {
+		vec[i].Len = sys.Untouched
+	}
+	l := &r.c.Log
+	l.Slot, l.By, l.Kind = uint32(s.cursor.slot), uint32(s.slot), kind
+	l.First, l.Count, l.Base, l.From = uint32(first), uint32(len(vec)), s.e.Accepted.Load(), cur.Seq
+	r.log(opSend, "send.logged")
+	sent, errno := r.ops.Sendmmsg("send", fd, vec)
+	r.ops.Seam("send.sent")
+	if sent > 0 {
+		end := r.ends(kind, first)[sent-1]
+		n = int(end.Seq - cur.Seq)
+		r.accepted(s, end, l.Base+uint64(n))
+	}
+	r.done("send.done")
+	return n, errno
+}
+
+func (r *Ring) ends(kind uint32, first int) []Place {
+	if kind == sendPacket {
+		return r.send.PacketEnd[:]
+	}
+	return r.send.Ends[first:]
+}
+
+// accepted moves the cursor that s uses to end, and delivered with it.
+func (r *Ring) accepted(s *Sink, end Place, count uint64) {
+	e := s.cursor.e
+	e.Word.Add(1)
+	e.Cursor.store(end)
+	e.Word.Add(1)
+	if s.cursor != s {
+		s.e.Accepted.Store(count)
+	}
+	r.ops.Seam("send.cursor")
+	if s.cursor.catching && end.Seq >= r.c.Delivered.Seq.Load() {
+		r.setFlag(s.cursor, flagCatching, false)
+	}
+	if !s.tap {
+		r.deliver(end)
+	}
+}
+
+// deliver moves delivered to p if that is further, and writes down when.
+func (r *Ring) deliver(p Place) {
+	old := r.c.Delivered.load()
+	if p.Seq <= old.Seq {
+		return
+	}
+	now, mask := r.ms(), uint64(len(r.index)-1)
+	for seq := old.Seq; seq < p.Seq; seq++ {
+		r.index[seq&mask].At = now
+	}
+	r.change()
+	r.c.Delivered.store(p)
+	r.changed()
+}
+
+// buildDatagrams makes the send array hold the records from cur on, and returns where they are in it. What was built
+// for one sink serves the next one that is at the same place or a little behind.
+func (r *Ring) buildDatagrams(cur Place) (first, count int) {
+	head, b := r.c.Head.load(), &r.built
+	want := min(head.Seq-cur.Seq, MaxSend)
+	if cur.Seq < b.first || cur.Seq > b.first+b.count || cur.Seq-b.first+want > sendSlots {
+		b.first, b.count = cur.Seq, 0
+	}
+	first = int(cur.Seq - b.first)
+	for have := b.count - uint64(first); have < want; have++ {
+		i := int(b.count)
+		at := cur
+		if i > 0 {
+			at = r.send.Ends[i-1]
+		}
+		n := r.length(at.Pos)
+		r.send.Iov[i].Base = &r.data[at.Pos&r.mask+wire.RecordHeader]
+		r.send.Iov[i].Len = uint64(n)
+		r.send.Ends[i] = Place{at.Pos + uint64(wire.Padded(int(n))), at.Seq + 1}
+		b.count++
+	}
+	return first, int(want)
+}
+
+// buildPacket points the packet at as many records from cur on as a packet may hold: a piece of the ring as it is.
+func (r *Ring) buildPacket(s *Sink, cur Place) []sys.Mmsghdr {
+	a, head := r.send, r.c.Head.load()
+	end := Place{cur.Pos + uint64(wire.Padded(int(r.length(cur.Pos)))), cur.Seq + 1}
+	if limit := cur.Pos + wire.MaxPacket - wire.SinkHeader; end.Pos < limit {
+		end = r.last(end, head, limit)
+	}
+	a.PacketEnd[0] = end
+	a.PacketIov[1].Base = &r.data[cur.Pos&r.mask]
+	a.PacketIov[1].Len = end.Pos - cur.Pos
+	wire.PutSinkHeader(a.PacketHeader[:], cur.Seq, s.cursor.e.Lost.Load())
+	return a.Packet[:]
+}
+
+// place is where the record with number seq begins. Preconditions: from.Seq <= seq, seq is in the ring or its head.
+func (r *Ring) place(from Place, seq uint64) Place {
+	head := r.c.Head.load()
+	if seq == head.Seq {
+		return head
+	}
+	words := r.index[seq&uint64(len(r.index)-1)].Words - uint32(from.Pos/4)
+	return Place{from.Pos + uint64(words)*4, seq}
+}
+
+// last is the furthest place between from and to that is not beyond position limit.
+func (r *Ring) last(from, to Place, limit uint64) Place {
+	if to.Pos <= limit {
+		return to
+	}
+	n := sort.Search(int(to.Seq-from.Seq), func(i int) bool {
+		return r.place(from, from.Seq+uint64(i)+1).Pos > limit
+	})
+	return r.place(from, from.Seq+uint64(n))
+}
+
+// Skip is the operation SKIP for one message: the socket of s can never take it (EMSGSIZE). It counts as lost.
+//
+// Preconditions: Behind(s).
+func (r *Ring) Skip(s *Sink) {
+	cur := s.cursor.e.Cursor.load()
+	next := Place{cur.Pos + uint64(wire.Padded(int(r.length(cur.Pos)))), cur.Seq + 1}
+	r.skip(s.cursor, next)
+}
+
+// skip moves the cursor of s to p; what lies between is lost to it.
+func (r *Ring) skip(s *Sink, p Place) {
+	l := &r.c.Log
+	l.Slot, l.Place = uint32(s.slot), p
+	l.Lost = s.e.Lost.Load() + p.Seq - s.e.Cursor.Seq.Load()
+	r.log(opSkip, "skip.logged")
+	r.applySkip()
+	r.done("skip.done")
+}
+
+func (r *Ring) applySkip() {
+	l := &r.c.Log
+	e := &r.entries[l.Slot]
+	e.Word.Add(1)
+	e.Cursor.store(l.Place)
+	r.ops.Seam("skip.cursor")
+	e.Lost.Store(l.Lost)
+	e.Word.Add(1)
+}

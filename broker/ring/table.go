@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ring
+
+import (
+	"errors"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// ErrTableFull means that the table has no entry left.
+var ErrTableFull = errors.New("sink table full")
+
+// Kind is what a sink is.
+type Kind uint8
+
+// The kinds. Their numbers are part of the layout.
+const (
+	Dynamic Kind = 1 + iota // a datagram socket that was registered at run time
+	Static                  // a declared datagram socket
+	Framed                  // a connection to the subscribe socket
+	Queue                   // a declared POSIX message queue
+	Share                   // not a socket: the cursor that the members of a share have in common
+)
+
+func (k Kind) String() string {
+	if k < Dynamic || k > Share {
+		return "unknown"
+	}
+	return [...]string{"dynamic", "static", "framed", "queue", "share"}[k-1]
+}
+
+// Spec is what a sink is, apart from where its cursor stands. It is immutable: Update replaces it.
+type Spec struct {
+	ID       uint64
+	Kind     Kind
+	Label    string // at most 64 bytes
+	Address  string // as a registration has it: @name or /path; at most 112 bytes
+	UID      uint32 // owner
+	Inode    uint32 // of the peer socket, which is its identity; 0 where there is none
+	Group    string // name of the share; "" for none
+	ShareID  uint64 // id of the share's own entry; 0 for none
+	Tap      bool
+	Frames   bool
+	Ordinary bool // a dynamic sink of neither root nor the broker's user: it has its account in common with its user's others
+	Patience time.Duration
+	Since    int64 // unix seconds
+}
+
+// Bits of identity.Bits.
+const (
+	bitTap = 1 << iota
+	bitFrames
+	bitOrdinary
+)
+
+func (s *Spec) identity() (i identity) {
+	i.ID, i.Share, i.Since, i.Patience = s.ID, s.ShareID, s.Since, int64(s.Patience)
+	i.Inode, i.UID, i.Kind = s.Inode, s.UID, uint8(s.Kind)
+	for bit, set := range map[uint8]bool{bitTap: s.Tap, bitFrames: s.Frames, bitOrdinary: s.Ordinary} {
+		if set {
+			i.Bits |= bit
+		}
+	}
+	i.LabelLen = uint8(copy(i.Label[:], s.Label))
+	i.GroupLen = uint32(copy(i.Group[:], s.Group))
+	i.AddrLen = uint8(copy(i.Addr[:], s.Address))
+	return i
+}
+
+// spec reads an identity back. ok is false if its bytes cannot have been written by this program.
+func (i *identity) spec() (s Spec, ok bool) {
+	if i.LabelLen > maxLabel || i.GroupLen > maxLabel || i.AddrLen > maxAddress ||
+		Kind(i.Kind) < Dynamic || Kind(i.Kind) > Share || i.ID == 0 || i.Patience < 0 {
+		return s, false
+	}
+	return Spec{ID: i.ID, Kind: Kind(i.Kind), Label: string(i.Label[:i.LabelLen]), Address: string(i.Addr[:i.AddrLen]),
+		UID: i.UID, Inode: i.Inode, Group: string(i.Group[:i.GroupLen]), ShareID: i.Share,
+		Tap: i.Bits&bitTap != 0, Frames: i.Bits&bitFrames != 0, Ordinary: i.Bits&bitOrdinary != 0,
+		Patience: time.Duration(i.Patience), Since: i.Since}, true
+}
+
+// Sink is an entry of the table in use.
+type Sink struct {
+	spec atomic.Pointer[Spec]
+	slot int
+	e    *entry
+
+	// The data thread's own view; readers of the snapshot use none of it.
+	cursor    *Sink // whose cursor it uses: itself, or its share
+	account   *Account
+	connected int // how many sockets can take messages for this cursor just now
+	members   int // of a share
+	tap       bool
+	frames    bool
+	lagging   bool
+	catching  bool
+	self      bool // this socket is connected
+}
+
+// Spec is what the sink is. It may be read from any goroutine.
+func (s *Sink) Spec() *Spec { return s.spec.Load() }
+
+// ID tells the sink from all others, past and future.
+func (s *Sink) ID() uint64 { return s.Spec().ID }
+
+// Cursor is where it stands.
+func (s *Sink) Cursor() Place { return s.cursor.e.Cursor.load() }
+
+// Uses says whether s takes from the cursor of c: it is c, or a member of the share c.
+func (s *Sink) Uses(c *Sink) bool { return s.cursor == c }
+
+// Lagging says whether it is no longer waited for.
+func (s *Sink) Lagging() bool { return s.cursor.lagging }
+
+// Lost is how many messages it has lost.
+func (s *Sink) Lost() uint64 { return s.cursor.e.Lost.Load() }
+
+// Attaching says whether it is a client that has not got its ok yet.
+func (s *Sink) Attaching() bool { return s.e.State.Load() == attaching }
+
+// NewID is an id that was never used before, and never will be again, whatever happens.
+func (r *Ring) NewID() uint64 {
+	id := r.c.NextID.Load()
+	r.c.NextID.Store(id + 1)
+	return id
+}
+
+// Add enters a sink into the table. Its cursor begins at delivered, so that it also gets what nobody has had, or with
+// oldest at the tail. A sink with a Group uses the cursor of that share; the share's own entry is made with the first
+// member. A sink that is Attaching gets nothing before Attach.
+//
+// The entry's state is its commit record: until it is written, last, there is no such sink.
+func (r *Ring) Add(spec Spec, oldest, attach bool) (*Sink, error) {
+	need := 1
+	var share *Sink
+	if spec.Group != "" {
+		if share = r.share(spec.Group, spec.UID); share == nil {
+			need++
+		}
+	}
+	if len(r.freeSlot) < need {
+		return nil, ErrTableFull
+	}
+	if spec.Group != "" && share == nil {
+		common := spec
+		common.Kind, common.ID, common.Inode, common.Address = Share, r.NewID(), 0, ""
+		common.Label = spec.Group
+		share = r.add(common, oldest, false)
+	}
+	if share != nil {
+		spec.ShareID = share.ID()
+	}
+	return r.add(spec, oldest, attach), nil
+}
+
+func (r *Ring) add(spec Spec, oldest, attach bool) *Sink {
+	slot := r.freeSlot[len(r.freeSlot)-1]
+	r.freeSlot = r.freeSlot[:len(r.freeSlot)-1]
+	e := &r.entries[slot]
+	start := r.c.Delivered.load()
+	flags := uint32(0)
+	if oldest && r.c.Tail.Seq.Load() < start.Seq {
+		start, flags = r.c.Tail.load(), flagCatching
+	}
+	e.Cursor.store(start)
+	e.Start = start.Seq
+	e.Lost.Store(0)
+	e.Accepted.Store(0)
+	e.Owed.Store(0)
+	e.Flags.Store(flags)
+	e.identity = spec.identity()
+	e.Sum = e.identity.sum()
+	r.ops.Seam("add.filled")
+	state := uint32(active)
+	if attach {
+		state = attaching
+	}
+	e.State.Store(state)
+	r.ops.Seam("add.done")
+	return r.adopt(int(slot), spec)
+}
+
+// adopt makes the heap's side of an entry in use.
+func (r *Ring) adopt(slot int, spec Spec) *Sink {
+	e := &r.entries[slot]
+	flags := e.Flags.Load()
+	s := &Sink{slot: slot, e: e, tap: spec.Tap, frames: spec.Frames,
+		lagging: flags&flagLagging != 0, catching: flags&flagCatching != 0}
+	s.cursor = s
+	s.spec.Store(&spec)
+	if share := r.byID[spec.ShareID]; share != nil && spec.ShareID != 0 {
+		s.cursor = share
+		share.members++
+	} else {
+		s.account = r.account(&spec, time.Duration(e.Owed.Load()))
+		r.cursors = append(r.cursors, s)
+	}
+	r.byID[spec.ID] = s
+	r.table[slot].Store(s)
+	return s
+}
+
+// account is the one that a sink with this spec is charged to.
+func (r *Ring) account(spec *Spec, owed time.Duration) *Account {
+	if !spec.Ordinary {
+		return &Account{Owed: owed}
+	}
+	a := r.accounts[spec.UID]
+	if a == nil {
+		a = &Account{Shared: true}
+		r.accounts[spec.UID] = a
+	}
+	a.Owed = max(a.Owed, owed)
+	return a
+}
+
+// share finds the share of that name and user.
+func (r *Ring) share(name string, uid uint32) *Sink {
+	for _, s := range r.cursors {
+		if sp := s.Spec(); sp.Kind == Share && sp.UID == uid && sp.Group == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// Attach makes an attaching client a sink like any other.
+func (r *Ring) Attach(s *Sink) { s.e.State.Store(active) }
+
+// Connect says that the socket of s can take messages, or (false) that it cannot just now.
+func (r *Ring) Connect(s *Sink, yes bool) {
+	if s.self == yes {
+		return
+	}
+	s.self = yes
+	by := -1
+	if yes {
+		by = 1
+	}
+	s.cursor.connected += by
+	if !s.tap {
+		r.receivers += by
+	}
+}
+
+// Update is the operation UPDATE: it changes what may change in a sink's spec: label, patience, address, inode, owner. The cursor stays.
+func (r *Ring) Update(s *Sink, spec Spec) {
+	old := s.Spec()
+	spec.ID, spec.Kind, spec.ShareID, spec.Group = old.ID, old.Kind, old.ShareID, old.Group
+	spec.Tap, spec.Frames, spec.Since = old.Tap, old.Frames, old.Since
+	l := &r.c.Log
+	l.Slot, r.c.Staged = uint32(s.slot), spec.identity()
+	r.log(opUpdate, "update.logged")
+	r.applyUpdate()
+	r.done("update.done")
+	if s.account != nil && spec.Ordinary != old.Ordinary {
+		s.account = r.account(&spec, s.account.Owed)
+	}
+	s.spec.Store(&spec)
+}
+
+func (r *Ring) applyUpdate() {
+	e := &r.entries[r.c.Log.Slot]
+	e.identity = r.c.Staged
+	r.ops.Seam("update.identity")
+	e.Sum = e.identity.sum()
+}
+
+// Remove is the operation REMOVE: the sink is forgotten, and what it had not been sent is abandoned. With the last
+// member of a share the share goes. It returns how many messages were abandoned.
+func (r *Ring) Remove(s *Sink) (abandoned uint64) {
+	r.Connect(s, false)
+	if share := s.cursor; share != s {
+		r.forget(s, 0, 0, 0)
+		if share.members--; share.members == 0 {
+			return r.Remove(share)
+		}
+		return 0
+	}
+	e := s.e
+	cur := e.Cursor.load()
+	lost := e.Lost.Load()
+	abandoned = r.c.Head.Seq.Load() - cur.Seq
+	r.forget(s, cur.Seq-e.Start-lost, lost, abandoned)
+	r.cursors = slices.DeleteFunc(r.cursors, func(o *Sink) bool { return o == s })
+	return abandoned
+}
+
+func (r *Ring) forget(s *Sink, accepted, lost, left uint64) {
+	l := &r.c.Log
+	l.Slot = uint32(s.slot)
+	l.Acc, l.Lost, l.Left = r.c.GoneAccepted.Load()+accepted, r.c.GoneLost.Load()+lost, r.c.GoneAbandoned.Load()+left
+	r.table[s.slot].Store(nil)
+	delete(r.byID, s.ID())
+	r.log(opRemove, "remove.logged")
+	r.applyRemove()
+	r.done("remove.done")
+	r.freeSlot = append(r.freeSlot, int32(s.slot))
+}
+
+func (r *Ring) applyRemove() {
+	c, l := r.c, &r.c.Log
+	c.GoneAccepted.Store(l.Acc)
+	c.GoneLost.Store(l.Lost)
+	c.GoneAbandoned.Store(l.Left)
+	r.ops.Seam("remove.totals")
+	r.entries[l.Slot].State.Store(free)
+}
+
+// Sinks calls yield for every sink that has a socket, in no order, until it returns false.
+func (r *Ring) Sinks(yield func(*Sink) bool) {
+	for i := range r.table {
+		if s := r.table[i].Load(); s != nil && s.Spec().Kind != Share && !yield(s) {
+			return
+		}
+	}
+}
+
+// Find is the sink with that id, or nil.
+func (r *Ring) Find(id uint64) *Sink { return r.byID[id] }
+
+func (r *Ring) setFlag(s *Sink, flag uint32, on bool) {
+	f := s.e.Flags.Load() &^ flag
+	if on {
+		f |= flag
+	}
+	s.e.Flags.Store(f)
+	s.lagging, s.catching = f&flagLagging != 0, f&flagCatching != 0
+}
