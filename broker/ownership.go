@@ -27,9 +27,9 @@ import (
 //
 // The step over the peer's inode is the weak one: the kernel counts inodes in 32 bits, so who makes four thousand
 // million sockets can own one with the inode of somebody else's, in whose place it might be looked at. Hence two
-// checks: the own socket is found by its cookie, which never repeats, and the peer that was looked up must have the
-// name of the one that is connected. An abstract name exists once in a network namespace, so it settles the matter;
-// for a path, an attacker needs the 32 bits and a mount namespace.
+// checks: the own socket is found by its cookie, which never repeats, and the peer that was looked up must be a datagram
+// socket with the name of the one that is connected. In a network namespace an abstract name exists once for each type
+// of socket, so that settles the matter; for a path, an attacker needs the 32 bits and a mount namespace.
 
 // proven is a connected socket of the broker's own, and who is at the other end.
 type proven struct {
@@ -196,7 +196,7 @@ func (p *prover) inspect(fd int, name string) (proven, *wire.Error) {
 	}
 	if bound, err := sys.PeerName(fd); err != nil {
 		return proven{}, refuseInternal(name, err)
-	} else if bound != peer.Name {
+	} else if bound != peer.Name || peer.Type != syscall.SOCK_DGRAM {
 		return proven{}, wire.Refuse(wire.CodeNotOwner,
 			"there are two sockets with the inode of %q; open another socket and register that", name)
 	}
@@ -248,11 +248,11 @@ func refuseConnect(addr wire.Address, err error) *wire.Error {
 		return wire.Refuse(wire.CodeNoPeer, "nobody has the socket %q open; remove the file, bind again, then register",
 			addr)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return wire.Refuse(wire.CodeNoPeer, "nobody is bound to %q in the broker's network namespace; "+
-			"bind the socket first, then register", addr)
+		return wire.Refuse(wire.CodeNoPeer, "no datagram socket is bound to %q in the broker's network "+
+			"namespace; bind it first, then register", addr)
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
-		return wire.Refuse(wire.CodeNoPeer, "the broker finds no file %q; bind the socket first, and in a folder that "+
-			"the broker sees too (a service with PrivateTmp= has a /tmp of its own), or use an abstract name", addr)
+		return wire.Refuse(wire.CodeNoPeer, "the broker finds no file %q; bind the socket first, in a folder that the "+
+			"broker sees too (a service with PrivateTmp= has a /tmp of its own), or use an abstract name", addr)
 	case errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.ENAMETOOLONG):
 		return wire.Refuse(wire.CodeBadAddress, "%q is not an address that a socket can have (%v)", addr, err)
 	}
