@@ -38,13 +38,24 @@ type program struct {
 // datagrams are the clients that speak what any program speaks.
 var datagrams = program{name: "dgram"}
 
-// frames are the clients of the framed floors.
-var frames = program{name: "frame"}
+// frames are the clients of the framed floors, and framed those of msgmux.
+var (
+	frames = program{name: "frame"}
+	framed = program{name: "frame", words: []string{"msgmux"}}
+)
 
 var adapters = append([]*adapter{
 	{
 		name: "msgmux", about: "datagrams in and out, single send and recv at the ends", group: "msgmux",
 		broker: msgmuxd, ready: []string{"source", "register"}, source: datagrams, sink: datagrams, many: true,
+	},
+	{
+		name: "msgmux-pack", about: "datagrams in by single send, frames out", group: "msgmux",
+		broker: msgmuxd, ready: []string{"source", "subscribe"}, source: datagrams, sink: framed,
+	},
+	{
+		name: "msgmux-frames", about: "frames in and out, C clients", group: "msgmux",
+		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: framed, sink: framed,
 	},
 	{
 		name: "floor-dgram", about: "C, one thread: recvmmsg(64), sendmmsg to each sink; same clients as msgmux", group: "floor",
