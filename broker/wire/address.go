@@ -48,7 +48,8 @@ func (a Address) check() error {
 	// bytes, which no text can say.
 	case a.Abstract && len(trimmed) < len(a.Name):
 		return Refuse(CodeBadAddress, "the abstract name %s ends in NUL bytes: when binding, pass "+
-			"offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name) as the address length, not sizeof", quote(trimmed))
+			"offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name) as the address length, not sizeof, "+
+			"and write the name here without a NUL", quote(trimmed))
 	case len(a.Name) > maxName:
 		return Refuse(CodeBadAddress, "the address %s has %d bytes, the kernel allows %d", quote(a.Name), len(a.Name), maxName)
 	case !utf8.ValidString(a.Name):
@@ -76,9 +77,9 @@ func hidden(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.
 
 // quote makes what a stranger sent fit for an error text: printable, and short however long it was.
 func quote(s string) string {
-	const enough = 120 // a whole address fits
+	const enough = 120 // bytes; a whole address fits
 	if len(s) > enough {
-		return strconv.Quote(s[:enough]) + "..."
+		return strconv.Quote(cut(s, enough)) + "..."
 	}
 	return strconv.Quote(s)
 }

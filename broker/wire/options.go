@@ -136,7 +136,8 @@ func (o Options) AppendLines(dst []byte) []byte {
 }
 
 // ParseOptionLines reads options, one "key=value" a line: the file of a static sink. Empty lines and lines that begin
-// with '#' are skipped, here and wherever else options stand in lines. The error is an *Error.
+// with '#' are skipped and lines may end in CR LF, here and wherever else options stand in lines. Of any length, which is
+// for who reads the file to bound. The error is an *Error.
 func ParseOptionLines(text []byte) (Options, error) {
 	if err := checkText(text, math.MaxInt); err != nil {
 		return Options{}, err

@@ -3,6 +3,7 @@
 package wire
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -24,10 +25,11 @@ type Reply struct {
 // passed over: a later broker may say more. An error code may be one that this package does not know. The error is an
 // *Error with CodeBadText or CodeTooLarge, and is about the answer; what the broker refused is in Reply.Err.
 func ParseReply(b []byte) (Reply, error) {
-	if err := checkText(b, MaxReply); err != nil {
+	b = bytes.TrimSuffix(b, []byte("\n"))
+	if err := checkText(b, MaxReply-1); err != nil {
 		return Reply{}, err
 	}
-	line := strings.TrimSuffix(string(b), "\n")
+	line := string(b)
 	if strings.ContainsFunc(line, hidden) {
 		return Reply{}, Refuse(CodeBadText, "the answer %s is not one line", quote(line))
 	}
@@ -62,7 +64,8 @@ func parseOK(words string) (Reply, error) {
 	return Reply{}, nil
 }
 
-// Append appends the line that ParseReply reads, with a newline, MaxReply bytes at most. Characters of the text that do
+// Append appends the line that ParseReply reads, with a newline, MaxReply bytes at most. The code must be one of the
+// constants. Characters of the text that do
 // not show become spaces: the answer stays one line whatever the error quotes.
 func (r Reply) Append(dst []byte) []byte {
 	if r.Err == nil {
