@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/msgmux/msgmux"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// answerWithin is how long a command waits for the control socket's answer.
+const answerWithin = 5 * time.Second
+
+// listing is what status --json prints.
+type listing struct {
+	Status msgmux.Status       `json:"status"`
+	Sinks  []msgmux.SinkStatus `json:"sinks"`
+}
+
+func statusCommand(where *location) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "show the channel and its sinks",
+		Long: `Show how the channel is, why its sources wait if they do, and every sink:
+how far it is behind, how long it would still be waited for, what it has lost.`,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Args:              noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			l, err := list(where)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(l)
+			}
+			text := appendStatus(nil, l.Status, time.Now())
+			if len(l.Sinks) > 0 {
+				text = sinkTable(l.Sinks, time.Now()).append(append(text, '\n'))
+			}
+			return printText(text)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object: status and sinks")
+	return cmd
+}
+
+// list asks the channel for everything.
+func list(where *location) (listing, error) {
+	channel, err := where.locate()
+	if err != nil {
+		return listing{}, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
+	defer cancel()
+	status, sinks, err := channel.List(ctx)
+	if sinks == nil {
+		sinks = []msgmux.SinkStatus{} // "[]", not "null"
+	}
+	return listing{status, sinks}, err
+}
+
+// printJSON writes a value, indented, on standard output.
+func printJSON(value any) error {
+	text, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	return printText(append(text, '\n'))
+}
+
+// printText writes on standard output.
+func printText(text []byte) error {
+	_, err := os.Stdout.Write(text)
+	return err
+}
+
+// appendStatus appends the channel's side of the status, a line for each question that people have.
+func appendStatus(dst []byte, s msgmux.Status, now time.Time) []byte {
+	row := func(name, format string, args ...any) {
+		dst = fmt.Appendf(dst, "%-9s "+format+"\n", append([]any{name}, args...)...)
+	}
+	name := s.Channel
+	if name == "" {
+		name = filepath.Base(s.RuntimeDir)
+	}
+	row("channel", "%s in %s", visible(name), visible(s.RuntimeDir))
+	row("broker", "pid %d, version %s, since %s (%s)", s.PID, visible(s.Version),
+		time.Unix(s.SinceUnix, 0).Format(time.DateTime), roughly(now.Sub(time.Unix(s.SinceUnix, 0))))
+	row("messages", "%s received, %s accepted, %s lost%s", commas(s.Received), commas(s.Accepted), commas(s.Lost), extras(s))
+	row("ring", "%s of %s, %s", byteCount(s.Used), byteCount(s.Buffer), starts(s))
+	row("sources", "%s", sources(s.Sources))
+	row("sinks", "%s", sinkCounts(s.Sinks))
+	return dst
+}
+
+// extras are the counts that are usually zero.
+func extras(s msgmux.Status) string {
+	var text strings.Builder
+	for _, reason := range slices.Sorted(maps.Keys(s.Refused)) {
+		if n := s.Refused[reason]; n > 0 {
+			fmt.Fprintf(&text, ", %s refused: %s", commas(n), visible(reason))
+		}
+	}
+	for _, rare := range []struct {
+		n    uint64
+		what string
+	}{{s.Abandoned, "abandoned"}, {s.Uncertain, "uncertain"}, {s.Landed, "waiting for room"}} {
+		if rare.n > 0 {
+			fmt.Fprintf(&text, ", %s %s", commas(rare.n), rare.what)
+		}
+	}
+	return text.String()
+}
+
+// starts says how often the broker was started on this ring.
+func starts(s msgmux.Status) string {
+	if s.Starts <= 1 {
+		return "not restarted"
+	}
+	return fmt.Sprintf("%s since %s", plural(s.Starts-1, "restart"), time.Unix(s.RingSince, 0).Format(time.DateTime))
+}
+
+// sources says whether the sources wait, for what, and for how long.
+func sources(s wire.Sources) string {
+	if !s.Blocked {
+		if s.BlockedSecs > 0 {
+			return fmt.Sprintf("not blocked (in all %s so far)", roughly(seconds(s.BlockedSecs)))
+		}
+		return "not blocked"
+	}
+	return fmt.Sprintf("blocked for %s: %s", roughly(seconds(s.ForSeconds)), visible(s.Why))
+}
+
+// sinkCounts is such as "3 (1 static, 2 dynamic; 1 lagging)".
+func sinkCounts(c wire.SinkCounts) string {
+	list := func(parts ...any) string {
+		var texts []string
+		for i := 0; i < len(parts); i += 2 {
+			if n := parts[i].(int); n > 0 {
+				texts = append(texts, fmt.Sprintf("%d %s", n, parts[i+1]))
+			}
+		}
+		return strings.Join(texts, ", ")
+	}
+	kinds := list(c.Static, "static", c.Dynamic, "dynamic", c.Framed, "framed", c.Taps, "tap")
+	states := list(c.Stalled, "stalled", c.Lagging, "lagging", c.Absent, "absent")
+	switch {
+	case c.Total == 0:
+		return "none"
+	case states != "":
+		kinds += "; " + states
+	}
+	return fmt.Sprintf("%d (%s)", c.Total, kinds)
+}
+
+// seconds turns the control socket's seconds into a duration.
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/msgmux/msgmux"
+)
+
+// subOptions are the flags of sub.
+type subOptions struct {
+	count         uint64
+	counted       bool // --count was given
+	timeout, idle span
+	output        string
+	strict        bool
+	label         string
+	share         string
+	start         string
+	tap           bool
+	patience      patience
+}
+
+// startOldest is the value of --start that is not the default.
+const startOldest = "oldest"
+
+func subCommand(where *location) *cobra.Command {
+	o := subOptions{}
+	cmd := &cobra.Command{
+		Use:   "sub",
+		Short: "print every message that passes",
+		Long: `Become a sink of the channel and print every message.
+
+On a terminal, bytes that would do something to it are shown as \xNN, except
+with -o raw. Into a pipe or a file every byte goes as it came.
+
+SIGINT and SIGTERM end the sink in order: what it has already got is printed.
+The exit status is 0 then, or 130 and 143 if --count asked for more messages
+than came. SIGUSR1 prints the counts.`,
+		Example: `  msgmux sub
+  msgmux sub -C 1 -W 5s
+  msgmux sub -o json --tap | jq .text
+  msgmux sub -o nul --label archive --patience forever | xargs -0 -n 100 store`,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Args:              noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.counted = cmd.Flags().Changed("count")
+			return o.run(where)
+		},
+	}
+	flags := cmd.Flags()
+	flags.Uint64VarP(&o.count, "count", "C", 0, "end after `N` messages; 0: become a sink and leave at once")
+	flags.VarP(&o.timeout, "timeout", "W", "end after this time; exit status 4 if nothing came, or less than --count")
+	flags.Var(&o.idle, "idle", "end when nothing came for this time; exit status as with --timeout")
+	flags.StringVarP(&o.output, "output", "o", "line", "`FORMAT` of a message: raw, line, nul, json or hex")
+	flags.BoolVar(&o.tap, "tap", false, "only look on: never hold up the channel")
+	flags.StringVar(&o.label, "label", "", "`NAME` of the sink in the status")
+	flags.Var(&o.patience, "patience", "how long the channel waits for this sink, or forever; default: the broker's")
+	flags.StringVar(&o.share, "share", "", "divide the messages with the sinks of the same `NAME` and user")
+	flags.StringVar(&o.start, "start", "now", "`WHERE` to begin: now, with what no sink has had yet, or oldest, with the oldest message kept")
+	flags.BoolVar(&o.strict, "strict", false, "exit status 7 if this sink lost messages")
+	for flag, values := range map[string][]string{
+		"output": formatNames(), "start": {"now", startOldest}, "patience": {"0", "1s", "10s", foreverWord},
+	} {
+		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	}
+	return cmd
+}
+
+// The reasons for which sub ends by itself.
+var (
+	errCounted = errors.New("all messages that were asked for have come")
+	errTimeout = errors.New("timed out")
+	errIdle    = errors.New("nothing came any more")
+)
+
+// stuckAfter is how long an end may take in all: leaving, and printing what has come.
+const stuckAfter = 5 * time.Second
+
+// run checks the flags, becomes a sink, prints, and leaves.
+func (o *subOptions) run(where *location) error {
+	format, ok := formats[o.output]
+	if !ok {
+		return usagef("--output %q: raw, line, nul, json or hex", o.output)
+	}
+	if !slices.Contains([]string{"now", startOldest}, o.start) {
+		return usagef("--start %q: now or oldest", o.start)
+	}
+	channel, err := where.locate()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := untilStopped(context.Background())
+	defer cancel(nil)
+	if o.timeout > 0 {
+		defer time.AfterFunc(time.Duration(o.timeout), func() { cancel(errTimeout) }).Stop()
+	}
+	// Without this a reader who goes away (head) would kill us before we have left the channel.
+	signal.Ignore(syscall.SIGPIPE)
+
+	s := &subscriber{
+		ctx: ctx, cancel: cancel, channel: channel,
+		print: printer{out: os.Stdout, format: format, visible: isTerminal(os.Stdout)},
+	}
+	if o.counted {
+		s.most = &o.count
+	}
+	err = s.subscribe(msgmux.SinkOptions{
+		Label: o.label, Patience: o.patience.value, Oldest: o.start == startOldest, Share: o.share, Tap: o.tap,
+	})
+	if err != nil {
+		if context.Cause(ctx) == nil {
+			return err
+		}
+		return o.end(s, context.Cause(ctx))
+	}
+	defer s.countsOnSignal()()
+	// Ended from outside we may stand in a write that nobody reads.
+	context.AfterFunc(ctx, func() {
+		time.AfterFunc(stuckAfter, func() {
+			say("cannot end in order: nobody reads the output")
+			os.Exit(report(nil, o.end(s, context.Cause(ctx))))
+		})
+	})
+	cause := s.receive(time.Duration(o.idle))
+	cause = s.leave(cause)
+	return o.end(s, cause)
+}
+
+// end turns the reason for which the printing ended into the error of the command, and gives the summary.
+func (o *subOptions) end(s *subscriber, cause error) error {
+	count, lost := s.counts()
+	enough := count > 0 && !o.counted || o.counted && count >= o.count
+	if errors.Is(cause, syscall.EPIPE) {
+		return nil // the reader has what it wanted
+	}
+	if !errors.Is(cause, errCounted) || lost > 0 {
+		say("%s", s.summary())
+	}
+	end, isStopped := errors.AsType[stopped](cause)
+	switch {
+	case o.strict && lost > 0:
+		return exitError{exitGap, fmt.Errorf("%s lost", plural(lost, "message"))}
+	case errors.Is(cause, errCounted), isStopped && !o.counted, isStopped && enough:
+		return nil
+	case isStopped:
+		return exitError{end.status(), fmt.Errorf("%w before all had come", end)}
+	case errors.Is(cause, errTimeout), errors.Is(cause, errIdle):
+		if enough {
+			return nil
+		}
+		return exitError{exitTimeout, cause}
+	}
+	return cause
+}
+
+// noArgs refuses arguments.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("no argument is expected, but there is %q", strings.Join(args, " "))
+	}
+	return nil
+}

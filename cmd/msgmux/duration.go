@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/msgmux/msgmux"
+)
+
+// span is a flag that holds a time that must pass: a Go duration such as 1.5s or 300ms, or a plain number of seconds.
+// 0 is "not given".
+type span time.Duration
+
+func (s *span) String() string {
+	if *s == 0 {
+		return ""
+	}
+	return time.Duration(*s).String()
+}
+
+func (s *span) Type() string { return "DURATION" }
+
+func (s *span) Set(text string) error {
+	d, err := parseDuration(text)
+	if err != nil || d <= 0 {
+		return errors.New("want a duration above 0, such as 1.5s, or a number of seconds")
+	}
+	*s = span(d)
+	return nil
+}
+
+// parseDuration reads a duration as Go writes it, or a number of seconds, the way sleep(1) and most tools take it.
+func parseDuration(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err == nil {
+		return d, nil
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(math.Abs(seconds) < 1e9) { // nor is NaN below it
+		return 0, errors.New("not a duration")
+	}
+	return time.Duration(seconds * float64(time.Second)), nil
+}
+
+// foreverWord is a patience without end, here as in a registration.
+const foreverWord = "forever"
+
+// patience is a flag that holds a sink's patience; nil is "not given".
+type patience struct{ value *time.Duration }
+
+func (p *patience) String() string {
+	if p.value == nil {
+		return ""
+	}
+	if *p.value == msgmux.Forever {
+		return foreverWord
+	}
+	return p.value.String()
+}
+
+func (p *patience) Type() string { return "DURATION" }
+
+func (p *patience) Set(text string) error {
+	d, err := parseDuration(text)
+	if text == foreverWord {
+		d, err = msgmux.Forever, nil
+	}
+	if err != nil || d < 0 {
+		return errors.New("want a duration such as 1.5s, a number of seconds, or forever")
+	}
+	p.value = &d
+	return nil
+}
+
+// roughly writes a time that has passed with one or two units, as people say it.
+func roughly(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0 s"
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d < time.Hour:
+		return fmt.Sprintf("%d min %d s", d/time.Minute, d%time.Minute/time.Second)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h %d min", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%d days", d/(24*time.Hour))
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/msgmux/msgmux"
+)
+
+const (
+	noticeAfter   = time.Second            // a wait that is longer than this is explained
+	noticeEvery   = 2 * time.Second        // how often the reason is asked for again
+	controlWithin = time.Second            // how long an answer to such a question may take
+	limitWithin   = 250 * time.Millisecond // and one before the first message
+)
+
+// publisher sends the messages of one run of pub and keeps the account.
+type publisher struct {
+	ctx      context.Context // ends with the first signal
+	channel  msgmux.Channel
+	source   *msgmux.Source
+	timeout  time.Duration // for one message; 0 is none
+	nonblock bool
+	limit    int // the largest message that the channel takes, in bytes
+
+	sending     sync.Mutex // held while a message is under way
+	sent, bytes atomic.Uint64
+	tooLarge    uint64 // messages left out
+
+	speaking sync.Mutex // whoever writes on standard error
+	drawn    bool       // a line of progress stands there, without its newline
+	stopping sync.Once
+}
+
+// askLimit asks the channel for its largest message: what is larger leaves the source like any message, and the broker
+// drops it. Who may send need not be allowed to ask, and a broker that is being restarted is not waited for; then it is
+// the most that any channel takes.
+func (p *publisher) askLimit() int {
+	ctx, cancel := context.WithTimeout(p.ctx, limitWithin)
+	defer cancel()
+	status, err := p.channel.Status(ctx)
+	if err != nil || status.MaxMessage == 0 || status.MaxMessage > msgmux.MaxMessage {
+		return msgmux.MaxMessage
+	}
+	return int(status.MaxMessage)
+}
+
+// send sends one message, or leaves it out if it is too large.
+func (p *publisher) send(message []byte, tooLarge bool) error {
+	p.sending.Lock()
+	defer p.sending.Unlock()
+	err := p.ctx.Err()
+	if err == nil && !tooLarge {
+		// Mostly there is room, and waiting is what needs preparation.
+		err = p.source.TrySend(message)
+		if errors.Is(err, msgmux.ErrWouldBlock) && !p.nonblock {
+			err = p.wait(message)
+		}
+	}
+	switch {
+	case tooLarge && err == nil || errors.Is(err, msgmux.ErrTooLarge):
+		p.tooLarge++
+		if p.tooLarge == 1 {
+			p.speak("message %s is too large and is left out", commas(p.sent.Load()+1))
+		}
+		return nil
+	case err != nil:
+		return err
+	}
+	p.sent.Add(1)
+	p.bytes.Add(uint64(len(message)))
+	return nil
+}
+
+// wait sends a message that the channel does not take at once.
+func (p *publisher) wait(message []byte) error {
+	ctx, cancel := p.ctx, context.CancelFunc(func() {})
+	if p.timeout > 0 {
+		ctx, cancel = context.WithTimeout(ctx, p.timeout)
+	}
+	defer cancel()
+	began := time.Now()
+	waiting, over := context.WithCancel(ctx)
+	explained := make(chan struct{})
+	notice := time.AfterFunc(noticeAfter, func() {
+		defer close(explained)
+		p.explain(waiting)
+	})
+	err := p.source.Send(ctx, message)
+	over()
+	if !notice.Stop() {
+		<-explained
+		if err == nil {
+			p.speak("the channel takes messages again, after %s", roughly(time.Since(began)))
+		}
+	}
+	return err
+}
+
+// explain says what the channel waits for, and again whenever that changes, until ctx is done.
+func (p *publisher) explain(ctx context.Context) {
+	said := ""
+	for ctx.Err() == nil {
+		if why := p.why(ctx); why != said && ctx.Err() == nil {
+			p.speak("waiting: %s", why)
+			said = why
+		}
+		select {
+		case <-time.After(noticeEvery):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// reason is why, for who has stopped waiting.
+func (p *publisher) reason() string { return p.why(context.Background()) }
+
+// why asks the channel why it takes no message.
+func (p *publisher) why(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, controlWithin)
+	defer cancel()
+	status, err := p.channel.Status(ctx)
+	switch {
+	case errors.Is(err, msgmux.ErrNoBroker):
+		return "no broker is running"
+	case errors.Is(err, msgmux.ErrRefused):
+		return "the channel takes no message now (you may not ask it why)"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "the broker does not answer"
+	case err != nil:
+		return fmt.Sprintf("the channel takes no message now (%v)", err)
+	case !status.Sources.Blocked:
+		return "the channel's queue is full"
+	case status.Sources.Sink != "":
+		return "for the sink " + visible(status.Sources.Sink)
+	case status.Sources.Why == "no sink":
+		return "no sink is connected"
+	}
+	return visible(status.Sources.Why)
+}
+
+// endOnSignal sees to it that a signal ends the program even while it reads its input, which nothing can interrupt. A
+// message under way is finished or given up first. The returned function is to be called when the program ends by
+// itself.
+func (p *publisher) endOnSignal() (off func()) {
+	stop := context.AfterFunc(p.ctx, func() {
+		end, ok := errors.AsType[stopped](context.Cause(p.ctx))
+		if !ok {
+			return
+		}
+		p.sending.Lock() // for good
+		p.stop(end)
+		os.Exit(end.status())
+	})
+	return func() { stop() }
+}
+
+// speak writes a line for people, in place of the progress if that stands there.
+func (p *publisher) speak(format string, args ...any) {
+	p.speaking.Lock()
+	defer p.speaking.Unlock()
+	p.erase()
+	say(format, args...)
+}
+
+// summary says how much was sent.
+func (p *publisher) summary() {
+	p.speak("%s sent, %s", plural(p.sent.Load(), "message"), byteCount(p.bytes.Load()))
+}
+
+// stop says once that a signal has ended the program: the reading and the signal's side come here at the same time.
+func (p *publisher) stop(end stopped) {
+	p.stopping.Do(func() {
+		p.summary()
+		say("%v", end)
+	})
+}
+
+// showProgress draws how far it is, on standard error, if that is a terminal and it takes long. The returned function
+// ends it.
+func (p *publisher) showProgress() (off func()) {
+	if !isTerminal(os.Stderr) {
+		return func() {}
+	}
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		began, tick := time.Now(), time.NewTicker(500*time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-end:
+				p.speaking.Lock()
+				p.erase()
+				p.speaking.Unlock()
+				return
+			case now := <-tick.C:
+				if passed := now.Sub(began); passed > noticeAfter {
+					p.draw(passed)
+				}
+			}
+		}
+	}()
+	return func() { close(end); <-ended }
+}
+
+// draw puts the line of progress where the last one stood.
+func (p *publisher) draw(passed time.Duration) {
+	p.speaking.Lock()
+	defer p.speaking.Unlock()
+	p.erase()
+	sent, bytes := p.sent.Load(), p.bytes.Load()
+	fmt.Fprintf(os.Stderr, "%s sent, %s, %s/s", plural(sent, "message"), byteCount(bytes),
+		plural(uint64(float64(sent)/passed.Seconds()), "message"))
+	p.drawn = true
+}
+
+// erase removes the line of progress: back to its beginning, and "erase to the end of the line" (console_codes(4)).
+//
+// Preconditions: the caller holds speaking.
+func (p *publisher) erase() {
+	if p.drawn {
+		fmt.Fprint(os.Stderr, "\r\x1b[K")
+		p.drawn = false
+	}
+}

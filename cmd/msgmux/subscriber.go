@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/msgmux/msgmux"
+)
+
+const (
+	leaveWithin = time.Second            // how long the broker may take to let a sink go
+	lostWithin  = 500 * time.Millisecond // and to say what it lost
+	quietFor    = 20 * time.Millisecond  // a socket that nobody sends to any more is empty after this
+)
+
+// subscriber is the sink of one run of sub.
+type subscriber struct {
+	ctx     context.Context // ends with the first signal or timeout, which is its cause
+	cancel  context.CancelCauseFunc
+	channel msgmux.Channel
+	sink    *msgmux.Sink
+	print   printer
+	most    *uint64 // end after so many; nil is never
+
+	began       time.Time
+	count, size atomic.Uint64 // messages printed, their bytes
+	lost        atomic.Uint64 // as the broker has said last
+}
+
+// subscribe becomes a sink, and says so where that takes long.
+func (s *subscriber) subscribe(options msgmux.SinkOptions) error {
+	s.began = time.Now()
+	notice := time.AfterFunc(noticeAfter, func() { say("waiting: the broker has not answered yet") })
+	defer notice.Stop()
+	var err error
+	s.sink, err = s.channel.Subscribe(s.ctx, options)
+	return err
+}
+
+// receive prints messages until there is a reason to end, and returns it.
+func (s *subscriber) receive(idle time.Duration) error {
+	if s.most != nil && *s.most == 0 {
+		return errCounted
+	}
+	var quiet *time.Timer
+	if idle > 0 {
+		quiet = time.AfterFunc(idle, func() { s.cancel(errIdle) })
+		defer quiet.Stop()
+	}
+	err := s.sink.Each(s.ctx, func(message []byte) error {
+		if quiet != nil {
+			quiet.Reset(idle)
+		}
+		return s.take(message)
+	})
+	if cause := context.Cause(s.ctx); cause != nil && errors.Is(err, context.Canceled) {
+		return cause
+	}
+	return err
+}
+
+// take prints one message; errCounted means that it was the last one wanted.
+func (s *subscriber) take(message []byte) error {
+	if err := s.print.message(message); err != nil {
+		return err
+	}
+	s.size.Add(uint64(len(message)))
+	if count := s.count.Add(1); s.most != nil && count >= *s.most {
+		return errCounted
+	}
+	return nil
+}
+
+// leave ends the sink. What the broker has handed to it already is nobody else's any more, so all of it is printed,
+// unless enough was or nothing can be. It returns the reason to end, which may have become a better one.
+func (s *subscriber) leave(cause error) error {
+	defer s.sink.Close()
+	s.askLost()
+	ctx, cancel := context.WithTimeout(context.Background(), leaveWithin)
+	defer cancel()
+	left := s.sink.Leave(ctx)
+	if left != nil || errors.Is(cause, errCounted) || errors.Is(cause, syscall.EPIPE) {
+		return cause
+	}
+	if _, isStopped := errors.AsType[stopped](cause); !isStopped && !errors.Is(cause, errTimeout) && !errors.Is(cause, errIdle) {
+		return cause
+	}
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), quietFor)
+		message, err := s.sink.Receive(ctx)
+		cancel()
+		if err == nil {
+			err = s.take(message)
+		} else if errors.Is(err, context.DeadlineExceeded) {
+			return cause
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// askLost asks the broker what this sink has lost; without an answer it stays as it was.
+func (s *subscriber) askLost() {
+	ctx, cancel := context.WithTimeout(context.Background(), lostWithin)
+	defer cancel()
+	_, sinks, err := s.channel.List(ctx)
+	if err != nil {
+		return
+	}
+	for _, sink := range sinks {
+		if sink.ID == s.sink.ID() {
+			s.lost.Store(sink.Lost)
+		}
+	}
+}
+
+// countsOnSignal prints the counts at every SIGUSR1, until the returned function is called.
+func (s *subscriber) countsOnSignal() (off func()) {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	end := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-asked:
+				s.askLost()
+				say("%s", s.summary())
+			case <-end:
+				return
+			}
+		}
+	}()
+	return func() { signal.Stop(asked); close(end) }
+}
+
+func (s *subscriber) counts() (count, lost uint64) { return s.count.Load(), s.lost.Load() }
+
+// summary says what has come.
+func (s *subscriber) summary() string {
+	count, lost := s.counts()
+	text := fmt.Sprintf("%s received, %s, in %s", plural(count, "message"), byteCount(s.size.Load()), roughly(time.Since(s.began)))
+	if lost > 0 {
+		text += fmt.Sprintf("; %s lost", commas(lost))
+	}
+	return text
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os/user"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/msgmux/msgmux"
+)
+
+// table is rows of text in columns; the first row has the headings. Headings in lower case mark columns of numbers,
+// which stand on the right.
+type table [][]string
+
+// append appends the table as text, columns two spaces apart.
+func (t table) append(dst []byte) []byte {
+	widths := make([]int, len(t[0]))
+	for _, row := range t {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, row := range t {
+		var line strings.Builder
+		for i, cell := range row {
+			space := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			if isNumber := t[0][i] == strings.ToLower(t[0][i]); isNumber {
+				cell = space + cell
+			} else {
+				cell += space
+			}
+			if i > 0 {
+				line.WriteString("  ")
+			}
+			line.WriteString(cell)
+		}
+		dst = append(append(dst, strings.TrimRight(line.String(), " ")...), '\n')
+	}
+	return dst
+}
+
+// sinkTable has a row for each sink, in the order of the answer.
+func sinkTable(sinks []msgmux.SinkStatus, now time.Time) table {
+	t := table{{"id", "SINK", "KIND", "USER", "STATE", "waiting", "lag", "patience", "left", "accepted", "lost", "since", "ADDRESS"}}
+	users := map[uint32]string{}
+	for _, s := range sinks {
+		if _, known := users[s.UID]; !known {
+			users[s.UID] = userName(s.UID)
+		}
+		t = append(t, []string{
+			strconv.FormatUint(s.ID, 10), visible(s.Label), kind(s), users[s.UID], visible(s.State),
+			commas(s.Waiting), byteCount(s.LagBytes), visible(s.Patience), patienceLeft(s),
+			commas(s.Accepted), commas(s.Lost), roughly(now.Sub(time.Unix(s.SinceUnix, 0))), visible(s.Address),
+		})
+	}
+	return t
+}
+
+// kind is a sink's kind with what sets it apart.
+func kind(s msgmux.SinkStatus) string {
+	text := visible(s.Kind)
+	if s.Tap {
+		text += ",tap"
+	}
+	if s.Share != "" {
+		text += ",share=" + visible(s.Share)
+	}
+	return text
+}
+
+// patienceLeft is how long the sink would still be waited for.
+func patienceLeft(s msgmux.SinkStatus) string {
+	if s.PatienceLeft < 0 {
+		return "-" // forever
+	}
+	return seconds(s.PatienceLeft).Round(time.Millisecond).String()
+}
+
+// userName is the name of a user, or the number of one without.
+func userName(uid uint32) string {
+	id := strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(id); err == nil {
+		return visible(u.Username)
+	}
+	return id
+}
