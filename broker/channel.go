@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// Config says what a channel is made of.
+type Config struct {
+	Version    string
+	Name       string // "" is the default channel
+	RuntimeDir string // for the status; nothing is opened by it
+
+	Geometry     ring.Geometry
+	Patience     time.Duration // of sinks that do not ask for one
+	SinksPerUser int           // for others than root
+	Queue        uint64        // bytes that may wait in the kernel for one sink
+	QueueTotal   uint64        // and for all
+
+	Sinks      []StaticSink // declared by flag
+	SinksDir   string       // every entry is a static sink; "" for none
+	OptionsDir string       // NAME.conf for each of them; "" for none
+
+	// Inherited are the channel's sockets, and what a predecessor left. The channel owns all of them.
+	Inherited activation.Set
+	Notifier  *activation.Notifier // nil without a service manager
+	Watchdog  time.Duration        // how often it wants a sign of life; 0: never
+	StoreMax  int                  // how many descriptors the store takes; 0: not known
+
+	Log slog.Handler
+	Ops sys.Ops // nil: the kernel
+
+	// IgnoreRecords is for the test that shows what the commit records are good for.
+	IgnoreRecords bool
+}
+
+// StaticSink is a sink that was declared on the command line.
+type StaticSink struct {
+	Address wire.Address
+	Options wire.Options
+}
+
+// drainFor is how long a broker that was started by hand goes on delivering when it is told to stop.
+const drainFor = 2 * time.Second
+
+// Channel is one broker with its sockets.
+type Channel struct {
+	cfg     Config
+	ring    *ring.Ring
+	loop    *loop
+	journal *journal
+	prover  *prover
+	uid     uint32 // the broker's own
+	began   time.Time
+
+	settling chan settlement // descriptors that are done with
+	changed  chan struct{}   // the set of sinks is another one: tell the service manager
+	rescan   chan struct{}   // look at the static sinks now
+
+	// The data thread's.
+	labels  map[string]uint64
+	perUser map[uint32]int
+
+	outcomes outcomes
+	workers  sync.WaitGroup
+}
+
+// settlement is a descriptor to be taken out of the store and closed.
+type settlement struct {
+	fd   int
+	name string // in the descriptor store; "" if it is not there
+}
+
+// Open makes a channel, or goes on with the one that the inherited descriptors hold. When it returns, whatever a
+// predecessor was in the middle of is settled, and nothing has been received yet.
+func Open(cfg Config) (*Channel, error) {
+	if cfg.Ops == nil {
+		cfg.Ops = sys.Kernel{}
+	}
+	c := &Channel{cfg: cfg, uid: uint32(os.Geteuid()), began: time.Now(), journal: newJournal(cfg.Log),
+		settling: make(chan settlement, cfg.Geometry.MaxSinks), changed: make(chan struct{}, 1), rescan: make(chan struct{}, 1),
+		labels: make(map[string]uint64), perUser: make(map[uint32]int)}
+	if err := c.open(); err != nil {
+		c.journal.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Channel) open() error {
+	salvaged, err := c.openRing()
+	if err != nil {
+		return err
+	}
+	in := &c.cfg.Inherited
+	var receiving []int
+	for _, d := range []activation.Descriptor{in.Source, in.Publish, in.Register, in.Subscribe, in.Control} {
+		if d.Given() {
+			receiving = append(receiving, d.FD)
+		}
+	}
+	if c.prover, err = newProver(receiving); err != nil {
+		return err
+	}
+	if c.loop, err = newLoop(c.ring, c.cfg.Ops, c.journal); err != nil {
+		return fmt.Errorf("cannot make the loop: %w", err)
+	}
+	c.loop.retired = c.retired
+	c.loop.beat = c.beat()
+	if in.Source.Given() {
+		if err := c.loop.addSource(in.Source.FD, ring.Datagrams); err != nil {
+			return err
+		}
+	}
+	c.adopt(salvaged)
+	c.loop.tellBlocked()
+	return nil
+}
+
+// openRing goes on with the inherited pair of files of the highest generation that is sound, or makes a new one.
+func (c *Channel) openRing() (salvaged []ring.Spec, err error) {
+	in := &c.cfg.Inherited
+	refuses, err := activation.RefuseRights(in.Source.FD)
+	if err != nil {
+		refuses = false
+	}
+	opt := ring.Options{Ops: c.cfg.Ops, Descriptors: !refuses, Closer: c.discard, Lock: true, IgnoreRecords: c.cfg.IgnoreRecords,
+		LockError: func(err error) {
+			c.journal.event(slog.LevelDebug, EventInternal, "the ring's state is not locked in memory; raise LimitMEMLOCK", slog.Any("error", err))
+		}}
+	pairs, highest := c.pairs()
+	for i, p := range pairs {
+		r, err := ring.Open(p.data.FD, p.state.FD, opt)
+		if errors.Is(err, ring.ErrBusy) {
+			return nil, fmt.Errorf("cannot go on with the ring: %w", err)
+		}
+		if err != nil {
+			salvaged = append(salvaged, ring.Salvage(p.state.FD)...)
+			c.journal.event(slog.LevelError, EventRingBroken,
+				"the ring of the last broker cannot be used; its sinks are kept, the messages in it are given up", slog.Any("error", err))
+			c.retire(p)
+			continue
+		}
+		for _, old := range pairs[i+1:] {
+			c.retire(old)
+		}
+		c.ring = r
+		if n := r.Freed(); n > 0 {
+			c.journal.event(slog.LevelError, EventRingBroken, "entries of the sink table were damaged and are gone", slog.Int("entries", n))
+		}
+		if r.Geometry() != c.cfg.Geometry {
+			c.cfg.Geometry = r.Geometry()
+		}
+		// The predecessor may have died before they were stored; a second copy of a file is not kept.
+		return nil, c.storeRing()
+	}
+	if c.ring, err = ring.Create(c.cfg.Geometry, highest+1, opt); err != nil {
+		return nil, err
+	}
+	return salvaged, c.storeRing()
+}
+
+// pair is the two files of one generation.
+type pair struct {
+	data, state activation.Descriptor
+	generation  uint64
+}
+
+// pairs finds the files that belong together, the highest generation first.
+func (c *Channel) pairs() (pairs []pair, highest uint64) {
+	in := &c.cfg.Inherited
+	used := make(map[int]bool)
+	for _, d := range in.Data {
+		gd, okd := ring.GenerationOf(d.FD)
+		for _, s := range in.State {
+			gs, oks := ring.GenerationOf(s.FD)
+			highest = max(highest, gd, gs)
+			if okd && oks && gd == gs && !used[s.FD] && !used[d.FD] {
+				pairs = append(pairs, pair{d, s, gd})
+				used[s.FD], used[d.FD] = true, true
+			}
+		}
+	}
+	// Files whose generation does not say so may still belong together, and hold the sinks.
+	if len(pairs) == 0 && len(in.Data) == 1 && len(in.State) == 1 {
+		pairs = append(pairs, pair{in.Data[0], in.State[0], 0})
+		used[in.Data[0].FD], used[in.State[0].FD] = true, true
+	}
+	for _, d := range slices.Concat(in.Data, in.State) {
+		if !used[d.FD] {
+			c.cfg.Notifier.Remove(d.Name)
+			sys.Close(d.FD)
+		}
+	}
+	slices.SortFunc(pairs, func(a, b pair) int { return cmp.Compare(b.generation, a.generation) })
+	return pairs, highest
+}
+
+func (c *Channel) retire(p pair) {
+	c.cfg.Notifier.Remove(p.data.Name)
+	c.cfg.Notifier.Remove(p.state.Name)
+	sys.Close(p.data.FD)
+	sys.Close(p.state.FD)
+}
+
+// storeRing gives both files to the descriptor store. Nothing is received before that is certain.
+func (c *Channel) storeRing() error {
+	data, state := c.ring.Descriptors()
+	gen := c.ring.Generation()
+	err := c.cfg.Notifier.Store(activation.MemoryName(activation.DataName, gen), data)
+	if err == nil {
+		err = c.cfg.Notifier.Store(activation.MemoryName(activation.StateName, gen), state)
+	}
+	if err == nil {
+		err = c.barrier()
+	}
+	if err != nil {
+		return fmt.Errorf("cannot store the ring: %w", err)
+	}
+	return nil
+}
+
+// barrierTimeout is how long the service manager may take to read its mail.
+const barrierTimeout = 10 * time.Second
+
+func (c *Channel) barrier() error { return c.cfg.Notifier.Barrier(barrierTimeout) }
+
+// beat is the sign of life for the watchdog, given by the data thread at half the interval that is asked for.
+func (c *Channel) beat() func() {
+	if c.cfg.Watchdog == 0 {
+		return nil
+	}
+	every, next := c.cfg.Watchdog/4, time.Duration(0)
+	return func() {
+		if c.loop.now >= next {
+			next = c.loop.now + every
+			c.cfg.Notifier.Watchdog()
+		}
+	}
+}
+
+// Run is the channel until ctx ends. It returns when everything is as it should be left: for a service manager with
+// the ring and the sinks in its store, for nobody after delivering what sinks take within 2 s.
+func (c *Channel) Run(ctx context.Context) error {
+	stop, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	data := make(chan struct{})
+	go func() {
+		defer close(data)
+		c.loop.run()
+	}()
+	c.workers.Go(func() { c.settle(stop) })
+	c.workers.Go(func() { c.reap(stop) })
+	c.workers.Go(func() { c.report(stop) })
+	c.workers.Go(func() { newFolder(c).run(stop) })
+	if c.cfg.Inherited.Register.Given() {
+		c.workers.Go(func() { newRegistrar(c).run(stop) })
+	}
+	for _, d := range []activation.Descriptor{c.cfg.Inherited.Publish, c.cfg.Inherited.Subscribe} {
+		if d.Given() {
+			c.workers.Go(func() { c.refuseFramed(stop, d.FD) })
+		}
+	}
+	c.cfg.Notifier.Ready(c.statusLine())
+	c.journal.event(slog.LevelDebug, EventStarted, "started")
+
+	<-ctx.Done()
+	c.cfg.Notifier.Stopping()
+	c.drain()
+	c.loop.do(func() { c.loop.stopping = true })
+	<-data
+	cancel()
+	c.workers.Wait()
+	c.sayHeld()
+	c.journal.close()
+	return nil
+}
+
+// drain lets the sinks have what they take: once over for a service manager, which keeps the rest for a successor, and
+// up to 2 s for nobody.
+func (c *Channel) drain() {
+	c.loop.call(c.loop.stopReceiving)
+	if c.cfg.Notifier != nil {
+		return
+	}
+	for deadline := time.Now().Add(drainFor); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		done := false
+		c.loop.call(func() { done = c.loop.idleNow() })
+		if done {
+			return
+		}
+	}
+}
+
+// sayHeld tells what is left in the ring, and how long it lives.
+func (c *Channel) sayHeld() {
+	head, delivered := c.ring.Head(), c.ring.Delivered()
+	if n := head.Seq - delivered.Seq; n > 0 {
+		text := "messages that no sink has are lost with this process"
+		if c.cfg.Notifier != nil {
+			text = "messages that no sink has; a restart keeps them, a stop does not before systemd 254"
+		}
+		c.journal.event(slog.LevelWarn, EventHeld, text, slog.Uint64("messages", n))
+	}
+}
+
+// Rescan has the static sinks looked at now, whatever the folder told.
+func (c *Channel) Rescan() { poke(c.rescan) }
+
+// poke sends a signal that is as good as one that is pending already.
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// settle takes descriptors that are done with out of the store and closes them: both can wait.
+func (c *Channel) settle(ctx context.Context) {
+	for {
+		select {
+		case s := <-c.settling:
+			c.settleOne(s)
+		case <-ctx.Done():
+			for len(c.settling) > 0 {
+				c.settleOne(<-c.settling)
+			}
+			return
+		}
+	}
+}
+
+func (c *Channel) settleOne(s settlement) {
+	if s.name != "" {
+		if err := c.cfg.Notifier.Remove(s.name); err != nil {
+			c.journal.event(slog.LevelError, EventInternal, "cannot take a descriptor out of the store", slog.Any("error", err))
+		}
+	}
+	sys.Close(s.fd)
+}
+
+// finish hands a descriptor to settle without waiting.
+func (c *Channel) finish(fd int, name string) {
+	s := settlement{fd, name}
+	select {
+	case c.settling <- s:
+	default:
+		go c.settleOne(s)
+	}
+}
+
+// discard closes what strangers attached to messages, elsewhere: it may take seconds for each. There are never more of
+// these goroutines than descriptors that the process may have.
+func (c *Channel) discard(fds []int) { go sys.CloseDescriptors(fds) }
+
+// outcomes counts registrations by what became of them.
+type outcomes struct {
+	mu sync.Mutex
+	n  map[string]uint64
+}
+
+func (o *outcomes) add(outcome string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.n == nil {
+		o.n = make(map[string]uint64)
+	}
+	o.n[outcome]++
+}
+
+func (o *outcomes) all() map[string]uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	m := make(map[string]uint64, len(o.n))
+	for k, v := range o.n {
+		m[k] = v
+	}
+	return m
+}
+
+// retired is the data thread finding that a sink's socket is gone.
+func (c *Channel) retired(o *outlet, why syscall.Errno) {
+	spec := o.sink.Spec()
+	c.loop.shut(o)
+	c.journal.event(slog.LevelDebug, EventSinkGone, "sink is gone", slog.String("sink", spec.Label), slog.String("why", why.Error()))
+	switch spec.Kind {
+	case ring.Static:
+		c.finish(o.fd, "")
+		c.Rescan()
+	default:
+		c.forget(o.sink)
+		c.finish(o.fd, storeName(spec))
+	}
+	poke(c.changed)
+}
+
+// forget takes a sink out of the table. The data thread calls it.
+func (c *Channel) forget(s *ring.Sink) {
+	spec := s.Spec()
+	if c.labels[spec.Label] == spec.ID {
+		delete(c.labels, spec.Label)
+	}
+	if c.perUser[spec.UID]--; c.perUser[spec.UID] <= 0 {
+		delete(c.perUser, spec.UID)
+	}
+	c.ring.Remove(s)
+	poke(c.changed)
+}
+
+// storeName is what the descriptor of a sink is called in the descriptor store; "" if it is not kept there.
+func storeName(spec *ring.Spec) string {
+	switch spec.Kind {
+	case ring.Dynamic:
+		return activation.SinkName(activation.DatagramSink, spec.ID)
+	case ring.Framed:
+		return activation.SinkName(activation.ConnectedSink, spec.ID)
+	}
+	return ""
+}

@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// Static sinks. The folder is the configuration: every entry is a sink, named by its file name. Events only say that
+// it is time to look; the truth is a scan: at every event, at SIGHUP, and once a minute.
+
+const (
+	scanEvery  = time.Minute
+	goneAfter  = time.Minute            // an entry that is gone for so long is forgotten
+	retryFirst = 100 * time.Millisecond // how soon an absent sink is tried again at first
+	retryLast  = 2 * time.Second        // and at last
+)
+
+// folder keeps the static sinks connected, in a goroutine that can wait.
+type folder struct {
+	*Channel
+	limiter  limiter
+	declared map[string]*declared // by path
+	results  chan joined
+	inotify  *sys.Inotify
+}
+
+// declared is a static sink as it was declared.
+type declared struct {
+	addr    wire.Address
+	name    string // label
+	options wire.Options
+	flag    bool // on the command line: never gone
+	id      uint64
+	file    fileID // what the path led to when it was connected
+	gone    time.Time
+	trying  bool
+	retry   time.Duration
+	next    time.Time
+}
+
+// fileID tells one file from another that has its name later.
+type fileID struct{ dev, ino uint64 }
+
+// joined is what became of one attempt to connect.
+type joined struct {
+	d *declared
+	proven
+	file    fileID
+	refusal *wire.Error
+}
+
+func newFolder(c *Channel) *folder {
+	return &folder{Channel: c, limiter: make(limiter), declared: make(map[string]*declared), results: make(chan joined)}
+}
+
+func (f *folder) run(ctx context.Context) {
+	for _, s := range f.cfg.Sinks {
+		name := s.Options.Label
+		if name == "" {
+			name = defaultLabel(s.Address)
+		}
+		f.declare(&declared{addr: s.Address, name: name, options: s.Options, flag: true})
+	}
+	events := make(chan struct{}, 1)
+	defer func() {
+		if f.inotify != nil {
+			f.inotify.Close()
+		}
+	}()
+	f.scan()
+	f.forgetUndeclared()
+	for {
+		f.watch(ctx, events)
+		f.connect(ctx)
+		timer := time.NewTimer(f.wait())
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-events:
+			f.scan()
+		case <-f.rescan:
+			f.scan()
+		case r := <-f.results:
+			f.settle(r)
+		case <-timer.C:
+			f.scan()
+		}
+		timer.Stop()
+	}
+}
+
+// watch begins to watch the folder when there is one and it is not watched yet.
+func (f *folder) watch(ctx context.Context, events chan struct{}) {
+	if f.cfg.SinksDir == "" || f.inotify != nil {
+		return
+	}
+	n, err := sys.WatchFolder(f.cfg.SinksDir)
+	if err != nil {
+		return // no folder, no entries; the scan once a minute looks again
+	}
+	f.inotify = n
+	stop, err := sys.NewEventfd()
+	if err != nil {
+		return
+	}
+	unhook := context.AfterFunc(ctx, stop.Signal)
+	f.workers.Go(func() {
+		defer stop.Close()
+		defer unhook()
+		for ctx.Err() == nil {
+			if i, err := sys.WaitReadable(-1, n.FD(), stop.FD()); err != nil || i != 0 {
+				return
+			}
+			n.Drain()
+			poke(events)
+		}
+	})
+	f.scan()
+}
+
+// wait is how long nothing is to be done.
+func (f *folder) wait() time.Duration {
+	d := scanEvery
+	for _, s := range f.declared {
+		if !s.next.IsZero() && !s.trying {
+			d = min(d, time.Until(s.next))
+		}
+		if !s.gone.IsZero() {
+			d = min(d, time.Until(s.gone.Add(goneAfter)))
+		}
+	}
+	return max(d, time.Millisecond)
+}
+
+// scan compares the folder with what is declared.
+func (f *folder) scan() {
+	present := make(map[string]bool)
+	if f.cfg.SinksDir != "" {
+		entries, err := os.ReadDir(f.cfg.SinksDir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			f.journal.limitedEvent(f.limiter, 0, "readdir", slog.LevelError, EventStatic, "cannot read the folder of static sinks", slog.Any("error", err))
+		}
+		for _, e := range entries {
+			f.entry(e.Name(), present)
+		}
+	}
+	now := time.Now()
+	for path, d := range f.declared {
+		switch {
+		case d.flag || present[path]:
+			d.gone = time.Time{}
+			if f.replaced(d) {
+				f.disconnect(d)
+			}
+		case d.gone.IsZero():
+			d.gone = now
+			f.disconnect(d)
+		case now.Sub(d.gone) >= goneAfter:
+			delete(f.declared, path)
+			f.loop.call(func() {
+				if s := f.ring.Find(d.id); s != nil {
+					f.drop(s)
+				}
+			})
+		}
+	}
+}
+
+// entry declares the sink that an entry of the folder is.
+func (f *folder) entry(name string, present map[string]bool) {
+	if strings.HasPrefix(name, ".") {
+		return
+	}
+	var label wire.Options
+	if err := label.Set("label", name); err != nil {
+		f.journal.limitedEvent(f.limiter, 0, "name:"+name, slog.LevelWarn, EventStatic, "entry is no sink: its name is no label", slog.Any("error", err))
+		return
+	}
+	addr, err := wire.ParseAddress(filepath.Join(f.cfg.SinksDir, name))
+	if err != nil {
+		f.journal.limitedEvent(f.limiter, 0, "path:"+name, slog.LevelWarn, EventStatic, "entry is no sink", slog.Any("error", err))
+		return
+	}
+	present[addr.Name] = true
+	options := f.optionsOf(name)
+	if d := f.declared[addr.Name]; d != nil {
+		if d.options != options {
+			d.options = options
+			f.update(d)
+		}
+		return
+	}
+	f.declare(&declared{addr: addr, name: name, options: options})
+}
+
+// optionsOf reads the options of a static sink. A bad file means defaults, and one log line.
+func (f *folder) optionsOf(name string) wire.Options {
+	if f.cfg.OptionsDir == "" {
+		return wire.Options{}
+	}
+	path := filepath.Join(f.cfg.OptionsDir, name+".conf")
+	text, err := os.ReadFile(path)
+	if err == nil {
+		var o wire.Options
+		if o, err = wire.ParseOptionLines(text); err == nil {
+			return o
+		}
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		f.journal.limitedEvent(f.limiter, 0, "conf:"+name, slog.LevelWarn, EventStatic, "options of a static sink are not used",
+			slog.String("file", path), slog.Any("error", err))
+	}
+	return wire.Options{}
+}
+
+// spec is what a declared sink is in the table.
+func (f *folder) spec(d *declared) ring.Spec {
+	s := ring.Spec{Kind: ring.Static, Label: d.name, Address: d.addr.String(), Group: d.options.Share,
+		Tap: d.options.Tap, Frames: d.options.Frames, Patience: f.cfg.Patience}
+	if d.options.Label != "" {
+		s.Label = d.options.Label
+	}
+	if d.options.PatienceSet {
+		s.Patience = d.options.Patience
+	}
+	return s
+}
+
+// declare finds the sink in the table, or enters it: it counts from now on, connected or not.
+func (f *folder) declare(d *declared) {
+	var refusal *wire.Error
+	f.loop.call(func() {
+		for s := range f.ring.Sinks {
+			if spec := s.Spec(); spec.Kind == ring.Static && spec.Address == d.addr.String() {
+				d.id = spec.ID
+				return
+			}
+		}
+		if refusal = f.admit(0); refusal != nil {
+			return
+		}
+		spec := f.spec(d)
+		spec.ID = f.ring.NewID()
+		var s *ring.Sink
+		if s, refusal = f.enter(spec, d.options.Start == wire.StartOldest, -1, 0); refusal == nil {
+			d.id = s.ID()
+		}
+	})
+	if refusal != nil {
+		f.journal.limitedEvent(f.limiter, 0, refusal.Code, slog.LevelError, EventStatic, "static sink not added",
+			slog.String("sink", d.name), slog.Any("error", refusal))
+		return
+	}
+	d.retry, d.next = retryFirst, time.Now()
+	f.declared[d.addr.Name] = d
+	f.update(d)
+}
+
+// update gives a sink that is there already the options that it has now.
+func (f *folder) update(d *declared) {
+	f.loop.call(func() {
+		if s := f.ring.Find(d.id); s != nil {
+			spec := f.spec(d)
+			old := s.Spec()
+			spec.Tap, spec.Frames, spec.Group, spec.ID = old.Tap, old.Frames, old.Group, old.ID
+			if spec.Label != old.Label {
+				delete(f.labels, old.Label)
+				spec.Label = f.unique(spec.Label, spec.ID)
+				f.labels[spec.Label] = spec.ID
+			}
+			f.ring.Update(s, spec)
+		}
+	})
+}
+
+// forgetUndeclared removes static sinks that a predecessor had on its command line and this broker has not. Those of
+// the folder get their minute.
+func (f *folder) forgetUndeclared() {
+	f.loop.call(func() {
+		for s := range f.ring.Sinks {
+			spec := s.Spec()
+			if spec.Kind != ring.Static || f.declared[spec.Address] != nil {
+				continue
+			}
+			if f.cfg.SinksDir != "" && filepath.Dir(spec.Address) == f.cfg.SinksDir {
+				f.declared[spec.Address] = &declared{addr: wire.Address{Name: spec.Address}, name: filepath.Base(spec.Address), id: spec.ID, gone: time.Now()}
+				continue
+			}
+			f.drop(s)
+		}
+	})
+}
+
+// replaced says whether the path leads to another file now than when it was connected.
+func (f *folder) replaced(d *declared) bool {
+	id, ok := fileOf(d.addr)
+	return d.file != fileID{} && ok && id != d.file
+}
+
+func fileOf(addr wire.Address) (fileID, bool) {
+	var st syscall.Stat_t
+	if addr.Abstract || syscall.Stat(addr.Name, &st) != nil {
+		return fileID{}, false
+	}
+	return fileID{uint64(st.Dev), st.Ino}, true
+}
+
+// disconnect makes a sink absent. Its cursor stays.
+func (f *folder) disconnect(d *declared) {
+	d.file = fileID{}
+	d.retry, d.next = retryFirst, time.Now()
+	f.loop.call(func() {
+		if o := f.loop.byID[d.id]; o != nil {
+			f.loop.shut(o)
+			f.finish(o.fd, "")
+		}
+	})
+}
+
+// connect tries the absent sinks whose time has come, each in a goroutine: a path may lead to a file system that hangs.
+func (f *folder) connect(ctx context.Context) {
+	now := time.Now()
+	connected := make(map[uint64]bool)
+	for s := range f.ring.Sinks {
+		if s.Cookie() != 0 {
+			connected[s.ID()] = true
+		}
+	}
+	for _, d := range f.declared {
+		if d.trying || !d.gone.IsZero() {
+			continue
+		}
+		if connected[d.id] {
+			d.next = time.Time{}
+			continue
+		}
+		if d.next.IsZero() {
+			// It was connected, and is not any more.
+			d.next, d.retry = now, retryFirst
+		}
+		if d.next.After(now) {
+			continue
+		}
+		d.trying = true
+		go func() {
+			file, _ := fileOf(d.addr)
+			at, refusal := f.prover.joinStatic(d.addr, f.sendBuffer())
+			select {
+			case f.results <- joined{d, at, file, refusal}:
+			case <-ctx.Done():
+				if refusal == nil {
+					sys.Close(at.fd)
+				}
+			}
+		}()
+	}
+}
+
+// settle takes the result of an attempt.
+func (f *folder) settle(r joined) {
+	d := r.d
+	d.trying = false
+	if r.refusal != nil {
+		d.next = time.Now().Add(d.retry)
+		d.retry = min(2*d.retry, retryLast)
+		if r.refusal.Code != wire.CodeNoPeer {
+			f.journal.limitedEvent(f.limiter, 0, d.name+":"+r.refusal.Code, slog.LevelWarn, EventStatic, "static sink cannot be reached",
+				slog.String("sink", d.name), slog.Any("error", r.refusal))
+		}
+		return
+	}
+	d.retry, d.next, d.file = retryFirst, time.Time{}, r.file
+	taken := false
+	f.loop.call(func() {
+		if s := f.ring.Find(d.id); s != nil && f.loop.byID[d.id] == nil && d.gone.IsZero() {
+			f.loop.open(s, r.fd, r.cookie)
+			taken = true
+		}
+	})
+	if !taken {
+		sys.Close(r.fd)
+	}
+	poke(f.changed)
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/msgmux/msgmux/broker/ring"
+)
+
+// Events of the journal. The name of an event is stable; tools may look for it.
+const (
+	EventStarted    = "started"
+	EventStopping   = "stopping"
+	EventHeld       = "held"         // what a stop leaves behind
+	EventRingBroken = "ring-broken"  // a ring was set aside
+	EventSinkAdded  = "sink-added"   // debug
+	EventSinkGone   = "sink-gone"    // debug
+	EventLagging    = "sink-lagging" // a sink is no longer waited for
+	EventRecovered  = "sink-recovered"
+	EventTooLarge   = "sink-too-large" // a sink's socket cannot take a message
+	EventRefused    = "message-refused"
+	EventNotAdded   = "registration-refused"
+	EventStatic     = "static-sink"
+	EventInternal   = "internal"
+)
+
+// journalRoom is how many lines may wait to be written.
+const journalRoom = 256
+
+// journal writes log lines in a goroutine of its own. Nobody who logs waits: a line that finds no room is dropped and
+// counted.
+type journal struct {
+	lines   chan slog.Record
+	log     slog.Handler
+	dropped atomic.Uint64
+	done    sync.WaitGroup
+}
+
+// limiter lets a line through at most once a minute for each user and reason, with bounded memory. It belongs to one
+// goroutine: each that logs for strangers has its own.
+type limiter map[limitKey]*limit
+
+// limitKey is what a line is limited by: who caused it, and how.
+type limitKey struct {
+	uid    uint32
+	reason string
+}
+
+type limit struct {
+	until time.Time
+	count int // lines held back
+}
+
+const (
+	limitPeriod = time.Minute
+	limitTable  = 512 // entries; beyond, all strangers share one
+)
+
+// everybody is the uid of the entry that is used when the table is full.
+const everybody = ^uint32(0)
+
+func newJournal(h slog.Handler) *journal {
+	j := &journal{lines: make(chan slog.Record, journalRoom), log: h}
+	j.done.Go(func() {
+		for r := range j.lines {
+			j.log.Handle(context.Background(), r)
+		}
+	})
+	return j
+}
+
+// close writes what is waiting, and ends. Nothing may be logged afterwards.
+func (j *journal) close() {
+	close(j.lines)
+	j.done.Wait()
+}
+
+// event logs a line. It does not wait.
+func (j *journal) event(level slog.Level, event, text string, attrs ...slog.Attr) {
+	if !j.log.Enabled(context.Background(), level) {
+		return
+	}
+	r := slog.NewRecord(time.Now(), level, text, 0)
+	r.AddAttrs(slog.String("event", event))
+	r.AddAttrs(attrs...)
+	select {
+	case j.lines <- r:
+	default:
+		j.dropped.Add(1)
+	}
+}
+
+// allow says whether a line may go out now, and how many were held back since the last one.
+func (m limiter) allow(uid uint32, reason string) (held int, ok bool) {
+	now := time.Now()
+	key := limitKey{uid, reason}
+	if m[key] == nil && len(m) >= limitTable {
+		for k, l := range m {
+			if now.After(l.until) {
+				delete(m, k)
+			}
+		}
+		if len(m) >= limitTable {
+			key = limitKey{everybody, ""}
+		}
+	}
+	l := m[key]
+	if l == nil {
+		l = new(limit)
+		m[key] = l
+	}
+	if now.Before(l.until) {
+		l.count++
+		return 0, false
+	}
+	held, l.until, l.count = l.count, now.Add(limitPeriod), 0
+	return held, true
+}
+
+// limitedEvent is event, as far as m allows.
+func (j *journal) limitedEvent(m limiter, uid uint32, reason string, level slog.Level, event, text string, attrs ...slog.Attr) {
+	if held, ok := m.allow(uid, reason); ok {
+		if held > 0 {
+			attrs = append(attrs, slog.Int("held_back", held))
+		}
+		j.event(level, event, text, attrs...)
+	}
+}
+
+// verdict tells that a sink was left behind or forgiven.
+func (j *journal) verdict(v ring.Verdict, head ring.Place) {
+	spec := v.Sink.Spec()
+	attrs := []slog.Attr{slog.String("sink", spec.Label), slog.Uint64("waiting", head.Seq-v.Sink.Cursor().Seq),
+		slog.Uint64("lost", v.Sink.Lost())}
+	if spec.Tap || spec.Patience == 0 {
+		return // never waited for: being left behind is its way of life
+	}
+	if v.Lagging {
+		j.event(slog.LevelWarn, EventLagging, "sink is no longer waited for: it loses the oldest messages until it has caught up", attrs...)
+	} else {
+		j.event(slog.LevelInfo, EventRecovered, "sink has caught up", attrs...)
+	}
+}
+
+// refused tells that messages did not enter the ring.
+func (j *journal) refused(m limiter, n int) {
+	j.limitedEvent(m, 0, "message", slog.LevelWarn, EventRefused,
+		"message refused: larger than --max-message, or no records", slog.Int("messages", n))
+}
+
+// tooLargeFor tells that a sink's socket can never take a message.
+func (j *journal) tooLargeFor(m limiter, s *ring.Sink) {
+	j.limitedEvent(m, s.Spec().UID, "too-large-for:"+s.Spec().Label, slog.LevelWarn, EventTooLarge,
+		"message lost to a sink: it is larger than the socket's send buffer; raise --queue or net.core.wmem_max",
+		slog.String("sink", s.Spec().Label))
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"errors"
+	"log/slog"
+	"path"
+	"strconv"
+	"time"
+
+	"github.com/msgmux/msgmux/broker/ring"
+
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// adopt joins the descriptors that a predecessor stored with the entries of the table. Each is made to match: a
+// descriptor without an entry is taken out of the store and closed; an entry without a descriptor is removed and its
+// account closed; of two descriptors for one peer, the second goes.
+//
+// salvaged are the sinks of a ring that was set aside: those whose descriptors are there begin anew in the new one.
+func (c *Channel) adopt(salvaged []ring.Spec) {
+	for s := range c.ring.Sinks {
+		spec := s.Spec()
+		c.labels[spec.Label] = spec.ID
+		c.perUser[spec.UID]++
+	}
+	known := make(map[uint64]ring.Spec, len(salvaged))
+	for _, spec := range salvaged {
+		known[spec.ID] = spec
+	}
+	seen := make(map[uint32]bool)
+	for _, d := range c.cfg.Inherited.Stored {
+		s := c.ring.Find(d.ID)
+		if s == nil {
+			if spec, ok := known[d.ID]; ok {
+				s = c.revive(spec)
+			}
+		}
+		if s == nil {
+			c.finish(d.FD, d.Name)
+			continue
+		}
+		at, refusal := c.prover.check(d.FD, s.Spec().UID)
+		if refusal != nil && refusal.Code == wire.CodeNoPeer || at.inode != 0 && seen[at.inode] {
+			c.forget(s)
+			c.finish(d.FD, d.Name)
+			continue
+		}
+		seen[at.inode] = true
+		c.loop.open(s, d.FD, at.cookie)
+	}
+	for s := range c.ring.Sinks {
+		if s.Spec().Kind != ring.Static && c.loop.byID[s.ID()] == nil {
+			c.journal.event(slog.LevelWarn, EventSinkGone, "sink has no descriptor any more", slog.String("sink", s.Spec().Label))
+			c.forget(s)
+		}
+	}
+}
+
+// revive enters a salvaged sink into the new ring, under its old id: its descriptor is stored by that name.
+func (c *Channel) revive(spec ring.Spec) *ring.Sink {
+	spec.ShareID = 0
+	s, err := c.ring.Add(spec, false, false)
+	if err != nil {
+		return nil
+	}
+	c.ring.Reserve(spec.ID)
+	c.labels[spec.Label] = spec.ID
+	c.perUser[spec.UID]++
+	return s
+}
+
+// queueBytes is the send buffer of one sink as the kernel counts it: what the administrator allows, but never less
+// than one message.
+func (c *Channel) queueBytes() uint64 {
+	return max(c.cfg.Queue, c.cfg.Geometry.MaxMessage+4096)
+}
+
+// sendBuffer is queueBytes as setsockopt(2) takes it: the kernel doubles it.
+func (c *Channel) sendBuffer() int { return int(c.queueBytes() / 2) }
+
+// admit checks the limits for one more sink of a user. The data thread calls it.
+func (c *Channel) admit(uid uint32) *wire.Error {
+	switch n := len(c.loop.outlets) + 1; {
+	case uint64(n) > c.cfg.Geometry.MaxSinks:
+		return wire.Refuse(wire.CodeQuota, "there are %d sinks already, as many as --max-sinks allows", n-1)
+	case uint64(n)*c.queueBytes() > c.cfg.QueueTotal:
+		return wire.Refuse(wire.CodeQuota, "%d sinks with %d bytes of queue each are all that --queue-total allows", n-1, c.queueBytes())
+	case c.ordinary(uid) && c.perUser[uid] >= c.cfg.SinksPerUser:
+		return wire.Refuse(wire.CodeQuota, "user %d has %d sinks already, as many as --max-sinks-per-user allows", uid, c.perUser[uid])
+	}
+	return nil
+}
+
+// ordinary says whether a user is neither root nor the broker's own.
+func (c *Channel) ordinary(uid uint32) bool { return uid != 0 && uid != c.uid }
+
+// enter puts a new connected sink into the table and opens its outlet. The data thread calls it.
+func (c *Channel) enter(spec ring.Spec, oldest bool, fd int, cookie uint64) (*ring.Sink, *wire.Error) {
+	spec.Label = c.unique(spec.Label, spec.ID)
+	spec.Since = time.Now().Unix()
+	s, err := c.ring.Add(spec, oldest, false)
+	if errors.Is(err, ring.ErrTableFull) {
+		return nil, wire.Refuse(wire.CodeQuota, "the sink table is full; raise --max-sinks")
+	}
+	c.labels[spec.Label] = spec.ID
+	c.perUser[spec.UID]++
+	if fd >= 0 {
+		c.loop.open(s, fd, cookie)
+	}
+	c.journal.event(slog.LevelDebug, EventSinkAdded, "sink added", slog.String("sink", spec.Label),
+		slog.String("address", spec.Address), slog.Uint64("uid", uint64(spec.UID)))
+	poke(c.changed)
+	return s, nil
+}
+
+// unique is label, or label-2, label-3... if another sink has it.
+func (c *Channel) unique(label string, id uint64) string {
+	for n := 1; ; n++ {
+		try := label
+		if n > 1 {
+			suffix := "-" + strconv.Itoa(n)
+			try = label[:min(len(label), 64-len(suffix))] + suffix
+		}
+		if owner, taken := c.labels[try]; !taken || owner == id {
+			return try
+		}
+	}
+}
+
+// defaultLabel makes a label out of an address.
+func defaultLabel(addr wire.Address) string {
+	name := []byte(addr.Name)
+	if !addr.Abstract {
+		name = []byte(path.Base(addr.Name))
+	}
+	for i, b := range name {
+		switch {
+		case b >= 'a' && b <= 'z', b >= 'A' && b <= 'Z', b >= '0' && b <= '9', b == '_', b == '.', b == '-':
+		default:
+			name[i] = '_'
+		}
+	}
+	if len(name) == 0 {
+		return "sink"
+	}
+	return string(name[:min(len(name), 64)])
+}
+
+// byAddress finds the dynamic sink of that name and owner. The data thread calls it.
+func (c *Channel) byAddress(addr wire.Address, uid uint32) *ring.Sink {
+	for s := range c.ring.Sinks {
+		if spec := s.Spec(); spec.Kind == ring.Dynamic && spec.UID == uid && spec.Address == addr.String() {
+			return s
+		}
+	}
+	return nil
+}
+
+// byInode finds the dynamic sink whose peer has that inode. The data thread calls it.
+func (c *Channel) byInode(inode uint32) *ring.Sink {
+	for s := range c.ring.Sinks {
+		if spec := s.Spec(); spec.Kind == ring.Dynamic && spec.Inode == inode {
+			return s
+		}
+	}
+	return nil
+}
+
+// drop removes a sink on somebody's behalf. The data thread calls it.
+func (c *Channel) drop(s *ring.Sink) {
+	spec := s.Spec()
+	if o := c.loop.byID[spec.ID]; o != nil {
+		c.loop.shut(o)
+		defer c.finish(o.fd, storeName(spec))
+	}
+	c.forget(s)
+}
+
+// Find is the sink that a label, or an id as "#12", names. The data thread calls it.
+func (c *Channel) find(name string) (*ring.Sink, *wire.Error) {
+	id, ok := c.labels[name]
+	if !ok && len(name) > 1 && name[0] == '#' {
+		n, err := strconv.ParseUint(name[1:], 10, 64)
+		ok = err == nil
+		id = n
+	}
+	if s := c.ring.Find(id); ok && s != nil {
+		return s, nil
+	}
+	return nil, wire.Refuse(wire.CodeNotFound, "there is no sink %q", name)
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// Status is the state of the channel. It may be called from any goroutine, and does not make the data thread wait.
+func (c *Channel) Status() wire.Status {
+	st, _ := c.look(false)
+	return st
+}
+
+// List is Status and all sinks.
+func (c *Channel) List() (wire.Status, []wire.Sink) { return c.look(true) }
+
+func (c *Channel) look(list bool) (wire.Status, []wire.Sink) {
+	t, numbers := c.ring.Snapshot(nil)
+	st := wire.Status{
+		Version: c.cfg.Version, Channel: c.cfg.Name, PID: os.Getpid(), RuntimeDir: c.cfg.RuntimeDir,
+		Generation: t.Generation, Starts: t.Starts, SinceUnix: c.began.Unix(), RingSince: t.Since,
+		Buffer: t.Geometry.Size, Used: t.Head.Pos - t.Tail.Pos, MaxMessage: t.Geometry.MaxMessage, MaxSinks: t.Geometry.MaxSinks,
+		Received: t.Received(), Entered: t.Entered(), Landed: c.ring.Waiting(), Refused: t.RefusedBy(),
+		Accepted: t.Accepted, Lost: t.Lost, Abandoned: t.Abandoned,
+		Delivered: t.Delivered.Seq, Tail: t.Tail.Seq, Uncertain: t.Uncertain,
+		Registrations: c.outcomes.all(), LogDropped: c.journal.dropped.Load(),
+	}
+	var sinks []wire.Sink
+	for i := range numbers {
+		n := &numbers[i]
+		if n.Spec.Kind == ring.Share {
+			continue
+		}
+		s := c.sinkStatus(n)
+		count(&st.Sinks, &s)
+		if list {
+			sinks = append(sinks, s)
+		}
+	}
+	st.Sources = c.sources()
+	return st, sinks
+}
+
+// sinkStatus is one sink as the control socket shows it.
+func (c *Channel) sinkStatus(n *ring.Numbers) wire.Sink {
+	s := wire.Sink{
+		ID: n.Spec.ID, Label: n.Spec.Label, Kind: n.Spec.Kind.String(), Address: n.Spec.Address, UID: n.Spec.UID,
+		Share: n.Spec.Group, Tap: n.Spec.Tap, Frames: n.Spec.Frames,
+		Patience: wire.FormatPatience(n.Spec.Patience), PatienceLeft: -1,
+		Start: n.Start, Next: n.Cursor.Seq, Accepted: n.Accepted, Lost: n.Lost, Waiting: n.Waiting, LagBytes: n.LagBytes,
+		SinceUnix: n.Spec.Since,
+	}
+	if n.Spec.Group != "" {
+		s.Accepted = n.Took
+	}
+	if n.Spec.Patience != wire.Forever {
+		s.PatienceLeft = max(0, n.Spec.Patience-n.Owed).Seconds()
+	}
+	switch {
+	case n.Absent:
+		s.State = "absent"
+	case n.Lagging:
+		s.State = "lagging"
+	case n.Stalled:
+		s.State = "stalled"
+	default:
+		s.State = "ready"
+	}
+	return s
+}
+
+func count(n *wire.SinkCounts, s *wire.Sink) {
+	n.Total++
+	for _, c := range []struct {
+		n   *int
+		yes bool
+	}{
+		{&n.Static, s.Kind == "static" || s.Kind == "queue"}, {&n.Dynamic, s.Kind == "dynamic" || s.Kind == "framed"},
+		{&n.Framed, s.Kind == "framed"}, {&n.Taps, s.Tap},
+		{&n.Stalled, s.State == "stalled"}, {&n.Lagging, s.State == "lagging"}, {&n.Absent, s.State == "absent"},
+	} {
+		if c.yes {
+			*c.n++
+		}
+	}
+}
+
+// sources says whether the sources wait, and why.
+func (c *Channel) sources() (s wire.Sources) {
+	b := c.loop.blocked.Load()
+	past := time.Duration(c.loop.blockedFor.Load())
+	if b != nil {
+		s.Blocked = true
+		s.ForSeconds = time.Since(b.since).Seconds()
+		past += time.Since(b.since)
+		s.Why = "no sink"
+		if b.sink != nil {
+			s.Sink = b.sink.Spec().Label
+			s.Why = "sink " + s.Sink
+		}
+	}
+	s.BlockedSecs = past.Seconds()
+	return s
+}
+
+// Drop removes a dynamic sink. uid is who asks: its owner, root or the broker's user.
+func (c *Channel) Drop(uid uint32, name string) (refusal *wire.Error) {
+	c.loop.call(func() {
+		var s *ring.Sink
+		if s, refusal = c.find(name); refusal != nil {
+			return
+		}
+		switch spec := s.Spec(); {
+		case spec.Kind == ring.Static:
+			refusal = wire.Refuse(wire.CodeDenied, "sink %q is static: take its entry out of the folder", spec.Label)
+		case !c.mayChange(uid, spec):
+			refusal = wire.Refuse(wire.CodeDenied, "sink %q belongs to user %d", spec.Label, spec.UID)
+		default:
+			c.drop(s)
+		}
+	})
+	return refusal
+}
+
+// SetPatience changes how long others wait for a sink. uid is who asks.
+func (c *Channel) SetPatience(uid uint32, name string, d time.Duration) (refusal *wire.Error) {
+	c.loop.call(func() {
+		var s *ring.Sink
+		if s, refusal = c.find(name); refusal != nil {
+			return
+		}
+		spec := *s.Spec()
+		switch {
+		case !c.mayChange(uid, &spec):
+			refusal = wire.Refuse(wire.CodeDenied, "sink %q belongs to user %d", spec.Label, spec.UID)
+		case spec.Tap:
+			refusal = wire.Refuse(wire.CodeBadOption, "sink %q is a tap: it is never waited for", spec.Label)
+		case c.ordinary(uid) && d > c.cfg.Patience:
+			refusal = wire.Refuse(wire.CodeDenied, "more than %s is for root and the broker's user", wire.FormatPatience(c.cfg.Patience))
+		default:
+			c.ring.SetPatience(s, d)
+		}
+	})
+	return refusal
+}
+
+// statusLine is what systemctl status shows.
+func (c *Channel) statusLine() string {
+	st := c.Status()
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s (%d static, %d dynamic", plural(uint64(st.Sinks.Total), "sink"), st.Sinks.Static, st.Sinks.Dynamic)
+	sep := "; "
+	for _, x := range []struct {
+		n    int
+		word string
+	}{{st.Sinks.Lagging, "lagging"}, {st.Sinks.Absent, "absent"}} {
+		if x.n > 0 {
+			fmt.Fprintf(&b, "%s%d %s", sep, x.n, x.word)
+			sep = ", "
+		}
+	}
+	fmt.Fprintf(&b, "), %s in, %s out, %s lost", grouped(st.Received), grouped(st.Accepted), grouped(st.Lost))
+	if st.Sources.Blocked && st.Sources.ForSeconds >= 1 {
+		fmt.Fprintf(&b, "; sources blocked %d s: %s", int(st.Sources.ForSeconds), st.Sources.Why)
+	}
+	return b.String()
+}
+
+func plural(n uint64, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return grouped(n) + " " + word + "s"
+}
+
+// grouped writes 12345 as 12,345.
+func grouped(n uint64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// report keeps the service manager's status line: at once when the set of sinks changes, and at most once a second.
+func (c *Channel) report(ctx context.Context) {
+	if c.cfg.Notifier == nil {
+		return
+	}
+	last := ""
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if line := c.statusLine(); line != last {
+			last = line
+			c.cfg.Notifier.Status(line)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		// The ticker is the limit; what changed meanwhile is in the line that comes next.
+		select {
+		case <-c.changed:
+		default:
+		}
+	}
+}
+
+// refuseFramed answers clients of a socket that nothing serves yet.
+func (c *Channel) refuseFramed(ctx context.Context, fd int) {
+	stop, err := sys.NewEventfd()
+	if err != nil {
+		return
+	}
+	defer stop.Close()
+	defer context.AfterFunc(ctx, stop.Signal)()
+	answer := wire.Reply{Err: wire.Refuse(wire.CodeUnsupported, "this broker does not speak frames; use the source and register sockets")}.Append(nil)
+	for ctx.Err() == nil {
+		if i, err := sys.WaitReadable(-1, fd, stop.FD()); err != nil || i != 0 {
+			continue
+		}
+		if conn, err := sys.Accept(fd); err == nil {
+			sys.Reply(conn, answer)
+			sys.Close(conn)
+		}
+	}
+}

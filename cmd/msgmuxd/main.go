@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command msgmuxd is the broker of one channel. See msgmuxd(8).
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker"
+	"github.com/msgmux/msgmux/broker/control"
+)
+
+// Set by the linker.
+var (
+	version = "devel"
+	commit  = ""
+	date    = ""
+)
+
+// Exit codes.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// usageError is a command line that makes no sense.
+type usageError struct{ error }
+
+func main() {
+	var o options
+	cmd := &cobra.Command{
+		Use:           "msgmuxd [flags]",
+		Short:         "one-to-many message passing between the processes of a host",
+		Version:       versionText(),
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.finish(); err != nil {
+				return usageError{err}
+			}
+			return serve(cmd.Context(), &o)
+		},
+	}
+	cmd.SetVersionTemplate("msgmuxd {{.Version}}\n")
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.CompletionOptions.DisableDefaultCmd = true
+	o.register(cmd.Flags())
+	err := cmd.ExecuteContext(context.Background())
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "msgmuxd:", err)
+	if errors.As(err, new(usageError)) || isArgument(err) {
+		os.Exit(exitUsage)
+	}
+	os.Exit(exitFailure)
+}
+
+// isArgument recognises cobra's own complaint about arguments, which has no type.
+func isArgument(err error) bool {
+	var wrapped interface{ Unwrap() error }
+	return !errors.As(err, &wrapped) && len(os.Args) > 1 && os.Args[1] != "" && os.Args[1][0] != '-'
+}
+
+func versionText() string {
+	s := version
+	if commit != "" {
+		s += " (" + commit + ", " + date + ")"
+	}
+	return s
+}
+
+// serve is the broker until a signal ends it.
+func serve(ctx context.Context, o *options) error {
+	// The data thread may hold a P while it waits for a moment (see sys.Kernel.EpollWait): one more is for the others.
+	runtime.GOMAXPROCS(max(3, runtime.GOMAXPROCS(0)+1))
+	// Under a service manager, what a signal does is the manager's business before READY too.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+
+	log := slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: o.logLevel})
+	set, unlink, err := sockets(o, log)
+	if err != nil {
+		return err
+	}
+	defer unlink()
+	notifier, err := activation.NewNotifier()
+	if err != nil {
+		return err
+	}
+	cfg := o.config()
+	cfg.Version, cfg.Inherited, cfg.Notifier, cfg.Log = version, set, notifier, log
+	if d, ok := activation.WatchdogInterval(); ok {
+		cfg.Watchdog = d
+	}
+	if err := limits(o, &cfg); err != nil {
+		return err
+	}
+	channel, err := broker.Open(cfg)
+	if err != nil {
+		return err
+	}
+	var others sync.WaitGroup
+	if set.Control.Given() {
+		server, err := control.NewServer(set.Control.FD, channel)
+		if err != nil {
+			return err
+		}
+		others.Go(func() { server.Serve(ctx) })
+	}
+	others.Go(func() {
+		for {
+			select {
+			case <-hangup:
+				channel.Rescan()
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	err = channel.Run(ctx)
+	stop()
+	others.Wait()
+	return err
+}
+
+// sockets are those that the service manager gave, or, with --runtime-dir, those that are bound here. unlink removes
+// the latter's files.
+func sockets(o *options, log slog.Handler) (set activation.Set, unlink func(), err error) {
+	unlink = func() {}
+	inherited, err := activation.Inherited()
+	if err != nil {
+		return set, unlink, err
+	}
+	set, problems := activation.Route(inherited)
+	for _, p := range problems {
+		slog.New(log).Error(p.String(), "event", "descriptor-refused")
+		syscall.Close(p.FD)
+	}
+	switch {
+	case set.Source.Given() || set.Register.Given():
+		return set, unlink, nil
+	case o.runtimeDir == "":
+		return set, unlink, usageError{errors.New("no sockets were handed over; say --runtime-dir DIR to make them here")}
+	}
+	bound, err := activation.Bind(o.runtimeDir, 0o660)
+	if err != nil {
+		return set, unlink, err
+	}
+	set.Source, set.Publish, set.Register = bound.Source, bound.Publish, bound.Register
+	set.Subscribe, set.Control = bound.Subscribe, bound.Control
+	if err := os.MkdirAll(filepath.Join(o.runtimeDir, "sinks"), 0o755); err != nil {
+		bound.Unlink()
+		return set, unlink, fmt.Errorf("cannot make the folder of static sinks: %w", err)
+	}
+	return set, func() { bound.Unlink() }, nil
+}
+
+// limits checks that what may be asked of this process can be had: a broker that runs into a limit later can lose the
+// descriptor store, and with it every sink.
+func limits(o *options, cfg *broker.Config) error {
+	need := cfg.Geometry.MaxSinks + 8
+	var r syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
+		return fmt.Errorf("cannot read the limit of descriptors: %w", err)
+	}
+	if r.Cur < need+64 {
+		r.Cur = min(r.Max, need+1024)
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur < need+64 {
+			return fmt.Errorf("--max-sinks %d needs %d descriptors and the limit is %d: raise LimitNOFILE, or ulimit -n", cfg.Geometry.MaxSinks, need+64, r.Cur)
+		}
+	}
+	if n, known := activation.StoreLimit(); known && uint64(n) < need {
+		return fmt.Errorf("--max-sinks %d needs a descriptor store of %d and FileDescriptorStoreMax is %d", cfg.Geometry.MaxSinks, need, n)
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/msgmux/msgmux/broker"
+	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// options are the command line.
+type options struct {
+	channel, runtimeDir       string
+	buffer, maxMessage        size
+	queue, queueTotal         size
+	patience                  patience
+	maxSinks, maxSinksPerUser uint64
+	sinks                     []string
+	level                     string
+	logLevel                  slog.Level
+	static                    []broker.StaticSink
+}
+
+func (o *options) register(f *pflag.FlagSet) {
+	*o = options{buffer: 16 << 20, maxMessage: 256 << 10, queue: 512 << 10, queueTotal: 4 << 30, patience: patience(time.Second)}
+	f.SortFlags = false
+	f.StringVarP(&o.channel, "channel", "c", "", "name of the channel, when the service manager hands the sockets over")
+	f.StringVar(&o.runtimeDir, "runtime-dir", "", "make the sockets in `DIR`, when nobody hands them over")
+	f.Var(&o.buffer, "buffer", "`SIZE` of the ring: a power of two from 1M to 1G")
+	f.Var(&o.maxMessage, "max-message", "`SIZE` of the largest message: up to 4M and half the buffer")
+	f.Var(&o.patience, "patience", "how long a sink may make others wait: `DURATION`, or forever")
+	f.Uint64Var(&o.maxSinks, "max-sinks", 4096, "how many sinks there may be")
+	f.Uint64Var(&o.maxSinksPerUser, "max-sinks-per-user", 256, "how many sinks one user may have; root may have all")
+	f.Var(&o.queue, "queue", "`SIZE` of what may wait in the kernel for one sink")
+	f.Var(&o.queueTotal, "queue-total", "`SIZE` of what may wait in the kernel for all sinks")
+	f.StringArrayVar(&o.sinks, "sink", nil, "a static sink: `PATH[,option=value...]`; may be repeated")
+	f.StringVar(&o.level, "log-level", "info", "`LEVEL` of what is logged: debug, info, warn, error")
+}
+
+var channelName = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
+
+// finish checks what the flags say together.
+func (o *options) finish() error {
+	if o.channel != "" && !channelName.MatchString(o.channel) {
+		return fmt.Errorf("--channel %q: a name is 1 to 32 of a-z, 0-9 and _", o.channel)
+	}
+	if o.runtimeDir != "" {
+		abs, err := filepath.Abs(o.runtimeDir)
+		if err != nil {
+			return fmt.Errorf("--runtime-dir %q: %w", o.runtimeDir, err)
+		}
+		o.runtimeDir = abs
+	}
+	if err := o.geometry().Check(); err != nil {
+		return err
+	}
+	if o.maxSinksPerUser < 1 {
+		return errors.New("--max-sinks-per-user must be at least 1")
+	}
+	if o.queue < 4<<10 {
+		return errors.New("--queue must be at least 4K")
+	}
+	if o.queueTotal < o.queue {
+		return errors.New("--queue-total must be at least as large as --queue")
+	}
+	if err := o.logLevel.UnmarshalText([]byte(o.level)); err != nil {
+		return fmt.Errorf("--log-level %q: debug, info, warn or error", o.level)
+	}
+	for _, s := range o.sinks {
+		addr, opts, err := wire.ParseSinkFlag(s)
+		if err != nil {
+			return fmt.Errorf("--sink %q: %w", s, err)
+		}
+		o.static = append(o.static, broker.StaticSink{Address: addr, Options: opts})
+	}
+	return nil
+}
+
+func (o *options) geometry() ring.Geometry {
+	return ring.Geometry{Size: uint64(o.buffer), MaxMessage: uint64(o.maxMessage), MaxSinks: o.maxSinks}
+}
+
+// config is what the flags say about the channel. Where its sockets are handed over, the folder follows from its name.
+func (o *options) config() broker.Config {
+	dir, etc := o.runtimeDir, ""
+	if dir == "" {
+		dir, etc = "/run/msgmux", "/etc/msgmux"
+		if o.channel != "" {
+			dir, etc = dir+"."+o.channel, etc+"."+o.channel
+		}
+		etc = filepath.Join(etc, "sinks")
+	}
+	return broker.Config{
+		Name: o.channel, RuntimeDir: dir, Geometry: o.geometry(), Patience: time.Duration(o.patience),
+		SinksPerUser: int(min(o.maxSinksPerUser, math.MaxInt32)), Queue: uint64(o.queue), QueueTotal: uint64(o.queueTotal),
+		Sinks: o.static, SinksDir: filepath.Join(dir, "sinks"), OptionsDir: etc,
+	}
+}
+
+// size is a number of bytes, with K, M or G.
+type size uint64
+
+func (s *size) Set(text string) error {
+	digits, unit := strings.TrimRight(text, "KMG"), uint64(1)
+	switch strings.TrimPrefix(text, digits) {
+	case "":
+	case "K":
+		unit = 1 << 10
+	case "M":
+		unit = 1 << 20
+	case "G":
+		unit = 1 << 30
+	default:
+		return errors.New("a size is a number of bytes, or one with K, M or G")
+	}
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || n > math.MaxInt64/unit {
+		return errors.New("a size is a number of bytes, or one with K, M or G")
+	}
+	*s = size(n * unit)
+	return nil
+}
+
+func (s *size) String() string {
+	n := uint64(*s)
+	for _, u := range []struct {
+		name string
+		size uint64
+	}{{"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}} {
+		if n >= u.size && n%u.size == 0 {
+			return strconv.FormatUint(n/u.size, 10) + u.name
+		}
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+func (s *size) Type() string { return "size" }
+
+// patience is a duration, or forever.
+type patience time.Duration
+
+func (p *patience) Set(text string) error {
+	d, err := wire.ParsePatience(text)
+	if err != nil {
+		return errors.New("patience is a duration as in 1.5s, or forever")
+	}
+	*p = patience(d)
+	return nil
+}
+
+func (p *patience) String() string { return wire.FormatPatience(time.Duration(*p)) }
+
+func (p *patience) Type() string { return "duration" }
