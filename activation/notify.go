@@ -304,7 +304,8 @@ func validStoreName(name string) bool {
 // all. Ping at less than half of it.
 func WatchdogInterval() (time.Duration, bool) {
 	d, err := daemon.SdWatchdogEnabled(false)
-	if err != nil || d <= 0 {
+	// It multiplies without looking, so an absurd number comes back as another, perhaps a very short, time.
+	if err != nil || d <= 0 || strconv.FormatInt(d.Microseconds(), 10) != os.Getenv("WATCHDOG_USEC") {
 		return 0, false
 	}
 	return d, true

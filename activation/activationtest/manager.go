@@ -25,7 +25,7 @@ type Manager struct {
 	conn *net.UnixConn
 	done chan struct{} // closed when the reader has ended
 
-	// gate is held while a message is dealt with, and by whoever paused the manager. Take it before mu.
+	// gate is held while messages are read and dealt with, and by whoever paused the manager. Take it before mu.
 	gate sync.Mutex
 
 	mu       sync.Mutex
@@ -76,9 +76,9 @@ func New(dir string) (*Manager, error) {
 	return m, nil
 }
 
-// Close ends the manager and closes every descriptor that it holds.
+// Close ends the manager, closes every descriptor that it holds and removes its socket. It must not be paused.
 func (m *Manager) Close() error {
-	err := m.conn.Close()
+	err := errors.Join(m.conn.Close(), os.Remove(m.path))
 	<-m.done
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -21,29 +21,48 @@ const (
 // read deals with messages in the order of the queue until the socket is closed.
 func (m *Manager) read() {
 	defer close(m.done)
+	raw, err := m.conn.SyscallConn()
+	if err != nil {
+		return
+	}
 	// One byte more, to see that a message was too long.
 	text := make([]byte, maxMessage+1)
 	control := make([]byte, unix.CmsgSpace(4*maxRights))
-	for {
-		n, oobn, flags, _, err := m.conn.ReadMsgUnix(text, control)
-		if err != nil {
-			return
+	// Read calls the function whenever the socket is readable, until it says that it is done, which it never does.
+	raw.Read(func(fd uintptr) bool {
+		for m.readOne(int(fd), text, control) {
 		}
-		fds := rights(control[:oobn])
-		m.gate.Lock()
-		m.mu.Lock()
-		if n > maxMessage || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-			m.fault("message of %d bytes or more ignored", n)
-		} else {
-			fds = m.take(strings.Split(strings.TrimSuffix(string(text[:n]), "\n"), "\n"), fds)
-		}
-		m.notify()
-		m.mu.Unlock()
-		// Last of all: this is what ends a barrier.
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
-		m.gate.Unlock()
+		return false
+	})
+}
+
+// readOne deals with the next message and says whether there was one.
+func (m *Manager) readOne(fd int, text, control []byte) bool {
+	// The gate comes first: a manager that is paused must not even take a message out of the queue.
+	m.gate.Lock()
+	defer m.gate.Unlock()
+	n, oobn, flags, _, err := unix.Recvmsg(fd, text, control, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return err == unix.EINTR
+	}
+	m.receive(text[:n], control[:oobn], flags)
+	return true
+}
+
+// receive deals with one message. Precondition: gate is held.
+func (m *Manager) receive(text, control []byte, flags int) {
+	fds := rights(control)
+	m.mu.Lock()
+	if len(text) > maxMessage || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		m.fault("message of %d bytes or more ignored", len(text))
+	} else {
+		fds = m.take(strings.Split(strings.TrimSuffix(string(text), "\n"), "\n"), fds)
+	}
+	m.notify()
+	m.mu.Unlock()
+	// Last of all: this is what ends a barrier.
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
 }
 
