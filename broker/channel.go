@@ -291,6 +291,24 @@ func (c *Channel) Run(ctx context.Context) error {
 	return nil
 }
 
+// Close releases everything that the process would otherwise keep to its end: the ring, and all descriptors. It is for
+// a process that goes on without the channel, after Run.
+func (c *Channel) Close() {
+	for _, o := range c.loop.outlets {
+		sys.Close(o.fd)
+	}
+	in := &c.cfg.Inherited
+	for _, d := range []activation.Descriptor{in.Source, in.Publish, in.Register, in.Subscribe} {
+		if d.Given() {
+			sys.Close(d.FD)
+		}
+	}
+	c.prover.close()
+	c.loop.ep.Close()
+	c.loop.wake.Close()
+	c.ring.Retire()
+}
+
 // drain lets the sinks have what they take: once over for a service manager, which keeps the rest for a successor, and
 // up to 2 s for nobody.
 func (c *Channel) drain() {

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package brokertest starts a real broker in a temporary folder, for anyone's tests. It is the program itself, in this
+// process: real sockets, real ring, nothing mocked. It is not a fake, and it has no service manager.
+//
+// The package makes no compatibility promise.
+package brokertest
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker"
+	"github.com/msgmux/msgmux/broker/control"
+	"github.com/msgmux/msgmux/broker/ring"
+)
+
+// Broker is a broker that runs until the test ends or Stop is called.
+type Broker struct {
+	Dir     string // of its sockets
+	Channel *broker.Channel
+
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// Config is what a test's broker is like unless the test says otherwise: a small ring, the usual patience.
+func Config() broker.Config {
+	return broker.Config{
+		Version:  "test",
+		Geometry: ring.Geometry{Size: 1 << 20, MaxMessage: 256 << 10, MaxSinks: 64},
+		Patience: time.Second, SinksPerUser: 32, Queue: 512 << 10, QueueTotal: 1 << 30,
+	}
+}
+
+// Start starts a broker. change may alter its configuration before that.
+func Start(t testing.TB, change ...func(*broker.Config)) *Broker {
+	t.Helper()
+	// Not t.TempDir: its paths are too long for a socket.
+	dir, err := os.MkdirTemp("", "mm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	sockets, err := activation.Bind(dir, 0o660)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir+"/sinks", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config()
+	cfg.RuntimeDir, cfg.SinksDir = dir, dir+"/sinks"
+	cfg.Inherited = activation.Set{Source: sockets.Source, Publish: sockets.Publish, Register: sockets.Register,
+		Subscribe: sockets.Subscribe, Control: sockets.Control}
+	cfg.Log = slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})
+	for _, f := range change {
+		f(&cfg)
+	}
+	channel, err := broker.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := control.NewServer(sockets.Control.FD, channel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	b := &Broker{Dir: dir, Channel: channel, cancel: cancel, done: make(chan struct{})}
+	served := make(chan struct{})
+	go func() { defer close(served); server.Serve(ctx) }()
+	go func() {
+		defer close(b.done)
+		channel.Run(ctx)
+		<-served
+		channel.Close()
+		sockets.Unlink()
+	}()
+	t.Cleanup(b.Stop)
+	return b
+}
+
+// Stop ends the broker and waits until it is gone, its descriptors included. A second call does nothing.
+func (b *Broker) Stop() {
+	b.cancel()
+	<-b.done
+}
