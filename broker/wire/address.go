@@ -13,6 +13,9 @@ import (
 // NUL at its end and an abstract name one for the NUL in front.
 const maxName = 107
 
+// maxQuote is how much of what a stranger sent an error repeats, in bytes: a whole address fits.
+const maxQuote = 120
+
 // Address is the name of a Unix socket. The zero value is no address; where it stands depends on what it is part of.
 type Address struct {
 	Abstract bool   // in the abstract namespace of Linux, without a file
@@ -77,9 +80,8 @@ func hidden(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.
 
 // quote makes what a stranger sent fit for an error text: printable, and short however long it was.
 func quote(s string) string {
-	const enough = 120 // bytes; a whole address fits
-	if len(s) > enough {
-		return strconv.Quote(cut(s, enough)) + "..."
+	if len(s) > maxQuote {
+		return strconv.Quote(cut(s, maxQuote)) + "..."
 	}
 	return strconv.Quote(s)
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"unicode"
 	"unicode/utf8"
@@ -124,6 +125,10 @@ func FuzzParseRegistration(f *testing.F) {
 		r, err := wire.ParseRegistration(text)
 		if err != nil {
 			checkRefusal(t, err)
+			checkAddress(t, r.Address)
+			if r != (wire.Registration{Address: r.Address, Options: wire.Options{Reply: r.Reply}}) {
+				t.Fatalf("%+v comes with a refusal", r)
+			}
 			return
 		}
 		checkAddress(t, r.Address)
@@ -200,6 +205,7 @@ func FuzzCheckRecords(f *testing.F) {
 	}
 	// The fuzzer does not grow inputs to 64 KiB by itself: empty records in front make them large.
 	f.Fuzz(func(t *testing.T, b []byte, maxMessage int, empty uint16) {
+		maxMessage = max(maxMessage, 0)
 		b = append(make([]byte, int(empty)*4), b...)
 		n, err := wire.CheckRecords(b, maxMessage)
 		want, ok := records(b)
@@ -251,7 +257,8 @@ func FuzzParseSinkPacket(f *testing.F) {
 }
 
 func FuzzControlRequest(f *testing.F) {
-	seed(f, "request-*.json", `{"op":"set","sink":"db","patience":"soon"}`, `{"op":"status"} {}`, `[[[[`, "null")
+	seed(f, "request-*.json", `{"op":"set","sink":"db","patience":"soon"}`, `{"op":"status"} {}`, `[[[[`, "null",
+		`{"`+strings.Repeat("F", 900)+`":1}`)
 	f.Fuzz(func(t *testing.T, text []byte) {
 		r, err := wire.ParseRequest(text)
 		if err != nil {

@@ -2,6 +2,8 @@
 
 package wire
 
+import "strings"
+
 // MaxRegistration is the longest registration in bytes. A longest address with every option has under 400; the rest is
 // for comments and for options to come.
 const MaxRegistration = 4096
@@ -17,7 +19,9 @@ type Registration struct {
 }
 
 // ParseRegistration reads a registration: the address on the first line, then options, one a line, or the word "remove".
-// The error is an *Error.
+// The error is an *Error. What comes with it is only for the answer: the address if that could be read, and Reply if one
+// is asked for. Behind an empty first line Reply stays false then, since the sender's own address is the sink's, where
+// an answer would be taken for a message.
 func ParseRegistration(b []byte) (Registration, error) {
 	if err := checkText(b, MaxRegistration); err != nil {
 		return Registration{}, err
@@ -25,7 +29,7 @@ func ParseRegistration(b []byte) (Registration, error) {
 	first, rest := cutLine(string(b))
 	addr, err := ParseAddress(first)
 	if err != nil {
-		return Registration{}, err
+		return refused(addr, first, rest), err
 	}
 	r := Registration{Address: addr}
 	r.Options, err = parseOptions(rest, func(line string) (bool, error) {
@@ -38,14 +42,25 @@ func ParseRegistration(b []byte) (Registration, error) {
 		r.Remove = true
 		return true, nil
 	})
-	switch {
-	case err != nil:
-		return Registration{}, err
 	// "remove" and "label=x" could be meant as "remove the one called x", which is not what would happen.
-	case r.Remove && r.Options != Options{Reply: r.Reply}:
-		return Registration{}, Refuse(CodeBadOption, "remove goes with reply only: the address says which sink it is")
+	if err == nil && r.Remove && r.Options != (Options{Reply: r.Reply}) {
+		err = Refuse(CodeBadOption, "remove goes with reply only: the address says which sink it is")
+	}
+	if err != nil {
+		return refused(addr, first, rest), err
 	}
 	return r, nil
+}
+
+// refused is what a registration that cannot be obeyed tells about where to send the answer.
+func refused(addr Address, first, rest string) Registration {
+	r := Registration{Address: addr}
+	for line := range strings.SplitSeq(rest, "\n") {
+		if first != "" && strings.TrimSuffix(line, "\r") == "reply=yes" {
+			r.Reply = true
+		}
+	}
+	return r
 }
 
 // Append appends the text that ParseRegistration reads. Of the options of a removal only Reply is in it. Values that Set

@@ -48,8 +48,32 @@ func TestRegistration(t *testing.T) {
 	} {
 		got, err := wire.ParseRegistration([]byte(test.text))
 		wantCode(t, err, test.code)
-		if got != test.want {
+		if err == nil && got != test.want {
 			t.Errorf("%.40q is read as %+v, want %+v", test.text, got, test.want)
+		}
+	}
+}
+
+// TestRefusedRegistrationSaysWhereToAnswer: whoever asked for an answer waits for it, all the more when it is no.
+func TestRefusedRegistrationSaysWhereToAnswer(t *testing.T) {
+	tap := wire.Address{Abstract: true, Name: "tap"}
+	reply := wire.Options{Reply: true}
+	for text, want := range map[string]wire.Registration{
+		"@tap\nlabel=a b\nreply=yes\n":         {Address: tap, Options: reply},
+		"@tap\r\nreply=yes\r\ncolour=red\r\n":  {Address: tap, Options: reply},
+		"@tap\nremove\nlabel=x\nreply=yes":     {Address: tap, Options: reply},
+		"@tap\nlabel=a b\nreply=no\n":          {Address: tap},
+		"@tap\nlabel=a b\n#reply=yes\n":        {Address: tap},
+		"tap\nlabel=x\nreply=yes\n":            {Options: reply},
+		"reply=yes\n":                          {},
+		"\nlabel=a b\nreply=yes\n":             {},
+		"@tap\nreply=yes\n\xff":                {},
+		"\r\nlabel=a b\nreply=yes\n":           {},
+		"@tap\nlabel=x\nlabel=y\nreply=yes\n#": {Address: tap, Options: reply},
+	} {
+		got, err := wire.ParseRegistration([]byte(text))
+		if err == nil || got != want {
+			t.Errorf("%q is read as %+v, %v; want %+v and an error", text, got, err, want)
 		}
 	}
 }

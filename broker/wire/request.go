@@ -19,7 +19,8 @@ func ParseRequest(b []byte) (Request, error) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
-		return Request{}, Refuse(CodeBadText, "cannot read the request: %v", err)
+		// It may quote a name from the request, of any length.
+		return Request{}, Refuse(CodeBadText, "cannot read the request: %s", cut(err.Error(), maxQuote))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return Request{}, Refuse(CodeBadText, "cannot read the request: something follows it")
