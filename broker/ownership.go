@@ -196,7 +196,7 @@ func (p *prover) inspect(fd int, name string) (proven, *wire.Error) {
 	}
 	if bound, err := sys.PeerName(fd); err != nil {
 		return proven{}, refuseInternal(name, err)
-	} else if bound != peer.Name || peer.Type != syscall.SOCK_DGRAM {
+	} else if !couldBe(peer, bound) {
 		return proven{}, wire.Refuse(wire.CodeNotOwner,
 			"there are two sockets with the inode of %q; open another socket and register that", name)
 	}
@@ -207,6 +207,12 @@ func (p *prover) inspect(fd int, name string) (proven, *wire.Error) {
 	}
 	got.uid = peer.UID
 	return got, nil
+}
+
+// couldBe tells whether a socket that was found by its inode can be the one that the own end is connected to, which is
+// bound to that name.
+func couldBe(found sys.UnixSocket, bound string) bool {
+	return found.Type == syscall.SOCK_DGRAM && found.Name == bound
 }
 
 // ownEnd finds the peer of fd and refuses one that is closed or the broker itself. p.mu is held.

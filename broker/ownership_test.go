@@ -13,8 +13,10 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -64,11 +66,18 @@ func sharedDir(tb testing.TB) string {
 // bindSocket binds a socket of this process to name, which everybody may write to.
 func bindSocket(tb testing.TB, kind int, name string) int {
 	tb.Helper()
+	fd := bindMortal(tb, kind, name)
+	tb.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// bindMortal is bindSocket for one that the caller closes.
+func bindMortal(tb testing.TB, kind int, name string) int {
+	tb.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { unix.Close(fd) })
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
 		tb.Fatalf("bind %q: %v", name, err)
 	}
@@ -416,9 +425,9 @@ func TestPromise8_Rebound(t *testing.T) {
 		rebind := func(old int) (impostor int) {
 			unix.Close(old)
 			os.Remove(name)
-			return bindSocket(t, unix.SOCK_DGRAM, name)
+			return bindMortal(t, unix.SOCK_DGRAM, name)
 		}
-		sink := bindSocket(t, unix.SOCK_DGRAM, name)
+		sink := bindMortal(t, unix.SOCK_DGRAM, name)
 		got := mustJoin(t, p, name, me(), socketInode(t, sink), uint32(os.Getuid()))
 		impostor := rebind(sink)
 		_, refusal := p.check(got.fd, uint32(os.Getuid()))
@@ -439,12 +448,13 @@ func TestPromise8_Rebound(t *testing.T) {
 		if n, err := unix.Read(nonblocking(t, impostor), make([]byte, 8)); err != unix.EAGAIN {
 			t.Errorf("the new owner of %q received %d bytes, %v", name, n, err)
 		}
+		unix.Close(impostor)
 	}
 }
 
-// TestPromise8_TwoOfOneInode: when the socket that was looked up does not have the name of the one that is connected,
-// it is another one. Inodes cannot be made to collide in a test; but of an abstract name with a NUL inside, which no
-// text can say, getpeername shows a part only, so the two differ.
+// TestPromise8_TwoOfOneInode: a socket that was found by its inode is believed only when it can be the one that is
+// connected. Inodes cannot be made to collide in a test; but of an abstract name with a NUL inside, which no text can
+// say, getpeername shows a part only, so the two differ.
 func TestPromise8_TwoOfOneInode(t *testing.T) {
 	p := ownershipProver(t)
 	name := ownAbstract(t, "a\x00b")
@@ -455,6 +465,73 @@ func TestPromise8_TwoOfOneInode(t *testing.T) {
 	if after := descriptors(t); after != before {
 		t.Errorf("%d descriptors are open, %d before", after, before)
 	}
+	for _, test := range []struct {
+		found sys.UnixSocket
+		want  bool
+	}{
+		{sys.UnixSocket{Type: unix.SOCK_DGRAM, Name: "@victim"}, true},
+		{sys.UnixSocket{Type: unix.SOCK_DGRAM, Name: "@attacker"}, false},
+		{sys.UnixSocket{Type: unix.SOCK_DGRAM, Name: ""}, false},
+		{sys.UnixSocket{Type: unix.SOCK_STREAM, Name: "@victim"}, false}, // streams have abstract names of their own
+		{sys.UnixSocket{Type: unix.SOCK_SEQPACKET, Name: "@victim"}, false},
+	} {
+		if got := couldBe(test.found, "@victim"); got != test.want {
+			t.Errorf("connected to a datagram socket @victim, found %+v: %v", test.found, got)
+		}
+	}
+}
+
+// TestPromise8_ClosedMeanwhile: a socket that closes while it is looked at is closed, and not taken for one of another
+// network namespace, which would send its owner looking in the wrong place.
+func TestPromise8_ClosedMeanwhile(t *testing.T) {
+	p := ownershipProver(t)
+	name := ownAbstract(t, "a")
+	// look looks at a socket that closes after that time, and returns how long it took and what came of it.
+	look := func(after time.Duration) (time.Duration, *wire.Error) {
+		sink := bindMortal(t, unix.SOCK_DGRAM, name)
+		fd, err := sys.ConnectDatagram(name, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		var begin atomic.Bool
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for !begin.Load() {
+			}
+			for start := time.Now(); time.Since(start) < after; {
+			}
+			unix.Close(sink)
+		}()
+		start := time.Now()
+		begin.Store(true)
+		_, refusal := p.inspect(fd, name)
+		took := time.Since(start)
+		<-done
+		return took, refusal
+	}
+	took := time.Second
+	for range 10 { // the shortest, as the scheduler may come between
+		if once, refusal := look(10 * time.Millisecond); refusal == nil {
+			took = min(took, once)
+		}
+	}
+	const rounds = 1000
+	alive, closed := 0, 0
+	for i := range rounds {
+		switch _, refusal := look(took * time.Duration(i) * 2 / rounds); {
+		case refusal == nil:
+			alive++
+		case refusal.Code == wire.CodeNoPeer:
+			closed++
+		default:
+			t.Fatalf("round %d: %v", i, refusal)
+		}
+	}
+	if alive == 0 || closed == 0 {
+		t.Errorf("%d alive, %d closed: none was closing while it was looked at", alive, closed)
+	}
 }
 
 // TestPromise8_Refusals: each thing that is not a socket one can send to, with what to do about it.
@@ -463,7 +540,7 @@ func TestPromise8_Refusals(t *testing.T) {
 	dir := sharedDir(t)
 	bindSocket(t, unix.SOCK_STREAM, dir+"/stream")
 	bindSocket(t, unix.SOCK_SEQPACKET, dir+"/seqpacket")
-	unix.Close(bindSocket(t, unix.SOCK_DGRAM, dir+"/stale"))
+	unix.Close(bindMortal(t, unix.SOCK_DGRAM, dir+"/stale"))
 	if err := os.WriteFile(dir+"/file", nil, 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -560,9 +637,11 @@ func TestDeadPeers(t *testing.T) {
 	var want []int
 	for i := range sinks {
 		name := ownAbstract(t, fmt.Sprint(i))
-		sink := bindSocket(t, unix.SOCK_DGRAM, name)
+		sink := bindMortal(t, unix.SOCK_DGRAM, name)
 		got := mustJoin(t, p, name, me(), socketInode(t, sink), uint32(os.Getuid()))
-		if i%7 == 0 {
+		if i%7 != 0 {
+			t.Cleanup(func() { unix.Close(sink) })
+		} else {
 			unix.Close(sink)
 			want = append(want, i)
 		}

@@ -165,6 +165,43 @@ func TestParseControlPidfdErrno(t *testing.T) {
 	}
 }
 
+// TestParseControlOtherLevel: messages of other levels count their types anew; the numbers in them are no descriptors.
+func TestParseControlOtherLevel(t *testing.T) {
+	b := controlMessage(unix.SCM_RIGHTS, 1000)
+	binary.NativeEndian.PutUint32(b[unix.SizeofCmsghdr-8:], unix.SOL_IP)
+	b = append(b, controlMessage(unix.SCM_RIGHTS, 1001)...)
+	if _, fds, err := ParseControl(b); err != nil || !slices.Equal(fds, []int{1001}) {
+		t.Errorf("got %v, %v", fds, err)
+	}
+}
+
+// TestParseControlEnd: nothing behind the buffer is read, whatever the lengths in it say; reading there faults.
+func TestParseControlEnd(t *testing.T) {
+	page := os.Getpagesize()
+	memory, err := unix.Mmap(-1, 0, 2*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(memory)
+	if err := unix.Mprotect(memory[page:], unix.PROT_NONE); err != nil {
+		t.Fatal(err)
+	}
+	for _, message := range [][]byte{
+		controlMessage(unix.SCM_RIGHTS, 1, 2, 3), controlMessage(unix.SCM_CREDENTIALS, 1, 2, 3),
+		controlMessage(unix.SCM_PIDFD, 1), bytes.Repeat([]byte{0xff}, 64),
+	} {
+		for n := range len(message) + 1 {
+			b := memory[page-n : page : page]
+			copy(b, message)
+			ParseControl(b)
+			if n >= 4 { // the length is what is there, odd numbers too
+				binary.NativeEndian.PutUint32(b, uint32(n))
+				ParseControl(b)
+			}
+		}
+	}
+}
+
 // TestParseControlAllocations: in the steady state of a channel nothing is attached, and nothing may be allocated.
 func TestParseControlAllocations(t *testing.T) {
 	b := controlMessage(unix.SCM_CREDENTIALS, 1, 2, 3)

@@ -3,6 +3,7 @@
 package sys
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,14 +24,21 @@ func newDiag(tb testing.TB) *SockDiag {
 	return d
 }
 
-// bindDatagram binds a datagram socket to name and returns it.
+// bindDatagram binds a datagram socket to name.
 func bindDatagram(tb testing.TB, name string) int {
+	tb.Helper()
+	fd := bindMortal(tb, name)
+	tb.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// bindMortal is bindDatagram for one that the caller closes.
+func bindMortal(tb testing.TB, name string) int {
 	tb.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { unix.Close(fd) })
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
 		tb.Fatalf("bind %q: %v", name, err)
 	}
@@ -111,7 +119,7 @@ func TestLookup(t *testing.T) {
 // question is answered all the same.
 func TestLookupNoSocket(t *testing.T) {
 	d := newDiag(t)
-	fd := bindDatagram(t, abstractName(t, "a"))
+	fd := bindMortal(t, abstractName(t, "a"))
 	n := inodeOf(t, fd)
 	cookie, err := SocketCookie(fd)
 	if err != nil {
@@ -140,7 +148,7 @@ func TestLookupNoSocket(t *testing.T) {
 func TestPeerOfDeadSocket(t *testing.T) {
 	d := newDiag(t)
 	name := abstractName(t, "a")
-	sink := bindDatagram(t, name)
+	sink := bindMortal(t, name)
 	fd := connectDatagram(t, name)
 	unix.Close(sink)
 	if s, err := d.LookupFD(fd); err != nil || s.Peer != 0 || s.State != StateEstablished {
@@ -221,6 +229,31 @@ func TestStaleAnswer(t *testing.T) {
 	}
 }
 
+// TestForgedAnswer: no other process can answer in place of the kernel, not even root's.
+func TestForgedAnswer(t *testing.T) {
+	d := newDiag(t)
+	sink := bindDatagram(t, abstractName(t, "a"))
+	port, err := unix.Getsockname(d.fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	msg := make([]byte, unixDiagMsgSize)
+	msg[0] = unix.AF_UNIX
+	forged := netlinkMessage(d, unix.SOCK_DIAG_BY_FAMILY, 0, msg)
+	// ECONNREFUSED by the socket; EPERM by the kernel when the sender is not root.
+	if err := unix.Sendto(fd, forged, 0, port); err != unix.ECONNREFUSED && err != unix.EPERM {
+		t.Errorf("sending an answer: %v", err)
+	}
+	if s, err := d.Lookup(inodeOf(t, sink)); err != nil || s.Inode != inodeOf(t, sink) {
+		t.Errorf("got %+v, %v; want inode %d", s, err, inodeOf(t, sink))
+	}
+}
+
 // netlinkMessage is one message as the kernel would write it, seq being that of the next question.
 func netlinkMessage(d *SockDiag, kind, flags uint16, body []byte) []byte {
 	e := binary.NativeEndian
@@ -233,8 +266,8 @@ func netlinkMessage(d *SockDiag, kind, flags uint16, body []byte) []byte {
 }
 
 // script puts in place of the kernel a socket from which d reads these datagrams, for what the kernel does not do on
-// demand. The socket is closed by d.
-func script(t *testing.T, d *SockDiag, datagrams ...[]byte) {
+// demand. The socket is closed by d; the other end, on which the question arrives, with the test.
+func script(t *testing.T, d *SockDiag, datagrams ...[]byte) (other int) {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -252,6 +285,7 @@ func script(t *testing.T, d *SockDiag, datagrams ...[]byte) {
 	}
 	d.Close()
 	d.fd = pair[0]
+	return pair[1]
 }
 
 // TestBrokenAnswers: whatever comes back instead of an answer is an error, and the next question is asked on a fresh
@@ -294,13 +328,38 @@ func TestBrokenAnswers(t *testing.T) {
 			if s, err := d.Lookup(n); !errors.Is(err, test.want) {
 				t.Errorf("got %+v, %v; want %v", s, err, test.want)
 			}
-			if d.fd == fake {
-				d.Close() // an errno was a proper answer
+			if kept := d.fd == fake; kept != (test.want == unix.EPERM || test.name == "end at once") {
+				t.Errorf("the old socket was kept: %v", kept)
 			}
+			d.Close() // a proper answer does not close the one that played the kernel
 			if s, err := d.Lookup(n); err != nil || s.Inode != n {
 				t.Errorf("afterwards: %+v, %v", s, err)
 			}
 		})
+	}
+}
+
+// TestLookupFDAsksByCookie: a descriptor's own socket is asked for by the number that never repeats. Two sockets of one
+// inode cannot be made in a test, so the question itself is looked at.
+func TestLookupFDAsksByCookie(t *testing.T) {
+	d := newDiag(t)
+	fd := bindDatagram(t, abstractName(t, "a"))
+	cookie, err := SocketCookie(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel := script(t, d)
+	if s, err := d.LookupFD(fd); err == nil {
+		t.Fatalf("got %+v from nobody", s)
+	}
+	request := make([]byte, 64)
+	n, err := unix.Read(kernel, request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := question{inode: inodeOf(t, fd), cookie: cookie, states: AllStates, show: showName | showPeer | showUID}
+	if w := want.append(nil, d.seq); !bytes.Equal(request[:n], w) {
+		t.Errorf("asked %x\nwant  %x", request[:n], w)
 	}
 }
 
