@@ -208,7 +208,7 @@ type opLog struct {
 
 // The operations. Their order is of no meaning; their numbers are part of the layout.
 const (
-	idle = iota
+	phaseIdle = iota
 	opRecv
 	opAppend
 	opSend

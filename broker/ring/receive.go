@@ -97,6 +97,7 @@ func (r *Ring) Append() (out Outcome) {
 	for r.Landed() && !r.full {
 		r.append(&out)
 	}
+	r.waiting.Store(r.c.Landed - r.c.Next)
 	return out
 }
 

@@ -112,7 +112,7 @@ func (r *Ring) recover() error {
 		return fmt.Errorf("operation %d", phase)
 	}
 	if r.opt.IgnoreRecords {
-		phase = idle
+		phase = phaseIdle
 	}
 	if c.LandKind != Datagrams && c.LandKind != Packets {
 		return fmt.Errorf("landed kind %d", c.LandKind)
@@ -152,7 +152,7 @@ func (r *Ring) recover() error {
 	if err := r.check(); err != nil {
 		return err
 	}
-	l.Phase.Store(idle)
+	l.Phase.Store(phaseIdle)
 	return nil
 }
 
@@ -398,3 +398,17 @@ func (r *Ring) Consume(fd int) unix.Errno {
 // Attempts counts the brokers that have begun with the registration at the head of the queue. It belongs to the
 // registrar, which adds to it before it looks at the registration.
 func (r *Ring) Attempts() *atomic.Uint32 { return &r.c.Attempts }
+
+// GenerationOf reads the generation from the header of one file of a ring; ok is false if it has none.
+func GenerationOf(fd int) (generation uint64, ok bool) {
+	if size, err := sys.FileSize(fd); err != nil || size < headerSize {
+		return 0, false
+	}
+	b, err := sys.Map(fd, 0, headerSize)
+	if err != nil {
+		return 0, false
+	}
+	defer sys.Unmap(b)
+	h := at[header](b, 0)
+	return h.Generation, h.Magic.Load() == magic
+}

@@ -73,9 +73,10 @@ type Ring struct {
 	judged    []*Sink
 	verdicts  []Verdict
 	clock     time.Duration
-	full      bool // the next landed record does not fit
-	freed     int  // entries that Open gave up
-	receivers int  // connected sockets of sinks that are no taps
+	full      bool          // the next landed record does not fit
+	freed     int           // entries that Open gave up
+	waiting   atomic.Uint32 // Landed - Next, for the snapshot
+	receivers int           // connected sockets of sinks that are no taps
 }
 
 // Create makes a new pair of files with an empty ring of shape g. generation must be larger than that of any pair
@@ -230,5 +231,5 @@ func (r *Ring) log(phase uint32, seam string) {
 // done ends an operation.
 func (r *Ring) done(seam string) {
 	r.ops.Seam(seam)
-	r.c.Log.Phase.Store(idle)
+	r.c.Log.Phase.Store(phaseIdle)
 }

@@ -50,7 +50,7 @@ func (g *rig) add(spec Spec, oldest bool) *Sink {
 		g.t.Fatal(err)
 	}
 	g.out[s] = pair(g.t)
-	g.r.Connect(s, true)
+	g.r.Connect(s, true, 0)
 	return s
 }
 

@@ -53,6 +53,8 @@ type Numbers struct {
 	Lagging   bool
 	Catching  bool
 	Attaching bool
+	Absent    bool          // its socket is not connected
+	Stalled   bool          // its socket is full
 	Owed      time.Duration // its account, or its user's
 }
 
@@ -80,9 +82,9 @@ func (r *Ring) Snapshot(buf []Numbers) (Totals, []Numbers) {
 	for i := range buf[first:] {
 		n := &buf[first+i]
 		if share, ok := byID[n.Spec.ShareID]; ok && n.Spec.ShareID != 0 {
-			spec, took, attaching := n.Spec, n.Took, n.Attaching
+			own := *n
 			*n = share
-			n.Spec, n.Took, n.Attaching = spec, took, attaching
+			n.Spec, n.Took, n.Attaching, n.Absent, n.Stalled = own.Spec, own.Took, own.Attaching, own.Absent, own.Stalled
 		}
 	}
 	return t, buf
@@ -108,6 +110,7 @@ func (s *Sink) numbers(head Place) (n Numbers) {
 	stable(&e.Word, func() { n.Cursor, n.Lost = e.Cursor.load(), e.Lost.Load() })
 	f := e.Flags.Load()
 	n.Lagging, n.Catching = f&flagLagging != 0, f&flagCatching != 0
+	n.Absent, n.Stalled = s.cookie.Load() == 0, s.stalled.Load()
 	n.Attaching = e.State.Load() == attaching
 	n.Owed = time.Duration(e.Owed.Load())
 	// Head was read before: a cursor may have gone past it meanwhile.
@@ -120,3 +123,6 @@ func (s *Sink) numbers(head Place) (n Numbers) {
 	}
 	return n
 }
+
+// Waiting is how many messages or packets are in the landing zone. It may be called from any goroutine.
+func (r *Ring) Waiting() uint64 { return uint64(r.waiting.Load()) }

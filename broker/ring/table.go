@@ -83,9 +83,11 @@ func (i *identity) spec() (s Spec, ok bool) {
 
 // Sink is an entry of the table in use.
 type Sink struct {
-	spec atomic.Pointer[Spec]
-	slot int
-	e    *entry
+	spec    atomic.Pointer[Spec]
+	cookie  atomic.Uint64
+	stalled atomic.Bool
+	slot    int
+	e       *entry
 
 	// The data thread's own view; readers of the snapshot use none of it.
 	cursor    *Sink // whose cursor it uses: itself, or its share
@@ -101,6 +103,16 @@ type Sink struct {
 
 // Spec is what the sink is. It may be read from any goroutine.
 func (s *Sink) Spec() *Spec { return s.spec.Load() }
+
+// Cookie is what Connect was told, 0 while the socket is not connected. It may be read from any goroutine.
+func (s *Sink) Cookie() uint64 { return s.cookie.Load() }
+
+// Stall says, for the snapshot, whether the socket is full.
+func (s *Sink) Stall(yes bool) {
+	if s.stalled.Load() != yes {
+		s.stalled.Store(yes)
+	}
+}
 
 // ID tells the sink from all others, past and future.
 func (s *Sink) ID() uint64 { return s.Spec().ID }
@@ -125,6 +137,13 @@ func (r *Ring) NewID() uint64 {
 	id := r.c.NextID.Load()
 	r.c.NextID.Store(id + 1)
 	return id
+}
+
+// Reserve makes sure that NewID never returns id: it is in use already.
+func (r *Ring) Reserve(id uint64) {
+	if r.c.NextID.Load() <= id {
+		r.c.NextID.Store(id + 1)
+	}
 }
 
 // Add enters a sink into the table. Its cursor begins at delivered, so that it also gets what nobody has had, or with
@@ -229,8 +248,10 @@ func (r *Ring) share(name string, uid uint32) *Sink {
 // Attach makes an attaching client a sink like any other.
 func (r *Ring) Attach(s *Sink) { s.e.State.Store(active) }
 
-// Connect says that the socket of s can take messages, or (false) that it cannot just now.
-func (r *Ring) Connect(s *Sink, yes bool) {
+// Connect says that the socket of s can take messages, or (false) that it cannot just now. The cookie is the kernel's
+// for that socket, for whoever asks after it.
+func (r *Ring) Connect(s *Sink, yes bool, cookie uint64) {
+	s.cookie.Store(cookie)
 	if s.self == yes {
 		return
 	}
@@ -261,6 +282,15 @@ func (r *Ring) Update(s *Sink, spec Spec) {
 	s.spec.Store(&spec)
 }
 
+// SetPatience is Update of the patience alone; for a member of a share it is the share's.
+func (r *Ring) SetPatience(s *Sink, d time.Duration) {
+	for _, x := range []*Sink{s, s.cursor} {
+		spec := *x.Spec()
+		spec.Patience = d
+		r.Update(x, spec)
+	}
+}
+
 func (r *Ring) applyUpdate() {
 	e := &r.entries[r.c.Log.Slot]
 	e.identity = r.c.Staged
@@ -271,7 +301,7 @@ func (r *Ring) applyUpdate() {
 // Remove is the operation REMOVE: the sink is forgotten, and what it had not been sent is abandoned. With the last
 // member of a share the share goes. It returns how many messages were abandoned.
 func (r *Ring) Remove(s *Sink) (abandoned uint64) {
-	r.Connect(s, false)
+	r.Connect(s, false, 0)
 	if share := s.cursor; share != s {
 		r.forget(s, 0, 0, 0)
 		if share.members--; share.members == 0 {

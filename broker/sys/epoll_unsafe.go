@@ -54,7 +54,7 @@ func (e *Epoll) ctl(op, fd int, events uint32, key uint64) error {
 }
 
 // Key is what Add was told for the descriptor that ev is about.
-func Key(ev *unix.EpollEvent) uint64 {
+func Key(ev *Event) uint64 {
 	return uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32
 }
 
@@ -65,7 +65,7 @@ func Key(ev *unix.EpollEvent) uint64 {
 const shortWait = 2 * time.Millisecond
 
 // EpollWait implements [Ops]. It needs Linux 5.11 (epoll_pwait2) for waits under a millisecond.
-func (Kernel) EpollWait(_ string, epfd int, events []unix.EpollEvent, d time.Duration) (int, unix.Errno) {
+func (Kernel) EpollWait(_ string, epfd int, events []Event, d time.Duration) (int, unix.Errno) {
 	if d == 0 {
 		return epollWait(epfd, events, 0, true)
 	}
@@ -82,7 +82,7 @@ func (Kernel) EpollWait(_ string, epfd int, events []unix.EpollEvent, d time.Dur
 	return epollWait(epfd, events, d, false)
 }
 
-func epollWait(epfd int, events []unix.EpollEvent, d time.Duration, raw bool) (int, unix.Errno) {
+func epollWait(epfd int, events []Event, d time.Duration, raw bool) (int, unix.Errno) {
 	var ts *unix.Timespec
 	var t unix.Timespec
 	if d >= 0 {
@@ -105,4 +105,49 @@ func epollWait(epfd int, events []unix.EpollEvent, d time.Duration, raw bool) (i
 		return 0, 0
 	}
 	return 0, e
+}
+
+// Event is struct epoll_event; see Key.
+type Event = unix.EpollEvent
+
+// What epoll can be asked to tell of (epoll_ctl(2)).
+const (
+	Readable = unix.EPOLLIN
+	Writable = unix.EPOLLOUT
+	HungUp   = unix.EPOLLRDHUP // the other end is closed for writing; EPOLLHUP and EPOLLERR come unasked
+	OneShot  = unix.EPOLLONESHOT
+	Edge     = unix.EPOLLET
+)
+
+// WaitReadable waits until one of the descriptors can be read from, or its other end is gone, and returns its index in
+// fds; -1 after timeout (< 0: for ever). It is for goroutines that may wait.
+func WaitReadable(timeout time.Duration, fds ...int) (int, error) {
+	set := make([]unix.PollFd, len(fds))
+	for i, fd := range fds {
+		set[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	}
+	var deadline time.Time
+	if timeout >= 0 {
+		deadline = time.Now().Add(timeout)
+	}
+	for {
+		ms := -1
+		if timeout >= 0 {
+			ms = int(max(0, time.Until(deadline)+time.Millisecond-1) / time.Millisecond)
+		}
+		n, err := unix.Poll(set, ms)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return -1, os.NewSyscallError("poll", err)
+		case n == 0:
+			return -1, nil
+		}
+		for i := range set {
+			if set[i].Revents != 0 {
+				return i, nil
+			}
+		}
+	}
 }

@@ -20,7 +20,7 @@ type Ops interface {
 	// many were accepted, a leading part of vec. An error is told only when the very first was refused.
 	Sendmmsg(seam string, fd int, vec []Mmsghdr) (int, unix.Errno)
 	// EpollWait waits for events for at most d; d < 0 is for ever. EINTR is no events.
-	EpollWait(seam string, epfd int, events []unix.EpollEvent, d time.Duration) (int, unix.Errno)
+	EpollWait(seam string, epfd int, events []Event, d time.Duration) (int, unix.Errno)
 	// Seam marks a point between two calls. It does nothing outside tests.
 	Seam(name string)
 }

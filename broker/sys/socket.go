@@ -25,3 +25,29 @@ func SendBuffer(fd int) (int, error) {
 	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	return n, os.NewSyscallError("getsockopt", err)
 }
+
+// Reply sends one datagram without waiting. What cannot be sent now is not sent.
+func Reply(fd int, b []byte) error {
+	return os.NewSyscallError("send", unix.Send(fd, b, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL))
+}
+
+// Accept takes a connection from a listening socket. It waits if none is there. The descriptor is close-on-exec and
+// not O_NONBLOCK.
+func Accept(fd int) (int, error) {
+	for {
+		n, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+		if err == unix.EINTR || err == unix.ECONNABORTED {
+			continue
+		}
+		return n, os.NewSyscallError("accept4", err)
+	}
+}
+
+// PeerCredentials are those of the process that connected (SO_PEERCRED, unix(7)).
+func PeerCredentials(fd int) (Credentials, error) {
+	u, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return Credentials{}, os.NewSyscallError("getsockopt", err)
+	}
+	return Credentials{PID: u.Pid, UID: u.Uid, GID: u.Gid}, nil
+}
