@@ -3,9 +3,10 @@
 package ring
 
 import (
-	"math"
 	"math/bits"
 	"time"
+
+	"github.com/msgmux/msgmux/broker/wire"
 )
 
 // MaxStep is the most that the channel's clock advances from one turn of the
@@ -17,9 +18,6 @@ const MaxStep = 50 * time.Millisecond
 // time. A sink that makes others wait for less than a tenth of the time is
 // therefore waited for without end; one that does so for longer is not.
 const payBackPart = 10
-
-// forever is the patience of a sink that must have everything.
-const forever = time.Duration(math.MaxInt64)
 
 // Step clamps d, the time since the last turn of the loop, to what the
 // channel's clock may advance: 0 to MaxStep.
@@ -62,8 +60,8 @@ func (a *Account) PayBack(dt time.Duration) {
 // Standing is one sink as the rule sees it at one turn of the loop. The caller
 // owns it and may use it again; Turn keeps no pointer to it.
 type Standing struct {
-	// Patience is how long others wait for the sink: math.MaxInt64 is for
-	// ever, 0 is never. A sink that started at the oldest record has 0 until
+	// Patience is how long others wait for the sink: wire.Forever is
+	// always, 0 is never. A sink that started at the oldest record has 0 until
 	// it has caught up once.
 	Patience time.Duration
 
@@ -80,10 +78,8 @@ type Standing struct {
 	BehindDelivered bool // the cursor is before delivered
 
 	// CaughtUp says that during dt the sink had nothing left to read, while
-	// it was connected and no tap. For its sake others are charged, with the
-	// whole of dt, so it must be a fair sample of that time: a sink with
-	// messages in its kernel queue has something left to read, and a sink
-	// has always caught up if one looks only when the slowest has just moved.
+	// it was connected and no tap. Others are charged the whole of dt for its
+	// sake, so it must be a fair sample of that time; see Turn.
 	CaughtUp bool
 
 	// Tap says that the sink only looks on. It is no company to others: the
@@ -103,12 +99,12 @@ type Patience struct {
 	due  time.Duration // what was too little to be paid back, less than payBackPart
 }
 
-// Turn is called once in each turn of the loop with all sinks, connected or
-// not, and says whether any of them began or ceased to be lagging.
+// Turn is called in a turn of the loop with all sinks, connected or not, and
+// says whether any of them began or ceased to be lagging.
 //
-// dt is what the channel's clock advanced since the last turn, at most
-// MaxStep. full says that during dt the ring was full and a source waiting;
-// size is the size of the ring in bytes. In this order:
+// dt is what the channel's clock advanced since the last call, 0 to MaxStep.
+// full says that during dt the ring was full and a source waiting; size is the
+// size of the ring in bytes, not 0. In this order:
 //
 //   - charge: while the ring is full, each sink that holds it up pays dt if
 //     another sink, not lagging itself, had nothing left to read;
@@ -125,10 +121,19 @@ type Patience struct {
 // on a sink moves the tail, and the caller can use that room at once, but
 // nothing that decides about the other sinks depends on the tail: a second
 // pass in the same turn would decide the same.
+//
+// When to look at CaughtUp matters as much as how. A sink has something left
+// to read while messages lie in its kernel queue, even if its cursor is at the
+// head. And the loop must not look only when the slowest sink has just made
+// room: by then a sink that is hardly faster has always caught up, and would
+// have the slowest one charged with all of the time. So charge by the clock:
+// call Turn every few milliseconds with the states found before anything is
+// sent, and in between, where it matters, with a dt of 0. That charges nobody
+// and pays nothing back, but a sink with patience 0 is left behind at once.
 func (p *Patience) Turn(dt time.Duration, size uint64, full bool, sinks []Standing) (changed bool) {
 	p.turn++
 	if full {
-		p.charge(dt, size, sinks)
+		p.charge(dt, sinks)
 	}
 	company := 0
 	for i := range sinks {
@@ -159,7 +164,7 @@ func (p *Patience) Turn(dt time.Duration, size uint64, full bool, sinks []Standi
 
 // charge puts dt on the account of each sink that holds up a full ring while
 // another one is idle.
-func (p *Patience) charge(dt time.Duration, size uint64, sinks []Standing) {
+func (p *Patience) charge(dt time.Duration, sinks []Standing) {
 	// A ring is full when the next record does not fit, which a large record
 	// may do long before all bytes are used. So the sink that is furthest
 	// behind, whose cursor is the tail, is the measure, not the size.
@@ -170,14 +175,14 @@ func (p *Patience) charge(dt time.Duration, size uint64, sinks []Standing) {
 		if s.Lagging {
 			continue
 		}
-		used = max(used, min(s.Lag, size))
+		used = max(used, s.Lag)
 		if s.CaughtUp {
 			idle++
 		}
 	}
 	for i := range sinks {
 		s := &sinks[i]
-		if s.Lagging || !s.BehindDelivered || s.Patience == forever || s.Lag <= used-used/8 {
+		if s.Lagging || !s.BehindDelivered || s.Patience == wire.Forever || 8*s.Lag <= 7*used {
 			continue
 		}
 		others := idle

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/msgmux/msgmux/broker/wire"
 )
 
 // referenceSink is a Standing without its account, which is a number here.
@@ -31,12 +33,12 @@ func (r *reference) turn(dt time.Duration, size uint64, full bool, before []refe
 	furthest := uint64(0)
 	for _, s := range before {
 		if !s.Lagging {
-			furthest = max(furthest, min(s.Lag, size))
+			furthest = max(furthest, s.Lag)
 		}
 	}
 	holdsUp := func(i int) bool {
 		s := before[i]
-		return full && !s.Lagging && s.BehindDelivered && s.Patience != forever &&
+		return full && !s.Lagging && s.BehindDelivered && s.Patience != wire.Forever &&
 			float64(s.Lag) > float64(furthest)*7/8
 	}
 	anotherIsIdle := func(i int) bool {
@@ -116,7 +118,7 @@ func TestPatienceAgainstReference(t *testing.T) {
 			if random.IntN(2) == 0 {
 				s.account = random.IntN(3)
 			}
-			s.Patience = pick(0, time.Millisecond, 20*time.Millisecond, time.Second, forever)
+			s.Patience = pick(0, time.Millisecond, 20*time.Millisecond, time.Second, wire.Forever)
 			s.Tap = random.IntN(6) == 0
 			s.Lagging = random.IntN(4) == 0
 			if accounts[s.account] == nil {

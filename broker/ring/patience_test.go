@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/msgmux/msgmux/broker/wire"
 )
 
 // The tests named after promise 4, isolation with patience, hold one sentence
@@ -46,7 +48,7 @@ func TestPromise4_OnlySinksThatHoldUpOthersAreCharged(t *testing.T) {
 		{"itself idle too", func(s, other *Standing) { s.CaughtUp = true }, true, true},
 		{"at delivered", func(s, other *Standing) { s.BehindDelivered = false }, true, false},
 		{"lagging already", func(s, other *Standing) { s.Lagging = true }, true, false},
-		{"patience for ever", func(s, other *Standing) { s.Patience = forever }, true, false},
+		{"patience for ever", func(s, other *Standing) { s.Patience = wire.Forever }, true, false},
 	} {
 		s, other := hung(), idle()
 		s.Behind, s.Account.Owed = 0, time.Minute
@@ -93,19 +95,22 @@ func TestPromise4_LeftBehindWhenAccountAndTimeBehindExceedPatience(t *testing.T)
 
 func TestPromise4_PauseShorterThanPatienceCostsNothing(t *testing.T) {
 	for _, rate := range []float64{20, 100, 400} { // the ring lasts 3 s, 0.6 s, 0.15 s
-		run := func(length int) *modelChannel {
+		run := func(length int, owed time.Duration) *modelChannel {
 			pausing := pauses(1.1*rate, length, 10000)
 			sinks := []speed{constant(rate), constant(rate), func(t int) float64 { return pausing(t + 5000) }}
-			return runModel(14000, flood, sinks, nil, &codeRule{})
+			accounts := []*Account{{}, {}, {Owed: owed}}
+			return runModel(14000, flood, sinks, nil, &codeRule{accounts: accounts})
 		}
 		for _, length := range []int{1, 100, 500, 900, 1000} {
-			if c := run(length); slices.Max(c.lost) > 0 || c.leftBehindAt[2] >= 0 {
-				t.Errorf("%v a ms, pause of %d ms: lost %v", rate, length, c.lost)
+			for _, owed := range []time.Duration{0, time.Minute} { // it has paused often before
+				if c := run(length, owed); slices.Max(c.lost) > 0 || c.leftBehindAt[2] >= 0 {
+					t.Errorf("%v a ms, pause of %d ms, owed %v: lost %v", rate, length, owed, c.lost)
+				}
 			}
 		}
 		// A sink that pauses for longer than the ring and its patience together
 		// does lose, and it alone.
-		if c := run(5000); c.lost[2] == 0 || c.lost[0]+c.lost[1] > 0 {
+		if c := run(5000, 0); c.lost[2] == 0 || c.lost[0]+c.lost[1] > 0 {
 			t.Errorf("%v a ms, pause of 5 s: lost %v", rate, c.lost)
 		}
 	}
@@ -202,13 +207,13 @@ func TestPromise4_PatienceZeroIsNeverWaitedFor(t *testing.T) {
 
 func TestPromise4_PatienceForeverIsNeverLeftBehind(t *testing.T) {
 	s := hung()
-	s.Patience, s.Behind, s.Account.Owed = forever, forever, forever
+	s.Patience, s.Behind, s.Account.Owed = wire.Forever, wire.Forever, wire.Forever
 	sinks := []Standing{s, idle()}
 	if new(Patience).Turn(MaxStep, testRing, true, sinks) || sinks[0].Lagging {
 		t.Error("left behind")
 	}
 	// It can stop the channel.
-	c := runModel(modelTime, flood, []speed{constant(100), hangs(100)}, []time.Duration{time.Second, forever}, &codeRule{})
+	c := runModel(modelTime, flood, []speed{constant(100), hangs(100)}, []time.Duration{time.Second, wire.Forever}, &codeRule{})
 	if want := c.cur[1] + modelRing; c.head != want || c.lost[1] > 0 {
 		t.Errorf("head %.0f, want %.0f; lost %.0f", c.head, want, c.lost[1])
 	}
@@ -383,7 +388,7 @@ func TestPromise4_ClockAdvancesByAtMost50ms(t *testing.T) {
 func TestPatienceGivesUpAndForgivesInOneTurn(t *testing.T) {
 	s := hung()
 	s.Lag = testRing / 2
-	sinks := []Standing{s, {Patience: forever, Account: new(Account), Lag: testRing, BehindDelivered: true}}
+	sinks := []Standing{s, {Patience: wire.Forever, Account: new(Account), Lag: testRing, BehindDelivered: true}}
 	if new(Patience).Turn(0, testRing, true, sinks) || sinks[0].Lagging {
 		t.Error("lagging")
 	}
@@ -460,7 +465,7 @@ func TestPatienceDoesNotAllocate(t *testing.T) {
 
 func BenchmarkPatience(b *testing.B) {
 	sinks := []Standing{hung()}
-	sinks[0].Patience = forever
+	sinks[0].Patience = wire.Forever
 	for range 63 {
 		sinks = append(sinks, idle())
 	}
