@@ -48,7 +48,7 @@ test: known-parts $(PARTS:%=test-%) ## all tests, set-up included; MSGMUX_REQUIR
 # A part that must not be skipped and does not exist is a mistake, not a success.
 .PHONY: known-parts
 known-parts:
-	@for part in $${MSGMUX_REQUIRE:-}; do \
+	@require=$${MSGMUX_REQUIRE:-}; for part in $${require//,/ }; do \
 		case " $(PARTS) " in *" $$part "*) ;; *) echo "MSGMUX_REQUIRE names $$part; there is: $(PARTS)" >&2; exit 1;; esac; done
 
 .PHONY: test-unit

@@ -83,7 +83,7 @@ func need(t *testing.T, tool string) {
 	if _, err := exec.LookPath(tool); err == nil {
 		return
 	}
-	if slices.Contains(strings.Fields(os.Getenv("MSGMUX_REQUIRE")), "unit") {
+	if slices.Contains(strings.Fields(strings.ReplaceAll(os.Getenv("MSGMUX_REQUIRE"), ",", " ")), "unit") {
 		t.Fatalf("%s is missing, and MSGMUX_REQUIRE wants the unit tests whole", tool)
 	}
 	t.Skipf("%s is missing", tool)

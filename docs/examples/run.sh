@@ -17,7 +17,7 @@ for program in bin/msgmuxd bin/msgmux; do
 done
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/msgmux.XXXXXX")
-export MSGMUX_RUNTIME_DIR="$dir/run" # where bin/msgmux looks for the broker
+export MSGMUX_RUNTIME_DIR="$dir/msgmux" # where bin/msgmux looks for the broker
 mkdir "$MSGMUX_RUNTIME_DIR"
 started=()
 
@@ -75,7 +75,7 @@ listed() { bin/msgmux sinks list >"$dir/list" && grep -qw "$1" "$dir/list"; }
 for sink in alpha beta; do
 	: >"$dir/$sink"
 	# Each line is kept for the comparison below, and shown with the name of the sink that got it.
-	bin/msgmux sub --label "$sink" > >(tee "$dir/$sink" | sed -u "s/^/$sink | /") 2>"$dir/$sink.log" &
+	bin/msgmux sub --label "$sink" > >(tee "$dir/$sink" | sed -u "s/^/$(printf %-5s "$sink") | /") 2>"$dir/$sink.log" &
 	started+=($!)
 	until_true "the registration of sink $sink" listed "$sink"
 done
