@@ -30,7 +30,8 @@ func manager(t *testing.T) *activationtest.Manager {
 func service() (*exec.Cmd, *bytes.Buffer) {
 	var out bytes.Buffer
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childVariable+"=1")
+	// Under the race detector every exit would sleep for a second.
+	cmd.Env = append(os.Environ(), childVariable+"=1", "GORACE=atexit_sleep_ms=0")
 	cmd.Stdout = &out
 	cmd.Stderr = os.Stderr
 	return cmd, &out

@@ -42,7 +42,7 @@ var watchdogPing = []byte(daemon.SdNotifyWatchdog)
 // A nil Notifier is a process without a service manager: every method does nothing and returns nil.
 type Notifier struct {
 	fd   int // blocking; no call of ours waits in it all the same
-	addr *unix.SockaddrUnix
+	addr string
 
 	reconnecting atomic.Bool    // a goroutine is connecting to the manager's new socket
 	goroutines   sync.WaitGroup // that one; Close must not pull the descriptor away under it
@@ -62,7 +62,7 @@ func NewNotifier() (*Notifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach service manager: %w", os.NewSyscallError("socket", err))
 	}
-	n := &Notifier{fd: fd, addr: &unix.SockaddrUnix{Name: name}}
+	n := &Notifier{fd: fd, addr: name}
 	if err := n.connect(); err != nil {
 		unix.Close(fd)
 		return nil, err
@@ -72,8 +72,9 @@ func NewNotifier() (*Notifier, error) {
 
 // connect may be repeated: a datagram socket takes a new peer at any time, so the descriptor never changes.
 func (n *Notifier) connect() error {
-	if err := unix.Connect(n.fd, n.addr); err != nil {
-		return fmt.Errorf("cannot connect to service manager at %s: %w", n.addr.Name, os.NewSyscallError("connect", err))
+	// An address of its own for each call: Connect writes into it, and two may be under way.
+	if err := unix.Connect(n.fd, &unix.SockaddrUnix{Name: n.addr}); err != nil {
+		return fmt.Errorf("cannot connect to service manager at %s: %w", n.addr, os.NewSyscallError("connect", err))
 	}
 	return nil
 }
