@@ -72,8 +72,8 @@ soak: ## hours: SOAK_KILLS (10000) kills under load, SOAK_FUZZ (10m) of each fuz
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAK_FUZZ)
 
 .PHONY: bench
-bench: build ## figures beside other ways to do it; see docs/performance.md
-	cd broker/bench && go run .
+bench: build ## figures beside the floors, root, 7 minutes; broker/bench/README.md has more
+	cd broker/bench && go run ./driver suite
 
 .PHONY: lint
 lint: ## gofmt, vet, golangci-lint, shellcheck
