@@ -3,6 +3,7 @@ module github.com/msgmux/msgmux/broker/bench
 go 1.26.0
 
 require (
+	github.com/msgmux/msgmux v0.0.0-00010101000000-000000000000
 	github.com/nats-io/nats.go v1.55.0
 	golang.org/x/sys v0.49.0
 )

@@ -24,7 +24,6 @@ type adapter struct {
 	many         bool // one sink process can serve any number of sockets
 
 	maxSize  int      // largest payload that it can carry; 0: any
-	lossy    bool     // it drops instead of holding the source back
 	packages []string // Debian packages that it needs
 }
 
@@ -48,6 +47,10 @@ var adapters = append([]*adapter{
 	{
 		name: "msgmux", about: "datagrams in and out, single send and recv at the ends", group: "msgmux",
 		broker: msgmuxd, ready: []string{"source", "register"}, source: datagrams, sink: datagrams, many: true,
+	},
+	{
+		name: "msgmux-go", about: "the Go client at both ends", group: "msgmux",
+		broker: msgmuxd, ready: []string{"source", "register"}, source: program{name: "goclient"}, sink: program{name: "goclient"},
 	},
 	{
 		name: "msgmux-pack", about: "datagrams in by single send, frames out", group: "msgmux",

@@ -29,6 +29,7 @@ var recipes = map[string]recipe{
 	"zmq":         {libs: []string{"-lzmq"}},
 	"nng":         {libs: []string{"-lnng"}},
 	"dbus":        {libs: []string{"-lsystemd"}},
+	"goclient":    {pkg: "./goclient"},
 	"nats":        {pkg: "./nats"},
 	"nats-server": {pkg: "github.com/nats-io/nats-server/v2"},
 }

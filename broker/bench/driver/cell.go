@@ -21,6 +21,7 @@ type cell struct {
 	sinks   int // receiving sockets
 	procs   int // processes that serve them
 	qlen    int
+	steady  bool // measured by window
 
 	dir    string // the run's sockets
 	board  *meter.Board
@@ -41,7 +42,7 @@ func (b *bench) newCell(a *adapter, sinks, qlen int) *cell {
 	if !a.many {
 		procs = sinks
 	}
-	return &cell{bench: b, adapter: a, sinks: sinks, procs: min(procs, sinks), qlen: qlen}
+	return &cell{bench: b, adapter: a, sinks: sinks, procs: min(procs, sinks), qlen: qlen, steady: b.steady}
 }
 
 // bytes is the payload size, as far as the adapter can carry it.
@@ -53,8 +54,8 @@ func (c *cell) bytes() int {
 }
 
 // up starts broker, sinks and source, and warms them up: every sink has had a
-// message, and with flood, 100 ms of it, when up returns. The caller calls down
-// in any case.
+// message, and with flood, 100 ms of it, when up returns; a window warms up by
+// itself. The caller calls down in any case.
 func (c *cell) up(rate int) error {
 	if err := setQlen(c.qlen); err != nil {
 		return err
@@ -121,7 +122,7 @@ func (c *cell) up(rate int) error {
 	if !c.awaitAll(30*time.Second, func() bool { return c.sum(func(t *meter.Tally) *uint64 { return &t.Warm }) == uint64(c.sinks) }) {
 		return c.failed("first message did not arrive everywhere")
 	}
-	if rate == 0 {
+	if rate == 0 && !c.steady {
 		board.SetPhase(meter.Warm)
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -258,14 +259,30 @@ func (r roles) minus(o roles) roles {
 
 func (r roles) all() time.Duration { return r.source + r.broker + r.sinks }
 
+// look is what clocks and counters say at one moment.
+type look struct {
+	at             time.Time
+	cpu            roles
+	busy           time.Duration // of the whole machine
+	broker, sinks  uint64        // context switches
+	sent, received uint64        // messages; deliveries
+}
+
+func (c *cell) look() look {
+	return look{
+		sent: meter.Read(&c.board.Tally(0).Count), received: c.received(),
+		broker: c.broker.switches(), sinks: c.sinkSwitches(),
+		busy: busy(), cpu: c.cpu(), at: time.Now(),
+	}
+}
+
 // measure is the measured part of a run that is up: for length the source
-// sends, then what is under way is waited for.
+// sends; then what is under way is waited for.
 func (c *cell) measure(rate int, length time.Duration) (*Result, error) {
 	src := c.board.Tally(0)
 	r := c.newResult("run")
 	r.Rate = rate
-	switches := [2]uint64{c.broker.switches(), c.sinkSwitches()}
-	all0, cpu0, t0 := busy(), c.cpu(), time.Now()
+	before := c.look()
 	c.board.SetPhase(meter.Run)
 	time.Sleep(length)
 	c.board.SetPhase(meter.Stop)
@@ -273,21 +290,70 @@ func (c *cell) measure(rate int, length time.Duration) (*Result, error) {
 		return r, c.failed("source is stuck")
 	}
 	// Everything arrives; or nothing moves for 400 ms and what is missing is
-	// lost; or it takes longer than 8 s and is a backlog.
+	// lost; or it takes longer than 20 s and is a backlog.
 	want := meter.Read(&src.Count) * uint64(c.sinks)
-	last, drained := settle(want, 400*time.Millisecond, 8*time.Second, c.received)
-	cpu, elapsed := c.cpu().minus(cpu0), time.Since(t0)
-	r.OtherLoad = otherLoad(busy()-all0, cpu.all(), elapsed)
+	last, drained := settle(want, 400*time.Millisecond, 20*time.Second, c.received)
+	after := c.look()
 	if p := c.dead(); p != nil {
 		return r, c.failed("a process ended")
 	}
-	r.fill(c, cpu, last.Sub(t0), drained)
-	if r.Delivered == 0 {
-		return r, c.failed("nothing was delivered")
+	r.between(before, after)
+	r.losses(c, drained)
+	r.latencies(c)
+	r.Seconds = last.Sub(before.at).Seconds()
+	r.DeliveredRate = float64(r.Delivered) / r.Seconds
+	if ns := meter.Read(&src.Ended) - meter.Read(&src.Began); ns > 0 {
+		r.SentRate = float64(r.Sent) / (float64(ns) / 1e9)
 	}
-	r.BrokerSwitches = float64(c.broker.switches()-switches[0]) / float64(r.Delivered)
-	r.SinkSwitches = float64(c.sinkSwitches()-switches[1]) / float64(r.Delivered)
-	return r, nil
+	return r, c.check(r)
+}
+
+// fill floods until every buffer is full: until no more goes in than comes out,
+// as far as 200 ms tell, and for at most 10 s.
+func (c *cell) fill() {
+	count := func() (in, out uint64) {
+		return meter.Read(&c.board.Tally(0).Count) * uint64(c.sinks), c.received()
+	}
+	in, out := count()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		time.Sleep(200 * time.Millisecond)
+		nextIn, nextOut := count()
+		if nextOut > out && float64(nextIn-in) < 1.1*float64(nextOut-out) {
+			return
+		}
+		in, out = nextIn, nextOut
+	}
+}
+
+// window is measure in the middle of a flood: what is in flight is as much at
+// its end as at its beginning, nothing is waited for, and of what is lost only
+// the gaps are known. It is the way to look at hundreds of sinks, whose broker
+// would need minutes to empty a ring that was filled in a second.
+func (c *cell) window(rate int, length time.Duration) (*Result, error) {
+	r := c.newResult("run")
+	r.Rate, r.Steady = rate, true
+	c.board.SetPhase(meter.Run)
+	c.fill()
+	before := c.look()
+	time.Sleep(length)
+	after := c.look()
+	if p := c.dead(); p != nil {
+		return r, c.failed("a process ended")
+	}
+	r.between(before, after)
+	r.Lost = c.sum(func(t *meter.Tally) *uint64 { return &t.GapLost })
+	return r, c.check(r)
+}
+
+// check completes a result that must not be empty.
+func (c *cell) check(r *Result) error {
+	if c.broker != nil {
+		r.Memory = c.broker.memory()
+	}
+	if r.Delivered == 0 {
+		return c.failed("nothing was delivered")
+	}
+	return nil
 }
 
 func (c *cell) sinkSwitches() (n uint64) {
@@ -304,7 +370,11 @@ func (c *cell) once() (*Result, error) {
 	if err := c.up(rate); err != nil {
 		return c.newResult("run"), err
 	}
-	r, err := c.measure(rate, length)
+	measure := c.measure
+	if c.steady {
+		measure = c.window
+	}
+	r, err := measure(rate, length)
 	if err != nil {
 		r.Error = err.Error()
 	}

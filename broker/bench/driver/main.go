@@ -40,6 +40,8 @@ type options struct {
 	time       time.Duration
 	n          int
 	procs      int
+	steady     bool
+	calm       float64
 	peers      bool
 	msgmuxd    string
 	brokerArgs string
@@ -65,7 +67,7 @@ func (o *options) length(fallback time.Duration) time.Duration {
 // ints reads a comma-separated list of positive numbers.
 func ints(text string) ([]int, error) {
 	var list []int
-	for _, f := range strings.Split(text, ",") {
+	for f := range strings.SplitSeq(text, ",") {
 		n, err := strconv.Atoi(f)
 		if err != nil || n < 1 {
 			return nil, fmt.Errorf("cannot read number %q", f)
@@ -94,6 +96,8 @@ func parse(args []string) (*options, []string, error) {
 	fs.DurationVar(&o.time, "time", 0, "`length` of the measured part (default 1s, latency 2s, idle 10s)")
 	fs.IntVar(&o.n, "n", 0, "`repetitions` (default: 9 pairs, 3 runs)")
 	fs.IntVar(&o.procs, "procs", 0, "sink `processes` (default: one for each sink up to 64, else 1)")
+	fs.BoolVar(&o.steady, "steady", false, "measure in the middle of a flood instead of until all is delivered")
+	fs.Float64Var(&o.calm, "calm", 0, "wait until others use less than `percent` of all cores, and do a pair again in which they used more")
 	fs.BoolVar(&o.peers, "peers", false, "install the Debian packages that the chosen peers need (apt-get)")
 	fs.StringVar(&o.msgmuxd, "msgmuxd", "../../bin/msgmuxd", "`path` of the broker")
 	fs.StringVar(&o.brokerArgs, "broker-args", "", "further `flags` for msgmuxd, separated by blanks")
@@ -115,8 +119,10 @@ func parse(args []string) (*options, []string, error) {
 	if _, _, err := o.pace(); err != nil {
 		return nil, nil, err
 	}
-	if len(rest) == 0 {
-		rest = []string{"help"}
+	if len(rest) == 0 || rest[0] == "help" {
+		fs.SetOutput(os.Stdout)
+		fs.Usage()
+		return nil, nil, flag.ErrHelp
 	}
 	return o, rest, nil
 }
@@ -143,9 +149,10 @@ func main() {
 	// A child's parent-death signal comes when the thread that started it ends.
 	runtime.LockOSThread()
 	if err := command(os.Args[1:]); err != nil {
-		if !errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintln(os.Stderr, "bench:", err)
+		if errors.Is(err, flag.ErrHelp) {
+			return
 		}
+		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
@@ -177,8 +184,7 @@ func command(args []string) error {
 	}
 	c, ok := commands[name]
 	if !ok {
-		fmt.Fprint(os.Stderr, usage)
-		return fmt.Errorf("no command %q", name)
+		return fmt.Errorf("no command %q; -help lists them", name)
 	}
 	if len(words) == 0 {
 		words = c.fallback

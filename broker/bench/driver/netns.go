@@ -77,8 +77,11 @@ func setQlen(n int) error {
 		return fmt.Errorf("cannot set max_dgram_qlen: %w", err)
 	}
 	got, err := os.ReadFile(qlenFile)
-	if err != nil || strings.TrimSpace(string(got)) != strconv.Itoa(n) {
-		return fmt.Errorf("cannot set max_dgram_qlen to %d: it is %q (%v)", n, got, err)
+	if err != nil {
+		return fmt.Errorf("cannot read max_dgram_qlen: %w", err)
+	}
+	if text := strings.TrimSpace(string(got)); text != strconv.Itoa(n) {
+		return fmt.Errorf("cannot set max_dgram_qlen to %d: it is %s", n, text)
 	}
 	return nil
 }

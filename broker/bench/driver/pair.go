@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -21,6 +22,7 @@ type Pair struct {
 	Rate   int          `json:"rate"`
 	Qlen   int          `json:"qlen"`
 	Pairs  int          `json:"pairs"`
+	Aside  int          `json:"pairs_set_aside"`    // for the load of others, see -calm
 	CPU    quartiles    `json:"cpu_ratio"`          // CPU per delivery, all processes
 	Broker quartiles    `json:"broker_cpu_ratio"`   // the broker's part of it
 	Speed  quartiles    `json:"delivered_ratio"`    // deliveries a second
@@ -39,7 +41,9 @@ func ratio(a, b float64) float64 {
 
 // pair runs a and b by turns. Which of the two goes first changes with every
 // pair, so that a machine that gets slower or faster favours neither. A pair
-// with a failed run is done once more; too many of those are an error.
+// with a failed run is done once more, and with -calm one that others disturbed;
+// three failures in all, or four times as many disturbed pairs as wanted, are an
+// error.
 func (b *bench) pair(first, second *adapter, sinks, qlen int) (*Pair, error) {
 	p := &Pair{Kind: "pair", Time: time.Now().UTC().Format(time.RFC3339), First: first.name, Second: second.name, Mode: b.mode, Sinks: sinks, Size: b.size, Qlen: qlen}
 	p.Rate, _, _ = b.pace()
@@ -48,13 +52,19 @@ func (b *bench) pair(first, second *adapter, sinks, qlen int) (*Pair, error) {
 		n = 9
 	}
 	var cpu, broker, speed, p50, other []float64
-	for tries := 0; p.Pairs < n; tries++ {
+	for failed := 0; p.Pairs < n; {
 		r, err := b.turn([2]*adapter{first, second}, sinks, qlen, p.Pairs%2 == 1)
 		if err != nil {
-			if tries-p.Pairs >= 2 {
+			if failed++; failed == 3 {
 				return p, err
 			}
 			fmt.Fprintln(os.Stderr, "bench: once more:", err)
+			continue
+		}
+		if b.calm > 0 && max(r[0].OtherLoad, r[1].OtherLoad) > b.calm {
+			if p.Aside++; p.Aside > 4*n {
+				return p, errors.New("the machine is too busy for -calm")
+			}
 			continue
 		}
 		p.Pairs++
@@ -80,6 +90,7 @@ func (b *bench) turn(who [2]*adapter, sinks, qlen int, swap bool) (r [2]*Result,
 		return r, err
 	}
 	defer release()
+	b.awaitCalm()
 	order := [2]int{0, 1}
 	if swap {
 		order = [2]int{1, 0}
@@ -106,7 +117,11 @@ func (p *Pair) row() string {
 		p50 = both(func(r *Result) float64 { return r.P50 }, func(x float64) string { return fmt.Sprintf("%.0f", x) })
 		p50ratio = p.P50.String()
 	}
-	return fmt.Sprintf("| %s | %d | %d | %d | %d | %s | %s | %s | %s | %s | %s | %s | %s | %.0f%% |", p.Mode, p.Sinks, p.Qlen, p.Size, p.Pairs,
+	pairs := fmt.Sprint(p.Pairs)
+	if p.Aside > 0 {
+		pairs += fmt.Sprintf(" (%d set aside)", p.Aside)
+	}
+	return fmt.Sprintf("| %s | %d | %d | %d | %s | %s | %s | %s | %s | %s | %s | %s | %s | %.0f%% |", p.Mode, p.Sinks, p.Qlen, p.Size, pairs,
 		both(func(r *Result) float64 { return r.CPU }, us), both(func(r *Result) float64 { return r.CPUBroker }, us),
 		p.CPU, p.Broker,
 		both(func(r *Result) float64 { return r.DeliveredRate }, count), both(func(r *Result) float64 { return float64(r.Lost) }, count),

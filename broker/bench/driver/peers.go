@@ -13,39 +13,39 @@ var peers = []*adapter{
 	{
 		name: "nats", about: "nats-server, core publish and subscribe, loopback TCP, defaults", group: "peer",
 		broker: func(c *cell) []string { return []string{c.program("nats-server"), "-a", "127.0.0.1", "-p", "4222"} },
-		port:   "127.0.0.1:4222", source: program{name: "nats"}, sink: program{name: "nats"}, lossy: true,
+		port:   "127.0.0.1:4222", source: program{name: "nats"}, sink: program{name: "nats"},
 	},
 	{
 		name: "redis", about: "Redis PUBLISH and SUBSCRIBE, unix socket, hiredis, 64 pipelined", group: "peer",
 		broker: func(c *cell) []string {
 			return []string{"redis-server", "--port", "0", "--unixsocket", c.dir + "/redis", "--save", "", "--appendonly", "no", "--dir", c.dir}
 		},
-		ready: []string{"redis"}, source: program{name: "redis"}, sink: program{name: "redis"}, lossy: true,
+		ready: []string{"redis"}, source: program{name: "redis"}, sink: program{name: "redis"},
 		packages: []string{"redis-server", "libhiredis-dev"},
 	},
 	mqtt("mosquitto", "Mosquitto, QoS 0, unix socket, libmosquitto"),
 	mqtt("mosquitto-qos1", "Mosquitto, QoS 1, 20 in flight", "qos1"),
-	zmq("zmq", "ZeroMQ, XSUB/XPUB proxy, ipc, drops when full", true),
-	zmq("zmq-nodrop", "ZeroMQ, the same with XPUB_NODROP", false, "nodrop"),
+	zmq("zmq", "ZeroMQ, XSUB/XPUB proxy, ipc, drops when full"),
+	zmq("zmq-nodrop", "ZeroMQ, the same with XPUB_NODROP", "nodrop"),
 	{
 		name: "nng", about: "nng pub0 and sub0, ipc, no broker, drops when full", group: "peer",
-		source: program{name: "nng"}, sink: program{name: "nng"}, lossy: true,
+		source: program{name: "nng"}, sink: program{name: "nng"},
 		packages: []string{"libnng-dev"},
 	},
 	{
 		name: "dbus-daemon", about: "dbus-daemon, bus of its own, signals, sd-bus", group: "peer",
-		broker: dbusDaemon, ready: []string{"bus"}, source: program{name: "dbus"}, sink: program{name: "dbus"}, lossy: true,
+		broker: dbusDaemon, ready: []string{"bus"}, source: program{name: "dbus"}, sink: program{name: "dbus"},
 		packages: []string{"dbus-daemon", "libsystemd-dev"},
 	},
 	{
 		name: "dbus-broker", about: "dbus-broker, bus of its own, signals, sd-bus", group: "peer",
 		broker: func(c *cell) []string { return []string{c.program("dbus"), "broker", c.dir} },
-		ready:  []string{"bus"}, source: program{name: "dbus"}, sink: program{name: "dbus"}, lossy: true,
+		ready:  []string{"bus"}, source: program{name: "dbus"}, sink: program{name: "dbus"},
 		packages: []string{"dbus-broker", "libsystemd-dev"},
 	},
 	{
 		name: "udp-multicast", about: "UDP multicast on the loopback device, no broker, 64 a call", group: "peer",
-		source: program{name: "udp"}, sink: program{name: "udp"}, lossy: true, maxSize: 65507,
+		source: program{name: "udp"}, sink: program{name: "udp"}, maxSize: 65507,
 	},
 }
 
@@ -57,17 +57,17 @@ func mqtt(name, about string, words ...string) *adapter {
 			text := fmt.Sprintf("listener 0 %s/mqtt\nallow_anonymous true\nuser root\npersistence false\nlog_type error\n", c.dir)
 			return []string{"mosquitto", "-c", c.conf("mosquitto.conf", text)}
 		},
-		ready: []string{"mqtt"}, source: p, sink: p, lossy: true,
+		ready: []string{"mqtt"}, source: p, sink: p,
 		packages: []string{"mosquitto", "libmosquitto-dev"},
 	}
 }
 
-func zmq(name, about string, lossy bool, words ...string) *adapter {
+func zmq(name, about string, words ...string) *adapter {
 	p := program{name: "zmq", words: words}
 	return &adapter{
 		name: name, about: about, group: "peer",
 		broker: func(c *cell) []string { return append([]string{c.program("zmq"), "broker", c.dir}, words...) },
-		ready:  []string{"pub", "sub"}, source: p, sink: p, lossy: lossy,
+		ready:  []string{"pub", "sub"}, source: p, sink: p,
 		packages: []string{"libzmq3-dev"},
 	}
 }

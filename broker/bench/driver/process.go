@@ -121,12 +121,14 @@ type Memory struct {
 	Shmem float64 `json:"shmem_mib"` // of that memfds: ring, state, landing zone
 	Rest  float64 `json:"rest_mib"`  // of that all else
 	Rss   float64 `json:"rss_mib"`   // counts a page once for each mapping
+	High  float64 `json:"high_mib"`  // the highest Rss so far
 }
 
 func (p *process) memory() Memory {
 	t := kernelTable(p.proc("smaps_rollup"))
+	t["VmHWM"] = kernelTable(p.proc("status"))["VmHWM"]
 	mib := func(name string) float64 { return float64(t[name]) / 1024 }
-	return Memory{Pss: mib("Pss"), Shmem: mib("Pss_Shmem"), Rest: mib("Pss") - mib("Pss_Shmem"), Rss: mib("Rss")}
+	return Memory{Pss: mib("Pss"), Shmem: mib("Pss_Shmem"), Rest: mib("Pss") - mib("Pss_Shmem"), Rss: mib("Rss"), High: mib("VmHWM")}
 }
 
 // busy is the CPU time that the whole machine has spent on anything.
@@ -147,4 +149,17 @@ func busy() time.Duration {
 // are none of ours between two readings.
 func otherLoad(all, ours, elapsed time.Duration) float64 {
 	return max(0, 100*float64(all-ours)/float64(elapsed)/float64(runtime.NumCPU()))
+}
+
+// awaitCalm waits with -calm, for at most a minute, until the machine has been
+// quiet for a moment.
+func (b *bench) awaitCalm() {
+	const look = 200 * time.Millisecond
+	for end := time.Now().Add(time.Minute); b.calm > 0 && time.Now().Before(end); {
+		all, t := busy(), time.Now()
+		time.Sleep(look)
+		if otherLoad(busy()-all, 0, time.Since(t)) < b.calm {
+			return
+		}
+	}
 }

@@ -27,6 +27,7 @@ type Result struct {
 	Size    int    `json:"size"`
 	Rate    int    `json:"rate"` // messages a second asked for, 0: flood
 	Qlen    int    `json:"qlen"`
+	Steady  bool   `json:"steady"` // measured in the middle of a flood
 
 	Seconds   float64 `json:"seconds"` // from the first message to the last arrival
 	Sent      uint64  `json:"sent"`
@@ -64,29 +65,39 @@ func (c *cell) newResult(kind string) *Result {
 	}
 }
 
-// fill computes the figures of a run from the board and the CPU clocks.
-func (r *Result) fill(c *cell, cpu roles, elapsed time.Duration, drained bool) {
-	src := c.board.Tally(0)
-	r.Seconds = elapsed.Seconds()
-	r.Sent, r.Delivered = meter.Read(&src.Count), c.received()
-	missing := r.Sent*uint64(c.sinks) - min(r.Delivered, r.Sent*uint64(c.sinks))
-	if skipped := c.sum(func(t *meter.Tally) *uint64 { return &t.GapLost }); drained {
-		r.Lost = missing
-	} else {
-		r.Lost = min(missing, skipped)
+// between computes what happened between two looks.
+func (r *Result) between(a, b look) {
+	r.Seconds = b.at.Sub(a.at).Seconds()
+	r.Sent, r.Delivered = b.sent-a.sent, b.received-a.received
+	cpu := b.cpu.minus(a.cpu)
+	r.OtherLoad = otherLoad(b.busy-a.busy, cpu.all(), b.at.Sub(a.at))
+	n := float64(r.Delivered)
+	if n == 0 {
+		return
+	}
+	us := func(d time.Duration) float64 { return float64(d) / 1e3 / n }
+	r.CPU, r.CPUSource, r.CPUBroker, r.CPUSinks = us(cpu.all()), us(cpu.source), us(cpu.broker), us(cpu.sinks)
+	r.BrokerSwitches, r.SinkSwitches = float64(b.broker-a.broker)/n, float64(b.sinks-a.sinks)/n
+	r.SentRate, r.DeliveredRate = float64(r.Sent)/r.Seconds, n/r.Seconds
+}
+
+// losses tells apart what never came and what was still to come, and counts
+// what came wrong.
+func (r *Result) losses(c *cell, drained bool) {
+	want := r.Sent * uint64(c.sinks)
+	missing := want - min(r.Delivered, want)
+	r.Lost = missing
+	if !drained {
+		r.Lost = min(missing, c.sum(func(t *meter.Tally) *uint64 { return &t.GapLost }))
 		r.Backlog = missing - r.Lost
 	}
 	r.Reordered = c.sum(func(t *meter.Tally) *uint64 { return &t.Reordered })
 	r.Bad = c.sum(func(t *meter.Tally) *uint64 { return &t.Bad })
 	r.Closed = c.sum(func(t *meter.Tally) *uint64 { return &t.Closed })
-	if ns := meter.Read(&src.Ended) - meter.Read(&src.Began); ns > 0 {
-		r.SentRate = float64(r.Sent) / (float64(ns) / 1e9)
-	}
-	if n := float64(r.Delivered); n > 0 {
-		us := func(d time.Duration) float64 { return float64(d) / 1e3 / n }
-		r.DeliveredRate = n / r.Seconds
-		r.CPU, r.CPUSource, r.CPUBroker, r.CPUSinks = us(cpu.all()), us(cpu.source), us(cpu.broker), us(cpu.sinks)
-	}
+}
+
+// latencies are the quantiles over all sinks.
+func (r *Result) latencies(c *cell) {
 	var hist [meter.Buckets]uint64
 	for i := 1; i <= c.procs; i++ {
 		for j, n := range &c.board.Tally(i).Hist {
@@ -94,9 +105,6 @@ func (r *Result) fill(c *cell, cpu roles, elapsed time.Duration, drained bool) {
 		}
 	}
 	r.P50, r.P99, r.P999 = meter.Quantile(&hist, .5)/1e3, meter.Quantile(&hist, .99)/1e3, meter.Quantile(&hist, .999)/1e3
-	if c.broker != nil {
-		r.Memory = c.broker.memory()
-	}
 }
 
 // save adds v as a line to the results file.

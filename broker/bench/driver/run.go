@@ -66,5 +66,6 @@ func (b *bench) locked(c *cell) (*Result, error) {
 		return nil, err
 	}
 	defer release()
+	b.awaitCalm()
 	return c.once()
 }

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/msgmux/msgmux/broker/bench/meter"
@@ -28,11 +30,15 @@ type State struct {
 // state brings a cell up under the lock, lets do look at it, and saves what it
 // filled in.
 func (b *bench) state(kind string, a *adapter, sinks int, rate int, do func(*cell, *State) error) (*State, error) {
+	if a.broker == nil {
+		return nil, fmt.Errorf("%s has no broker", a.name)
+	}
 	release, err := lock()
 	if err != nil {
 		return nil, err
 	}
 	defer release()
+	b.awaitCalm()
 	c := b.newCell(a, sinks, b.qlens[0])
 	s := &State{Result: *c.newResult(kind)}
 	defer c.down()
@@ -90,60 +96,73 @@ func (b *bench) cmdIdle(chosen []*adapter) error {
 	})
 }
 
-// cmdScaling floods with more and more sinks, all served by one process, and
-// compares the broker's CPU per delivery with that of the first number.
-func (b *bench) cmdScaling(chosen []*adapter) error {
+// scaling is a number of runs, in each of which one process serves all sinks,
+// looked at in the middle of the flood.
+func (b *bench) scaling(a *adapter, sinks int) ([]*Result, error) {
 	n := b.n
 	if n == 0 {
 		n = 3
 	}
-	if b.procs == 0 {
-		b.procs = 1
+	var rs []*Result
+	for range n {
+		c := b.newCell(a, sinks, b.qlens[0])
+		if b.procs == 0 && a.many {
+			c.procs = 1
+		}
+		c.steady = true
+		r, err := b.locked(c)
+		if err != nil {
+			return rs, err
+		}
+		rs = append(rs, r)
 	}
+	return rs, nil
+}
+
+// brokerCPU is the broker's part of the CPU time for a delivery.
+func brokerCPU(r *Result) float64 { return r.CPUBroker }
+
+func (b *bench) cmdScaling(chosen []*adapter) error {
 	base := map[*adapter]float64{}
-	head := "| adapter | sinks | broker CPU us/delivery (quartiles) | to the first row | CPU us/delivery | deliveries/s | lost |\n|---|--:|--:|--:|--:|--:|--:|\n"
+	head := "| adapter | sinks | broker CPU us/delivery | to the first row | CPU us/delivery | deliveries/s | lost |\n|---|--:|--:|--:|--:|--:|--:|\n"
 	return b.each(chosen, head, b.sinkList(16, 64, 256, 1000), func(a *adapter, sinks int) (string, error) {
-		var rs []*Result
-		var broker []float64
-		for range n {
-			r, err := b.locked(b.newCell(a, sinks, b.qlens[0]))
-			if err != nil {
-				return "", err
-			}
-			rs, broker = append(rs, r), append(broker, r.CPUBroker)
+		rs, err := b.scaling(a, sinks)
+		if err != nil {
+			return "", err
 		}
-		q := quartilesOf(broker)
+		cpu := median(rs, brokerCPU)
 		if base[a] == 0 {
-			base[a] = q.Median
+			base[a] = cpu
 		}
-		return fmt.Sprintf("| %s | %d | %s | %.2f | %s | %s | %s |", a.name, sinks, q, ratio(q.Median, base[a]),
+		return fmt.Sprintf("| %s | %d | %s | %.2f | %s | %s | %s |", a.name, sinks, us(cpu), ratio(cpu, base[a]),
 			us(median(rs, func(r *Result) float64 { return r.CPU })),
 			count(median(rs, func(r *Result) float64 { return r.DeliveredRate })),
 			count(median(rs, func(r *Result) float64 { return float64(r.Lost) }))), nil
 	})
 }
 
-// cmdMemory looks at the broker's memory at rest, every 20 ms under a flood, and
+// memory looks at the broker's memory at rest, every 20 ms under a flood, and
 // when all is delivered.
+func (b *bench) memory(a *adapter, sinks int) (*State, error) {
+	return b.state("memory", a, sinks, 0, func(c *cell, s *State) error {
+		s.AtRest = c.broker.memory()
+		c.board.SetPhase(meter.Run)
+		for end := time.Now().Add(b.length(time.Second)); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			if m := c.broker.memory(); m.Pss > s.Peak.Pss {
+				s.Peak = m
+			}
+		}
+		c.board.SetPhase(meter.Stop)
+		settle(math.MaxUint64, 200*time.Millisecond, 10*time.Second, c.received)
+		s.Memory = c.broker.memory()
+		return nil
+	})
+}
+
 func (b *bench) cmdMemory(chosen []*adapter) error {
 	head := "| adapter | sinks | at rest: Pss = memfds + rest, MiB | highest under load | afterwards | Rss afterwards |\n|---|--:|--:|--:|--:|--:|\n"
 	return b.each(chosen, head, b.sinkList(4), func(a *adapter, sinks int) (string, error) {
-		if a.broker == nil {
-			return "", fmt.Errorf("%s has no broker", a.name)
-		}
-		s, err := b.state("memory", a, sinks, 0, func(c *cell, s *State) error {
-			s.AtRest = c.broker.memory()
-			c.board.SetPhase(meter.Run)
-			for end := time.Now().Add(b.length(time.Second)); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-				if m := c.broker.memory(); m.Pss > s.Peak.Pss {
-					s.Peak = m
-				}
-			}
-			c.board.SetPhase(meter.Stop)
-			settle(1<<63, 200*time.Millisecond, 10*time.Second, c.received)
-			s.Memory = c.broker.memory()
-			return nil
-		})
+		s, err := b.memory(a, sinks)
 		if err != nil {
 			return "", err
 		}
@@ -181,7 +200,7 @@ func (b *bench) stopped(a *adapter, sinks int) (*State, error) {
 		if err := one.cmd.Process.Signal(unix.SIGCONT); err != nil {
 			return fmt.Errorf("cannot let sink go on: %w", err)
 		}
-		settle(1<<63, 500*time.Millisecond, 10*time.Second, c.received)
+		settle(math.MaxUint64, 500*time.Millisecond, 10*time.Second, c.received)
 		sent := meter.Read(&c.board.Tally(0).Count)
 		for i := 1; i <= c.procs; i++ {
 			lost := sent - meter.Read(&c.board.Tally(i).Count)
@@ -199,8 +218,8 @@ func (b *bench) stopped(a *adapter, sinks int) (*State, error) {
 func (b *bench) cmdStopped(chosen []*adapter) error {
 	head := "| adapter | sinks | others, messages/s before | after | share | others lost | the stopped one lost | broker Pss MiB before | after |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
 	return b.each(chosen, head, b.sinkList(4), func(a *adapter, sinks int) (string, error) {
-		if b.newCell(a, sinks, 0).procs < 2 || a.broker == nil {
-			return "", fmt.Errorf("stopped needs a broker and at least two sink processes")
+		if b.newCell(a, sinks, 0).procs < 2 {
+			return "", errors.New("stopped needs at least two sink processes")
 		}
 		s, err := b.stopped(a, sinks)
 		if err != nil {

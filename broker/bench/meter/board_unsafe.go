@@ -37,7 +37,7 @@ const (
 
 // Head is the part of the board that the driver writes.
 type Head struct {
-	phase   uint32
+	phase   atomic.Uint32
 	Sinks   uint32 // receiving sockets in all processes together
 	Size    uint64 // payload bytes, at least 16
 	Rate    uint64 // messages a second, 0: as fast as they are taken
@@ -66,8 +66,8 @@ type Board struct {
 }
 
 // Phase and SetPhase read and set what is asked of the source.
-func (h *Head) Phase() Phase     { return Phase(atomic.LoadUint32(&h.phase)) }
-func (h *Head) SetPhase(p Phase) { atomic.StoreUint32(&h.phase, uint32(p)) }
+func (h *Head) Phase() Phase     { return Phase(h.phase.Load()) }
+func (h *Head) SetPhase(p Phase) { h.phase.Store(uint32(p)) }
 
 // Create makes a board with tallies for the source and procs sink processes,
 // and returns its descriptor, which the caller owns, as well.

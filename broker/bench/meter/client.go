@@ -51,9 +51,6 @@ func (c *Client) Ready() { Write(&c.tally.Ready, 1) }
 // HungUp tells the driver that the broker closed the connection.
 func (c *Client) HungUp() { Write(&c.tally.Closed, 1) }
 
-// Park waits to be killed: a process that ended would lose its CPU clock.
-func (c *Client) Park() { select {} }
-
 // now is CLOCK_MONOTONIC in nanoseconds, the clock of the C clients too.
 func now() uint64 {
 	var t unix.Timespec
@@ -64,8 +61,8 @@ func now() uint64 {
 }
 
 // Source calls emit(n), 1 <= n <= burst, to send n messages now, whenever some
-// are due, until the driver says stop; then finish, which may be nil. It does
-// not return before.
+// are due, until the driver says stop; then finish, which may be nil. The program
+// must not end afterwards: its CPU clock would be gone.
 func (c *Client) Source(burst int, emit func(n int) error, finish func() error) error {
 	var start, done uint64
 	was := Hold
