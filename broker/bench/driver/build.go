@@ -37,8 +37,8 @@ var recipes = map[string]recipe{
 // program is the path of something that was built.
 func (b *bench) program(name string) string { return filepath.Join(b.bin, name) }
 
-// build makes the programs of the chosen adapters. A broker that is built too
-// has its name in the adapter's own word list below.
+// build makes the programs of the chosen adapters, and their brokers where those
+// are among the recipes.
 func (b *bench) build(chosen []*adapter) error {
 	if err := os.MkdirAll(b.bin, 0o755); err != nil {
 		return fmt.Errorf("cannot create build folder: %w", err)
