@@ -120,10 +120,10 @@ func (c *Channel) open() error {
 	if c.loop, err = newLoop(c.ring, c.cfg.Ops, c.journal); err != nil {
 		return fmt.Errorf("cannot make the loop: %w", err)
 	}
-	c.loop.retired = c.retired
+	c.loop.retired, c.loop.ended = c.retired, c.ended
 	c.loop.beat = c.beat()
 	if in.Source.Given() {
-		if err := c.loop.addSource(in.Source.FD, ring.Datagrams); err != nil {
+		if err := c.loop.addSource(in.Source.FD, keySource, ring.Datagrams, nil); err != nil {
 			return err
 		}
 	}
@@ -271,10 +271,11 @@ func (c *Channel) Run(ctx context.Context) error {
 	if c.cfg.Inherited.Register.Given() {
 		c.workers.Go(func() { newRegistrar(c).run(stop) })
 	}
-	for _, d := range []activation.Descriptor{c.cfg.Inherited.Publish, c.cfg.Inherited.Subscribe} {
-		if d.Given() {
-			c.workers.Go(func() { c.refuseFramed(stop, d.FD) })
-		}
+	if d := c.cfg.Inherited.Publish; d.Given() {
+		c.workers.Go(func() { newDoor(c, d.FD, c.attachSource).run(stop) })
+	}
+	if d := c.cfg.Inherited.Subscribe; d.Given() {
+		c.workers.Go(func() { newDoor(c, d.FD, c.attachSink).run(stop) })
 	}
 	c.cfg.Notifier.Ready(c.statusLine())
 	c.journal.event(slog.LevelDebug, EventStarted, "started")
@@ -296,6 +297,11 @@ func (c *Channel) Run(ctx context.Context) error {
 func (c *Channel) Close() {
 	for _, o := range c.loop.outlets {
 		sys.Close(o.fd)
+	}
+	for _, s := range c.loop.sources {
+		if s.client != nil {
+			sys.Close(s.fd)
+		}
 	}
 	in := &c.cfg.Inherited
 	for _, d := range []activation.Descriptor{in.Source, in.Publish, in.Register, in.Subscribe} {
@@ -447,6 +453,8 @@ func storeName(spec *ring.Spec) string {
 		return activation.SinkName(activation.DatagramSink, spec.ID)
 	case ring.Framed:
 		return activation.SinkName(activation.ConnectedSink, spec.ID)
+	case ring.Source:
+		return activation.SinkName(activation.ConnectedSource, spec.ID)
 	}
 	return ""
 }

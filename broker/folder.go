@@ -256,7 +256,7 @@ func (f *folder) declare(d *declared) {
 		spec := f.spec(d)
 		spec.ID = f.ring.NewID()
 		var s *ring.Sink
-		if s, refusal = f.enter(spec, d.options.Start == wire.StartOldest, -1, 0); refusal == nil {
+		if s, refusal = f.enter(spec, d.options.Start == wire.StartOldest, false); refusal == nil {
 			d.id = s.ID()
 		}
 	})

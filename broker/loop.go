@@ -11,6 +11,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/broker/wire"
 )
 
 const (
@@ -33,10 +34,10 @@ const (
 	maxBackoff = time.Second
 )
 
-// Keys of what epoll watches. An outlet has its sink's id.
+// Keys of what epoll watches. An outlet or a connected source has its id.
 const (
 	keyCommands = 1 << 63
-	keySource   = 1 << 62 // plus the index in loop.sources
+	keySource   = 1 << 62 // the channel's own source socket
 )
 
 // loop is the data thread. Nothing in it waits but EpollWait.
@@ -50,8 +51,8 @@ type loop struct {
 	commands chan func()
 	wake     *sys.Eventfd
 
-	sources []*source
-	turn    int // whose turn it is among the sources
+	sources map[uint64]*source // by key
+	queue   []*source          // those that may have something, in the order of their turns
 	outlets []*outlet
 	byID    map[uint64]*outlet
 	first   int // where the next pass over the outlets begins
@@ -61,6 +62,7 @@ type loop struct {
 	blockedFor atomic.Int64 // ns, in all, the blockage that goes on left out
 	beat       func()       // the watchdog's, called by time; nil without one
 	retired    func(o *outlet, why syscall.Errno)
+	ended      func(s *source, why *wire.Error) // a connected source hung up, or (why) has to
 
 	began    time.Time
 	now      time.Duration // since began, as of the last look at the clock
@@ -68,7 +70,7 @@ type loop struct {
 	sample   time.Duration // when it is to look again
 	polled   time.Duration
 	retryAt  time.Duration // when the earliest backed-off outlet is tried; 0 for none
-	watching bool          // the sources are watched for input
+	closed   bool          // nothing is received any more
 	stopping bool
 	seed     uint32
 	idle     func(*ring.Sink) bool // bound once: a method value allocates
@@ -77,9 +79,11 @@ type loop struct {
 
 // source is a socket that messages come from.
 type source struct {
-	fd    int
-	kind  uint32 // ring.Datagrams or ring.Packets
-	ready bool   // epoll said so, and it was not found empty since
+	fd     int
+	key    uint64
+	kind   uint32     // ring.Datagrams or ring.Packets
+	client *ring.Sink // a connected source's entry in the table
+	queued bool       // it is in loop.queue: it was readable, and has not been found empty since
 }
 
 // blockage is why the sources wait.
@@ -99,7 +103,7 @@ func newLoop(r *ring.Ring, ops sys.Ops, j *journal) (*loop, error) {
 		return nil, err
 	}
 	l := &loop{ring: r, ops: ops, ep: ep, wake: wake, journal: j, commands: make(chan func(), 64),
-		byID: make(map[uint64]*outlet), limiter: make(limiter), seed: 1}
+		byID: make(map[uint64]*outlet), sources: make(map[uint64]*source), limiter: make(limiter), seed: 1}
 	l.idle = l.hasReadAll
 	return l, ep.Add(wake.FD(), sys.Readable, keyCommands)
 }
@@ -165,9 +169,7 @@ func (l *loop) judge() {
 	l.seed ^= l.seed << 5
 	l.sample = l.now + sampleEvery/2 + sampleEvery*time.Duration(l.seed%1024)/1024
 	if changed {
-		for _, v := range l.ring.Verdicts() {
-			l.journal.verdict(v, l.ring.Head())
-		}
+		l.tellVerdicts()
 		l.ring.Append()
 	}
 	l.tellBlocked()
@@ -212,7 +214,6 @@ func (l *loop) timeout() time.Duration {
 
 // poll takes events, waiting for at most d (-1: for ever).
 func (l *loop) poll(d time.Duration) {
-	l.watch(l.receiving())
 	n, _ := l.ops.EpollWait("poll", l.ep.FD(), l.events[:], d)
 	l.tick()
 	l.polled = l.now
@@ -221,12 +222,10 @@ func (l *loop) poll(d time.Duration) {
 		switch key := sys.Key(ev); {
 		case key == keyCommands:
 			l.wake.Drain()
-		case key&keySource != 0:
-			l.sources[key&^keySource].ready = true
-		default:
-			if o := l.byID[key]; o != nil {
-				o.wakeUp()
-			}
+		case l.byID[key] != nil:
+			l.wakeUp(l.byID[key], ev.Events)
+		case l.sources[key] != nil:
+			l.enqueue(l.sources[key])
 		}
 	}
 	if n > 0 || l.retryAt > 0 && l.now >= l.retryAt {
@@ -259,22 +258,29 @@ func (l *loop) tryAll() {
 
 // receiving says whether sources may be read at all: somebody can take messages, and nothing waits for room.
 func (l *loop) receiving() bool {
-	return !l.ring.Landed() && l.ring.HasReceiver()
+	return !l.closed && !l.ring.Landed() && l.ring.HasReceiver()
 }
 
-// watch has epoll tell of input on the sources, or not: while they are not read, it would tell at every turn.
-func (l *loop) watch(yes bool) {
-	if yes == l.watching {
-		return
-	}
-	l.watching = yes
-	events := uint32(0)
-	if yes {
-		events = sys.Readable
-	}
-	for i, s := range l.sources {
-		s.ready = false
-		l.ep.Modify(s.fd, events, keySource|uint64(i))
+// addSource gives the loop a socket to receive from; client is nil for the channel's own source socket. The socket is
+// watched edge-triggered: while sources are not read, those that have something do not wake the loop again and again.
+func (l *loop) addSource(fd int, key uint64, kind uint32, client *ring.Sink) error {
+	s := &source{fd: fd, key: key, kind: kind, client: client}
+	l.sources[key] = s
+	l.enqueue(s)
+	return l.ep.Add(fd, sys.Readable|sys.HungUp|sys.Edge, key)
+}
+
+// dropSource takes a connected source out of the loop; the descriptor is the caller's from then on.
+func (l *loop) dropSource(s *source) {
+	l.ep.Remove(s.fd)
+	delete(l.sources, s.key)
+}
+
+// enqueue gives a source its turn after all that are waiting for theirs.
+func (l *loop) enqueue(s *source) {
+	if !s.queued {
+		s.queued = true
+		l.queue = append(l.queue, s)
 	}
 }
 
@@ -282,42 +288,59 @@ func (l *loop) watch(yes bool) {
 // It says whether sources may have more.
 func (l *loop) receive() (more bool) {
 	if l.ring.Landed() {
-		l.ring.Append()
+		l.append()
 	}
-	for got, empty := 0, 0; got < gather && empty < len(l.sources) && l.receiving(); {
-		s := l.sources[l.turn]
-		if l.turn++; l.turn == len(l.sources) {
-			l.turn = 0
+	for got := 0; got < gather && len(l.queue) > 0 && l.receiving(); {
+		s := l.queue[0]
+		l.queue = l.queue[:copy(l.queue, l.queue[1:])]
+		s.queued = false
+		if l.sources[s.key] != s {
+			continue // dropped meanwhile
 		}
-		if !s.ready {
-			empty++
-			continue
-		}
-		empty = 0
-		n := l.takeTurn(s)
-		got += n
-		more = more || s.ready
+		got += l.takeTurn(s)
 	}
-	return more
+	return len(l.queue) > 0 && l.receiving()
 }
 
-// takeTurn gives one source its turn: up to 64 datagrams or one packet.
+// takeTurn gives one source its turn: up to 64 datagrams or one packet. A source that may have more is queued again.
 func (l *loop) takeTurn(s *source) (n int) {
 	n, errno := l.ring.Receive(s.fd, s.kind, ring.MaxBatch)
 	switch {
 	case errno == syscall.EAGAIN:
-		s.ready = false
+		return 0
+	case errno != 0 && s.client != nil || n > 0 && l.ring.Empty():
+		l.ended(s, nil)
 		return 0
 	case errno != 0:
 		// It was hidden behind an earlier success and comes once; what is queued is still there.
+		l.enqueue(s)
 		return 0
 	}
-	s.ready = n == ring.MaxBatch
+	l.enqueue(s)
+	out := l.append()
+	if out.Bad != nil && s.client != nil {
+		l.ended(s, out.Bad)
+	}
+	return max(n, out.Entered)
+}
+
+// append moves what landed into the ring. A sink with no patience that stands in the way is left behind at once.
+func (l *loop) append() ring.Outcome {
 	out := l.ring.Append()
+	if out.Full && l.ring.Turn(0, l.idle) {
+		l.tellVerdicts()
+		out.Entered += l.ring.Append().Entered
+	}
 	if out.Refused > 0 {
 		l.journal.refused(l.limiter, out.Refused)
 	}
-	return n
+	return out
+}
+
+func (l *loop) tellVerdicts() {
+	for _, v := range l.ring.Verdicts() {
+		l.journal.verdict(v, l.ring.Head())
+	}
 }
 
 // deliver offers every sink that is behind what is next for it. cut says that the pass ended before all had a turn.
@@ -369,10 +392,7 @@ func (l *loop) tellBlocked() {
 
 // stopReceiving ends the turns of the sources: what they still send waits in their queues.
 func (l *loop) stopReceiving() {
-	for _, s := range l.sources {
-		l.ep.Remove(s.fd)
-	}
-	l.sources, l.watching, l.turn = nil, false, 0
+	l.closed = true
 	l.pass()
 }
 
@@ -387,10 +407,4 @@ func (l *loop) idleNow() bool {
 		}
 	}
 	return true
-}
-
-// addSource gives the loop a socket to receive from.
-func (l *loop) addSource(fd int, kind uint32) error {
-	l.sources = append(l.sources, &source{fd: fd, kind: kind})
-	return l.ep.Add(fd, 0, keySource|uint64(len(l.sources)-1))
 }

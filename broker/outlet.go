@@ -15,13 +15,14 @@ import (
 // outlet is the sending socket of one sink. Each sink has its own: the kernel charges what is queued to the sender's
 // socket, so one that is shared would let a hung sink stop all others.
 type outlet struct {
-	sink     *ring.Sink
-	fd       int
-	writable bool // worth trying
-	armed    bool // epoll tells when it is writable again
-	watched  bool // epoll knows it
-	backoff  time.Duration
-	tryAt    time.Duration // when it is tried without an event; 0: not
+	sink      *ring.Sink
+	fd        int
+	writable  bool // worth trying
+	armed     bool // epoll tells when it is writable again
+	watched   bool // epoll knows it
+	connected bool // a connection: its end is told, and watched for
+	backoff   time.Duration
+	tryAt     time.Duration // when it is tried without an event; 0: not
 }
 
 // errClosed is why a sink is retired that was not sent to.
@@ -30,14 +31,27 @@ const errClosed = syscall.ECONNREFUSED
 // unknownCookie stands for that of a socket that the kernel would not tell about: the reaper never finds it.
 const unknownCookie = ^uint64(0)
 
-// wakeUp is epoll saying that o can take more.
-func (o *outlet) wakeUp() {
-	o.writable, o.armed = true, false
+// wakeUp is epoll telling of o: it can take more, or it hung up.
+func (l *loop) wakeUp(o *outlet, events uint32) {
+	if events&^uint32(sys.Writable) != 0 {
+		l.retired(o, errClosed)
+		return
+	}
+	o.writable = true
+	if o.armed {
+		o.armed = false
+		if o.connected {
+			l.ep.Modify(o.fd, sys.HungUp|sys.Edge, o.sink.ID())
+		}
+	}
 }
 
 // open makes a connected socket the outlet of s. The data thread calls it.
 func (l *loop) open(s *ring.Sink, fd int, cookie uint64) *outlet {
-	o := &outlet{sink: s, fd: fd, writable: true}
+	o := &outlet{sink: s, fd: fd, writable: true, connected: s.Spec().Kind == ring.Framed}
+	if o.connected {
+		o.watched = l.ep.Add(fd, sys.HungUp|sys.Edge, s.ID()) == nil
+	}
 	l.outlets = append(l.outlets, o)
 	l.byID[s.ID()] = o
 	if cookie == 0 {
@@ -91,9 +105,12 @@ func (l *loop) stall(o *outlet) {
 	o.sink.Stall(true)
 	if !o.armed {
 		o.armed = true
-		if o.watched {
+		switch {
+		case o.connected:
+			l.ep.Modify(o.fd, sys.Writable|sys.HungUp|sys.Edge, o.sink.ID())
+		case o.watched:
 			l.ep.Modify(o.fd, sys.Writable|sys.OneShot, o.sink.ID())
-		} else {
+		default:
 			o.watched = l.ep.Add(o.fd, sys.Writable|sys.OneShot, o.sink.ID()) == nil
 		}
 	}

@@ -156,15 +156,9 @@ func (c *Channel) mayChange(uid uint32, spec *ring.Spec) bool {
 
 // add makes the socket at reg.Address a sink, or renews its options if it is one.
 func (g *registrar) add(reg wire.Registration, sender sys.Credentials) (id uint64, refusal *wire.Error) {
-	patience := g.cfg.Patience
-	if reg.Tap {
-		patience = 0
-	} else if reg.PatienceSet {
-		patience = reg.Patience
-	}
-	if patience > g.cfg.Patience && g.ordinary(sender.UID) {
-		return 0, wire.Refuse(wire.CodeDenied, "patience=%s is more than this channel's %s, which only root, the broker's user and static sinks may have",
-			wire.FormatPatience(patience), wire.FormatPatience(g.cfg.Patience))
+	patience, refusal := g.patienceFor(reg.Options, sender.UID)
+	if refusal != nil {
+		return 0, refusal
 	}
 	at, refusal := g.join(reg.Address, sender)
 	if refusal != nil {
@@ -177,7 +171,7 @@ func (g *registrar) add(reg wire.Registration, sender sys.Credentials) (id uint6
 	}
 	known := false
 	g.loop.call(func() {
-		if s := g.byInode(at.inode); s != nil {
+		if s := g.byInode(at.inode, at.uid); s != nil {
 			known = true
 			id, refusal = g.renew(s, spec, reg.Label != "")
 			return
@@ -206,7 +200,12 @@ func (g *registrar) add(reg wire.Registration, sender sys.Credentials) (id uint6
 		g.finish(at.fd, name)
 		return 0, wire.Refuse(wire.CodeInternal, "cannot give the sink to the service manager (%v); try again", err)
 	}
-	g.loop.call(func() { _, refusal = g.enter(spec, reg.Start == wire.StartOldest, at.fd, at.cookie) })
+	g.loop.call(func() {
+		var s *ring.Sink
+		if s, refusal = g.enter(spec, reg.Start == wire.StartOldest, false); refusal == nil {
+			g.loop.open(s, at.fd, at.cookie)
+		}
+	})
 	if refusal != nil {
 		g.finish(at.fd, name)
 		return 0, refusal
@@ -282,7 +281,7 @@ func (g *registrar) answer(from string, sink wire.Address, sender sys.Credential
 	}
 	defer sys.Close(at.fd)
 	known := false
-	g.loop.call(func() { known = g.byInode(at.inode) != nil })
+	g.loop.call(func() { known = g.byInode(at.inode, at.uid) != nil })
 	if known {
 		return // the sink under another name
 	}

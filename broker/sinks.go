@@ -11,6 +11,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/ring"
 
+	"github.com/msgmux/msgmux/broker/sys"
 	"github.com/msgmux/msgmux/broker/wire"
 )
 
@@ -37,18 +38,14 @@ func (c *Channel) adopt(salvaged []ring.Spec) {
 				s = c.revive(spec)
 			}
 		}
-		if s == nil {
+		if s == nil || storeName(s.Spec()) != d.Name || !c.readopt(s, d.FD, seen) {
 			c.finish(d.FD, d.Name)
-			continue
 		}
-		at, refusal := c.prover.check(d.FD, s.Spec().UID)
-		if refusal != nil && refusal.Code == wire.CodeNoPeer || at.inode != 0 && seen[at.inode] {
-			c.forget(s)
-			c.finish(d.FD, d.Name)
-			continue
+	}
+	for s := range c.ring.Clients {
+		if c.loop.sources[s.ID()] == nil {
+			c.ring.Remove(s)
 		}
-		seen[at.inode] = true
-		c.loop.open(s, d.FD, at.cookie)
 	}
 	for s := range c.ring.Sinks {
 		if s.Spec().Kind != ring.Static && c.loop.byID[s.ID()] == nil {
@@ -58,9 +55,34 @@ func (c *Channel) adopt(salvaged []ring.Spec) {
 	}
 }
 
+// readopt opens an inherited descriptor again for its entry; false if it is of no use, and the entry is gone.
+func (c *Channel) readopt(s *ring.Sink, fd int, seen map[uint32]bool) bool {
+	spec := s.Spec()
+	switch spec.Kind {
+	case ring.Source, ring.Framed:
+		return c.reattach(s, fd)
+	case ring.Dynamic:
+		at, refusal := c.prover.check(fd, spec.UID)
+		dead := refusal != nil && (refusal.Code == wire.CodeNoPeer || refusal.Code == wire.CodeLoop || refusal.Code == wire.CodeNotOwner)
+		if dead || at.inode != 0 && seen[at.inode] {
+			c.forget(s)
+			return false
+		}
+		seen[at.inode] = true
+		if at.cookie == 0 {
+			at.cookie, _ = sys.SocketCookie(fd)
+		}
+		c.loop.open(s, fd, at.cookie)
+		return true
+	}
+	return false
+}
+
 // revive enters a salvaged sink into the new ring, under its old id: its descriptor is stored by that name.
 func (c *Channel) revive(spec ring.Spec) *ring.Sink {
-	spec.ShareID = 0
+	if spec.ShareID = 0; spec.Kind == ring.Static {
+		return nil // the folder declares it anew
+	}
 	s, err := c.ring.Add(spec, false, false)
 	if err != nil {
 		return nil
@@ -96,23 +118,34 @@ func (c *Channel) admit(uid uint32) *wire.Error {
 // ordinary says whether a user is neither root nor the broker's own.
 func (c *Channel) ordinary(uid uint32) bool { return uid != 0 && uid != c.uid }
 
-// enter puts a new connected sink into the table and opens its outlet. The data thread calls it.
-func (c *Channel) enter(spec ring.Spec, oldest bool, fd int, cookie uint64) (*ring.Sink, *wire.Error) {
+// enter puts a new sink into the table; attaching, if it is a client without its ok. The data thread calls it.
+func (c *Channel) enter(spec ring.Spec, oldest, attaching bool) (*ring.Sink, *wire.Error) {
 	spec.Label = c.unique(spec.Label, spec.ID)
 	spec.Since = time.Now().Unix()
-	s, err := c.ring.Add(spec, oldest, false)
+	s, err := c.ring.Add(spec, oldest, attaching)
 	if errors.Is(err, ring.ErrTableFull) {
 		return nil, wire.Refuse(wire.CodeQuota, "the sink table is full; raise --max-sinks")
 	}
 	c.labels[spec.Label] = spec.ID
 	c.perUser[spec.UID]++
-	if fd >= 0 {
-		c.loop.open(s, fd, cookie)
-	}
 	c.journal.event(slog.LevelDebug, EventSinkAdded, "sink added", slog.String("sink", spec.Label),
 		slog.String("address", spec.Address), slog.Uint64("uid", uint64(spec.UID)))
 	poke(c.changed)
 	return s, nil
+}
+
+// patienceFor is how long others wait for a sink with these options, asked for by that user.
+func (c *Channel) patienceFor(o wire.Options, asker uint32) (time.Duration, *wire.Error) {
+	switch {
+	case o.Tap:
+		return 0, nil
+	case !o.PatienceSet:
+		return c.cfg.Patience, nil
+	case o.Patience > c.cfg.Patience && c.ordinary(asker):
+		return 0, wire.Refuse(wire.CodeDenied, "patience=%s is more than this channel's %s, which only root, the broker's user and static sinks may have",
+			wire.FormatPatience(o.Patience), wire.FormatPatience(c.cfg.Patience))
+	}
+	return o.Patience, nil
 }
 
 // unique is label, or label-2, label-3... if another sink has it.
@@ -158,10 +191,11 @@ func (c *Channel) byAddress(addr wire.Address, uid uint32) *ring.Sink {
 	return nil
 }
 
-// byInode finds the dynamic sink whose peer has that inode. The data thread calls it.
-func (c *Channel) byInode(inode uint32) *ring.Sink {
+// byInode finds the dynamic sink whose peer has that inode and that owner (inodes are numbers of 32 bits, and come
+// again). The data thread calls it.
+func (c *Channel) byInode(inode, uid uint32) *ring.Sink {
 	for s := range c.ring.Sinks {
-		if spec := s.Spec(); spec.Kind == ring.Dynamic && spec.Inode == inode {
+		if spec := s.Spec(); spec.Kind == ring.Dynamic && spec.Inode == inode && spec.UID == uid {
 			return s
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
 	"github.com/msgmux/msgmux/broker/wire"
 )
 
@@ -213,26 +212,6 @@ func (c *Channel) report(ctx context.Context) {
 		select {
 		case <-c.changed:
 		default:
-		}
-	}
-}
-
-// refuseFramed answers clients of a socket that nothing serves yet.
-func (c *Channel) refuseFramed(ctx context.Context, fd int) {
-	stop, err := sys.NewEventfd()
-	if err != nil {
-		return
-	}
-	defer stop.Close()
-	defer context.AfterFunc(ctx, stop.Signal)()
-	answer := wire.Reply{Err: wire.Refuse(wire.CodeUnsupported, "this broker does not speak frames; use the source and register sockets")}.Append(nil)
-	for ctx.Err() == nil {
-		if i, err := sys.WaitReadable(-1, fd, stop.FD()); err != nil || i != 0 {
-			continue
-		}
-		if conn, err := sys.Accept(fd); err == nil {
-			sys.Reply(conn, answer)
-			sys.Close(conn)
 		}
 	}
 }

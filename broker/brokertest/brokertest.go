@@ -32,7 +32,7 @@ type Broker struct {
 func Config() broker.Config {
 	return broker.Config{
 		Version:  "test",
-		Geometry: ring.Geometry{Size: 1 << 20, MaxMessage: 256 << 10, MaxSinks: 64},
+		Geometry: ring.Geometry{Size: 1 << 20, MaxMessage: 256 << 10, MaxSinks: 64, MaxClients: 64},
 		Patience: time.Second, SinksPerUser: 32, Queue: 512 << 10, QueueTotal: 1 << 30,
 	}
 }

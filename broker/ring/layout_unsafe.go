@@ -18,7 +18,7 @@ import (
 //	data    | header page | ring: Geometry.Size bytes                                                     |
 //	         \__ page ___/ \__ mapped twice, back to back: no record and no packet is ever split ________/
 //
-//	state   | header page | control page | index | table | receive | send | consume | landing zone        |
+//	state   | header page | control page | index | table | receive | send | consume, greet | landing zone |
 //	                       positions,      u32+u32 entry   mmsghdr   mmsghdr           batch slots of a
 //	                       log, totals     /record /sink   iovec     iovec             message or packet
 //	                                                       control   ends
@@ -77,6 +77,7 @@ type Geometry struct {
 	Size       uint64 // of the ring, in bytes: a power of two, at least MinSize
 	MaxMessage uint64 // the largest payload taken, in bytes
 	MaxSinks   uint64 // how many sinks the table must hold
+	MaxClients uint64 // and how many connected sources
 }
 
 // Limits of a Geometry, in bytes.
@@ -98,13 +99,15 @@ func (g Geometry) Check() error {
 		return fmt.Errorf("maximum message of %d bytes: not from 1 to 4M and half the buffer", g.MaxMessage)
 	case g.MaxSinks < 1 || g.MaxSinks > maxMaxSinks:
 		return fmt.Errorf("maximum of %d sinks: not from 1 to %d", g.MaxSinks, maxMaxSinks)
+	case g.MaxClients > maxMaxSinks:
+		return fmt.Errorf("maximum of %d connected sources: not from 0 to %d", g.MaxClients, maxMaxSinks)
 	}
 	return nil
 }
 
 func (g Geometry) batch() int      { return int(min(MaxBatch, max(1, landingBytes/g.MaxMessage))) }
 func (g Geometry) entries() uint64 { return g.Size / bytesPerEntry }
-func (g Geometry) slots() int      { return int(g.MaxSinks + g.MaxSinks/sharesPerTable + 64) }
+func (g Geometry) slots() int      { return int(g.MaxSinks + g.MaxSinks/sharesPerTable + 64 + g.MaxClients) }
 func (g Geometry) stride() int     { return (g.room()+63)/64*64 + colour }
 
 // room is what a landing slot holds: the largest message, or the largest packet of a framed source.
@@ -217,6 +220,7 @@ const (
 	opRemove
 	opConsume
 	opUpdate
+	opGreet
 	numOps
 )
 
@@ -316,8 +320,15 @@ type consumeArea struct {
 	Buf     [8]byte // a registration that is consumed has been read already
 }
 
+// greetArea is what telling a client that it is attached reads and writes.
+type greetArea struct {
+	Hdr [1]sys.Mmsghdr
+	Iov [1]unix.Iovec
+	Buf [64]byte
+}
+
 // sections of the state, in bytes from the start of the file.
-type sections struct{ control, index, table, recv, send, consume, landing, end int64 }
+type sections struct{ control, index, table, recv, send, consume, greet, landing, end int64 }
 
 func pages(n uintptr) int64 { return (int64(n) + headerSize - 1) / headerSize * headerSize }
 
@@ -328,7 +339,8 @@ func (g Geometry) sections() (s sections) {
 	s.recv = s.table + pages(uintptr(g.slots())*unsafe.Sizeof(entry{}))
 	s.send = s.recv + pages(unsafe.Sizeof(recvArea{}))
 	s.consume = s.send + pages(unsafe.Sizeof(sendArea{}))
-	s.landing = s.consume + pages(unsafe.Sizeof(consumeArea{}))
+	s.greet = s.consume + pages(unsafe.Sizeof(consumeArea{}))
+	s.landing = s.greet + pages(unsafe.Sizeof(greetArea{}))
 	s.end = s.landing + pages(uintptr(g.batch()*g.stride()))
 	return s
 }
@@ -373,6 +385,9 @@ func (r *Ring) bind() {
 	s.PacketIov[0] = unix.Iovec{Base: &s.PacketHeader[0], Len: wire.SinkHeader}
 	c := r.consume
 	c.Iov[0] = unix.Iovec{Base: &c.Buf[0], Len: uint64(len(c.Buf))}
+	g := r.greet
+	g.Iov[0] = unix.Iovec{Base: &g.Buf[0]}
+	g.Hdr[0].Hdr = unix.Msghdr{Iov: &g.Iov[0], Iovlen: 1}
 	c.Hdr[0].Hdr = unix.Msghdr{Iov: &c.Iov[0], Iovlen: 1, Control: &c.Control[0], Controllen: controlSpace}
 }
 

@@ -3,6 +3,8 @@
 package ring
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/broker/sys"
@@ -87,7 +89,15 @@ func (r *Ring) Empty() bool {
 type Outcome struct {
 	Entered int  // records that entered the ring
 	Refused int  // messages refused, all reasons together
-	Bad     bool // a framed packet was refused: its source is to be told, and closed
+	Full    bool // what is landed does not fit: the ring is full, and a source waits
+
+	// Bad says what was wrong with a packet that was refused: its source is to be told, and closed.
+	Bad *wire.Error
+}
+
+func (o *Outcome) refuse(why *wire.Error) {
+	o.Refused++
+	o.Bad = why
 }
 
 // Append is the operation APPEND: landed messages enter the ring, as many as fit, in their order. Room is made if it
@@ -97,6 +107,7 @@ func (r *Ring) Append() (out Outcome) {
 	for r.Landed() && !r.full {
 		r.append(&out)
 	}
+	out.Full = r.full
 	r.waiting.Store(r.c.Landed - r.c.Next)
 	return out
 }
@@ -113,13 +124,18 @@ func (r *Ring) append(out *Outcome) {
 		switch {
 		case payload == nil:
 			l.Refused[TooLarge]++
-			out.Refused++
+			out.refuse(wire.Refuse(wire.CodeTooLarge, "a message has at most %d bytes", r.geo.MaxMessage))
+		case c.LandKind == Packets && len(payload) == 0:
+			// The end of a connection, which a predecessor received and did not live to see.
 		case c.LandKind == Packets:
 			if offset == 0 {
 				if _, err := wire.CheckRecords(payload, int(r.geo.MaxMessage)); err != nil {
-					l.Refused[BadPacket]++
-					out.Refused++
-					out.Bad = true
+					reason, why := BadPacket, asRefusal(err)
+					if why.Code == wire.CodeTooLarge {
+						reason = TooLarge
+					}
+					l.Refused[reason]++
+					out.refuse(why)
 					break
 				}
 			}
@@ -219,4 +235,11 @@ func (r *Ring) nextLength() int {
 
 func getLength(b []byte) uint32 {
 	return uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
+}
+
+func asRefusal(err error) *wire.Error {
+	if e := (*wire.Error)(nil); errors.As(err, &e) {
+		return e
+	}
+	return wire.Refuse(wire.CodeBadPacket, "%v", err)
 }

@@ -117,7 +117,7 @@ func (r *Ring) recover() error {
 	if c.LandKind != Datagrams && c.LandKind != Packets {
 		return fmt.Errorf("landed kind %d", c.LandKind)
 	}
-	if phase == opSend || phase == opSkip || phase == opRemove || phase == opUpdate {
+	if phase == opSend || phase == opSkip || phase == opRemove || phase == opUpdate || phase == opGreet {
 		if uint64(l.Slot) >= uint64(len(r.entries)) || uint64(l.By) >= uint64(len(r.entries)) {
 			return fmt.Errorf("operation %d on slot %d", phase, l.Slot)
 		}
@@ -140,6 +140,8 @@ func (r *Ring) recover() error {
 		r.applyRemove()
 	case opUpdate:
 		r.applyUpdate()
+	case opGreet:
+		r.applyGreet()
 	case opConsume:
 		if r.consume.Hdr[0].Len != sys.Untouched {
 			c.Attempts.Store(0)
@@ -307,6 +309,10 @@ func (r *Ring) adoptAll() error {
 			members = append(members, i)
 			continue
 		}
+		if spec.Kind == Source {
+			r.adopt(i, spec)
+			continue
+		}
 		cur := e.Cursor.load()
 		if !r.boundaryAt(cur) || e.Start > cur.Seq || e.Lost.Load() > cur.Seq-e.Start {
 			return fmt.Errorf("cursor %d/%d of sink %d", cur.Pos, cur.Seq, e.ID)
@@ -365,8 +371,8 @@ func Salvage(stateFD int) (specs []Spec) {
 	}
 	for i, n := 0, g.slots(); i < n; i++ {
 		e := &slice[entry](b, g.sections().table, n)[i]
-		if s := e.State.Load(); s != attaching && s != active {
-			continue
+		if e.State.Load() != active {
+			continue // free, or a client without its ok: it will connect again
 		}
 		if spec, ok := e.identity.spec(); ok && e.Sum == e.identity.sum() && spec.Kind != Share {
 			specs = append(specs, spec)

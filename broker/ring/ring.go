@@ -57,6 +57,7 @@ type Ring struct {
 	recv            *recvArea
 	send            *sendArea
 	consume         *consumeArea
+	greet           *greetArea
 	landing         []byte
 
 	table    []atomic.Pointer[Sink] // by slot; readers of the snapshot load it
@@ -149,6 +150,7 @@ func mapRing(g Geometry, dataFD, stateFD int, o Options) (*Ring, error) {
 	r.recv = at[recvArea](r.state, s.recv)
 	r.send = at[sendArea](r.state, s.send)
 	r.consume = at[consumeArea](r.state, s.consume)
+	r.greet = at[greetArea](r.state, s.greet)
 	r.landing = r.state[s.landing:s.end]
 	r.table = make([]atomic.Pointer[Sink], g.slots())
 	return r, nil

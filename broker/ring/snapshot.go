@@ -66,7 +66,7 @@ func (r *Ring) Snapshot(buf []Numbers) (Totals, []Numbers) {
 	first := len(buf)
 	for i := range r.table {
 		s := r.table[i].Load()
-		if s == nil {
+		if s == nil || s.Spec().Kind == Source {
 			continue
 		}
 		n := s.numbers(t.Head)

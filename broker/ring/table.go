@@ -6,7 +6,10 @@ import (
 	"errors"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"github.com/msgmux/msgmux/broker/sys"
 )
 
 // ErrTableFull means that the table has no entry left.
@@ -22,13 +25,14 @@ const (
 	Framed                  // a connection to the subscribe socket
 	Queue                   // a declared POSIX message queue
 	Share                   // not a socket: the cursor that the members of a share have in common
+	Source                  // not a sink: a connection to the publish socket
 )
 
 func (k Kind) String() string {
-	if k < Dynamic || k > Share {
+	if k < Dynamic || k > Source {
 		return "unknown"
 	}
-	return [...]string{"dynamic", "static", "framed", "queue", "share"}[k-1]
+	return [...]string{"dynamic", "static", "framed", "queue", "share", "source"}[k-1]
 }
 
 // Spec is what a sink is, apart from where its cursor stands. It is immutable: Update replaces it.
@@ -72,7 +76,7 @@ func (s *Spec) identity() (i identity) {
 // spec reads an identity back. ok is false if its bytes cannot have been written by this program.
 func (i *identity) spec() (s Spec, ok bool) {
 	if i.LabelLen > maxLabel || i.GroupLen > maxLabel || i.AddrLen > maxAddress ||
-		Kind(i.Kind) < Dynamic || Kind(i.Kind) > Share || i.ID == 0 || i.Patience < 0 {
+		Kind(i.Kind) < Dynamic || Kind(i.Kind) > Source || i.ID == 0 || i.Patience < 0 {
 		return s, false
 	}
 	return Spec{ID: i.ID, Kind: Kind(i.Kind), Label: string(i.Label[:i.LabelLen]), Address: string(i.Addr[:i.AddrLen]),
@@ -209,6 +213,11 @@ func (r *Ring) adopt(slot int, spec Spec) *Sink {
 		lagging: flags&flagLagging != 0, catching: flags&flagCatching != 0}
 	s.cursor = s
 	s.spec.Store(&spec)
+	if spec.Kind == Source {
+		r.byID[spec.ID] = s
+		r.table[slot].Store(s)
+		return s
+	}
 	if share := r.byID[spec.ShareID]; share != nil && spec.ShareID != 0 {
 		s.cursor = share
 		share.members++
@@ -245,8 +254,28 @@ func (r *Ring) share(name string, uid uint32) *Sink {
 	return nil
 }
 
-// Attach makes an attaching client a sink like any other.
-func (r *Ring) Attach(s *Sink) { s.e.State.Store(active) }
+// Greet is the operation GREET: it sends an attaching client its ok, as one packet, and attaches it with that. It does
+// not wait. Whoever finds the client attaching after a kill knows that it has not got its ok, and greets it.
+//
+// Preconditions: text has at most 64 bytes; what the client sent before its ok has been taken from fd.
+func (r *Ring) Greet(s *Sink, fd int, text []byte) syscall.Errno {
+	g := r.greet
+	g.Iov[0].Len = uint64(copy(g.Buf[:], text))
+	g.Hdr[0].Len = sys.Untouched
+	r.c.Log.Slot = uint32(s.slot)
+	r.log(opGreet, "greet.logged")
+	_, errno := r.ops.Sendmmsg("greet", fd, g.Hdr[:])
+	r.ops.Seam("greet.sent")
+	r.applyGreet()
+	r.done("greet.done")
+	return errno
+}
+
+func (r *Ring) applyGreet() {
+	if r.greet.Hdr[0].Len != sys.Untouched {
+		r.entries[r.c.Log.Slot].State.Store(active)
+	}
+}
 
 // Connect says that the socket of s can take messages, or (false) that it cannot just now. The cookie is the kernel's
 // for that socket, for whoever asks after it.
@@ -301,6 +330,10 @@ func (r *Ring) applyUpdate() {
 // Remove is the operation REMOVE: the sink is forgotten, and what it had not been sent is abandoned. With the last
 // member of a share the share goes. It returns how many messages were abandoned.
 func (r *Ring) Remove(s *Sink) (abandoned uint64) {
+	if s.Spec().Kind == Source {
+		r.forget(s, 0, 0, 0)
+		return 0
+	}
 	r.Connect(s, false, 0)
 	if share := s.cursor; share != s {
 		r.forget(s, 0, 0, 0)
@@ -342,7 +375,16 @@ func (r *Ring) applyRemove() {
 // Sinks calls yield for every sink that has a socket, in no order, until it returns false.
 func (r *Ring) Sinks(yield func(*Sink) bool) {
 	for i := range r.table {
-		if s := r.table[i].Load(); s != nil && s.Spec().Kind != Share && !yield(s) {
+		if s := r.table[i].Load(); s != nil && s.Spec().Kind < Share && !yield(s) {
+			return
+		}
+	}
+}
+
+// Clients calls yield for every connected source, in no order, until it returns false.
+func (r *Ring) Clients(yield func(*Sink) bool) {
+	for i := range r.table {
+		if s := r.table[i].Load(); s != nil && s.Spec().Kind == Source && !yield(s) {
 			return
 		}
 	}

@@ -11,7 +11,7 @@ import "time"
 // sinks have nothing left to read. idle is asked for the latter about a sink that was sent everything: has it, or for
 // a share has one of its members, also read everything? So the moments must not depend on what the sinks do. The
 // caller takes them by the clock, in the middle of its work if need be; right after the slowest sink has moved, all
-// others would always look idle.
+// others would always look idle. With d = 0 nobody is charged, and only sinks without patience are judged.
 func (r *Ring) Turn(d time.Duration, idle func(*Sink) bool) (changed bool) {
 	d = Step(d)
 	r.Advance(d)
@@ -28,7 +28,7 @@ func (r *Ring) Turn(d time.Duration, idle func(*Sink) bool) (changed bool) {
 			Account:         s.account,
 			Lag:             Occupied(head.Pos-cur.Pos, head.Seq-cur.Seq, r.geo.Size, uint64(len(r.index))),
 			BehindDelivered: cur.Seq < delivered.Seq,
-			CaughtUp:        r.full && cur.Seq == head.Seq && s.connected > 0 && !s.tap && idle(s),
+			CaughtUp:        d > 0 && r.full && cur.Seq == head.Seq && s.connected > 0 && !s.tap && idle(s),
 			Tap:             s.tap,
 			Lagging:         s.lagging,
 		}

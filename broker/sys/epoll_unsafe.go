@@ -151,3 +151,23 @@ func WaitReadable(timeout time.Duration, fds ...int) (int, error) {
 		}
 	}
 }
+
+// WaitAny waits until at least one of the descriptors can be read from or has hung up, at most for d (< 0: for ever),
+// and says of each in ready whether it is one. It is for goroutines that may wait.
+func WaitAny(d time.Duration, fds []int, ready []bool) error {
+	set := make([]unix.PollFd, len(fds))
+	for i, fd := range fds {
+		set[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	}
+	ms := -1
+	if d >= 0 {
+		ms = int((d + time.Millisecond - 1) / time.Millisecond)
+	}
+	if _, err := unix.Poll(set, ms); err != nil && err != unix.EINTR {
+		return os.NewSyscallError("poll", err)
+	}
+	for i := range set {
+		ready[i] = set[i].Revents != 0
+	}
+	return nil
+}

@@ -51,3 +51,18 @@ func PeerCredentials(fd int) (Credentials, error) {
 	}
 	return Credentials{PID: u.Pid, UID: u.Uid, GID: u.Gid}, nil
 }
+
+// Take reads one datagram or packet and forgets it, without waiting.
+func Take(fd int) error {
+	var b [1]byte
+	_, _, err := unix.Recvfrom(fd, b[:], unix.MSG_DONTWAIT)
+	return os.NewSyscallError("recvfrom", err)
+}
+
+// SetSendBuffer sets the send buffer of fd, in bytes as setsockopt(2) takes it: the kernel doubles it. Beyond
+// net.core.wmem_max it needs CAP_NET_ADMIN; without, it gets what is allowed.
+func SetSendBuffer(fd, bytes int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, bytes) != nil {
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, bytes)
+	}
+}

@@ -175,7 +175,7 @@ func sockets(o *options, log slog.Handler) (set activation.Set, unlink func(), e
 // limits checks that what may be asked of this process can be had: a broker that runs into a limit later can lose the
 // descriptor store, and with it every sink.
 func limits(o *options, cfg *broker.Config) error {
-	need := cfg.Geometry.MaxSinks + 8
+	need := cfg.Geometry.MaxSinks + cfg.Geometry.MaxClients + 8
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
 		return fmt.Errorf("cannot read the limit of descriptors: %w", err)
@@ -183,11 +183,11 @@ func limits(o *options, cfg *broker.Config) error {
 	if r.Cur < need+64 {
 		r.Cur = min(r.Max, need+1024)
 		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur < need+64 {
-			return fmt.Errorf("--max-sinks %d needs %d descriptors and the limit is %d: raise LimitNOFILE, or ulimit -n", cfg.Geometry.MaxSinks, need+64, r.Cur)
+			return fmt.Errorf("--max-sinks and --max-clients need %d descriptors and the limit is %d: raise LimitNOFILE, or ulimit -n", need+64, r.Cur)
 		}
 	}
 	if n, known := activation.StoreLimit(); known && uint64(n) < need {
-		return fmt.Errorf("--max-sinks %d needs a descriptor store of %d and FileDescriptorStoreMax is %d", cfg.Geometry.MaxSinks, need, n)
+		return fmt.Errorf("--max-sinks and --max-clients need a descriptor store of %d and FileDescriptorStoreMax is %d", need, n)
 	}
 	return nil
 }

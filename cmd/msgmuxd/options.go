@@ -22,15 +22,15 @@ import (
 
 // options are the command line.
 type options struct {
-	channel, runtimeDir       string
-	buffer, maxMessage        size
-	queue, queueTotal         size
-	patience                  patience
-	maxSinks, maxSinksPerUser uint64
-	sinks                     []string
-	level                     string
-	logLevel                  slog.Level
-	static                    []broker.StaticSink
+	channel, runtimeDir                   string
+	buffer, maxMessage                    size
+	queue, queueTotal                     size
+	patience                              patience
+	maxSinks, maxSinksPerUser, maxClients uint64
+	sinks                                 []string
+	level                                 string
+	logLevel                              slog.Level
+	static                                []broker.StaticSink
 }
 
 func (o *options) register(f *pflag.FlagSet) {
@@ -43,6 +43,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.Var(&o.patience, "patience", "how long a sink may make others wait: `DURATION`, or forever")
 	f.Uint64Var(&o.maxSinks, "max-sinks", 4096, "how many sinks there may be")
 	f.Uint64Var(&o.maxSinksPerUser, "max-sinks-per-user", 256, "how many sinks one user may have; root may have all")
+	f.Uint64Var(&o.maxClients, "max-clients", 1024, "how many connected sources there may be")
 	f.Var(&o.queue, "queue", "`SIZE` of what may wait in the kernel for one sink")
 	f.Var(&o.queueTotal, "queue-total", "`SIZE` of what may wait in the kernel for all sinks")
 	f.StringArrayVar(&o.sinks, "sink", nil, "a static sink: `PATH[,option=value...]`; may be repeated")
@@ -89,7 +90,7 @@ func (o *options) finish() error {
 }
 
 func (o *options) geometry() ring.Geometry {
-	return ring.Geometry{Size: uint64(o.buffer), MaxMessage: uint64(o.maxMessage), MaxSinks: o.maxSinks}
+	return ring.Geometry{Size: uint64(o.buffer), MaxMessage: uint64(o.maxMessage), MaxSinks: o.maxSinks, MaxClients: o.maxClients}
 }
 
 // config is what the flags say about the channel. Where its sockets are handed over, the folder follows from its name.

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// A framed client's way in, so that a broker that is killed anywhere leaves it attached, or attaching, or hung up on
+// before its ok:
+//
+//	accept -> hello, peeked -> store, barrier -> ADD attaching -> hello taken -> GREET: ok, attached
+//
+// Before the entry is there, the client finds the connection closed and connects again. Afterwards a successor finds
+// it attaching: it takes the hello if it is still there, for nothing else can be, and sends the ok.
+
+const (
+	// helloPatience is how long a client may take to say hello.
+	helloPatience = 5 * time.Second
+	// maxSilent is how many clients may be silent at a time; more wait in the listen queue.
+	maxSilent = 1024
+)
+
+// visitor is a connection that has not said hello.
+type visitor struct {
+	fd       int
+	deadline time.Time
+}
+
+// door takes in the clients of one listening socket, in a goroutine that can wait.
+type door struct {
+	*Channel
+	listener int
+	attach   func(*visitor, wire.Hello, sys.Credentials) *wire.Error
+	limiter  limiter
+	silent   []*visitor
+	buf      [wire.MaxHello + 1]byte
+	control  [sys.ControlSpace]byte
+}
+
+func newDoor(c *Channel, listener int, attach func(*visitor, wire.Hello, sys.Credentials) *wire.Error) *door {
+	return &door{Channel: c, listener: listener, attach: attach, limiter: make(limiter)}
+}
+
+func (d *door) run(ctx context.Context) {
+	stop, err := sys.NewEventfd()
+	if err != nil {
+		d.journal.event(slog.LevelError, EventInternal, "framed clients are not taken in", slog.Any("error", err))
+		return
+	}
+	defer stop.Close()
+	defer context.AfterFunc(ctx, stop.Signal)()
+	defer func() {
+		for _, v := range d.silent {
+			sys.Close(v.fd)
+		}
+	}()
+	for ctx.Err() == nil {
+		fds := []int{stop.FD()}
+		for _, v := range d.silent {
+			fds = append(fds, v.fd)
+		}
+		// Last, and only if there is room: those that wait already come first.
+		open := len(d.silent) < maxSilent
+		if open {
+			fds = append(fds, d.listener)
+		}
+		ready := make([]bool, len(fds))
+		if err := sys.WaitAny(d.wait(), fds, ready); err != nil {
+			return
+		}
+		d.hear(ready[1:])
+		if open && ready[len(ready)-1] {
+			d.accept()
+		}
+	}
+}
+
+// wait is until the first of the silent is to be sent away.
+func (d *door) wait() time.Duration {
+	if len(d.silent) == 0 {
+		return -1
+	}
+	return max(0, time.Until(d.silent[0].deadline))
+}
+
+func (d *door) accept() {
+	fd, err := sys.Accept(d.listener)
+	if err != nil {
+		time.Sleep(noWakeup) // out of descriptors or memory
+		return
+	}
+	d.silent = append(d.silent, &visitor{fd, time.Now().Add(helloPatience)})
+}
+
+// hear lets in who has spoken, and sends away who was silent for too long.
+func (d *door) hear(ready []bool) {
+	now := time.Now()
+	still := d.silent[:0]
+	for i, v := range d.silent {
+		switch {
+		case ready[i]:
+			d.enter(v)
+		case now.After(v.deadline):
+			d.refuse(v, wire.Refuse(wire.CodeTimeout, "no hello within %s", helloPatience))
+		default:
+			still = append(still, v)
+		}
+	}
+	clear(d.silent[len(still):])
+	d.silent = still
+}
+
+// enter reads a hello and attaches the client, or sends it away.
+func (d *door) enter(v *visitor) {
+	p, errno := sys.Peek(v.fd, d.buf[:], d.control[:])
+	if errno != 0 || p.Size == 0 {
+		sys.Close(v.fd) // it is gone
+		return
+	}
+	if _, fds, _ := sys.ParseControl(p.Control); len(fds) > 0 {
+		d.discard(fds)
+	}
+	who, err := sys.PeerCredentials(v.fd)
+	if err != nil {
+		sys.Close(v.fd)
+		return
+	}
+	var refusal *wire.Error
+	if p.Size > wire.MaxHello {
+		refusal = wire.Refuse(wire.CodeTooLarge, "a hello of %d bytes; %d is the most", p.Size, wire.MaxHello)
+	} else if hello, err := wire.ParseHello(d.buf[:p.Size]); err != nil {
+		refusal = asRefusal(err)
+	} else {
+		refusal = d.attach(v, hello, who)
+	}
+	if refusal != nil {
+		d.log(who, refusal)
+		d.refuse(v, refusal)
+		return
+	}
+	d.outcomes.add("ok")
+}
+
+func (d *door) log(who sys.Credentials, refusal *wire.Error) {
+	d.outcomes.add(refusal.Code)
+	d.journal.limitedEvent(d.limiter, who.UID, refusal.Code, slog.LevelWarn, EventNotAdded, "client refused",
+		slog.Uint64("uid", uint64(who.UID)), slog.Int("pid", int(who.PID)), slog.String("code", refusal.Code), slog.String("reason", refusal.Text))
+}
+
+func (d *door) refuse(v *visitor, refusal *wire.Error) {
+	sys.Take(v.fd) // a close with something unread would be told before the answer
+	sys.Reply(v.fd, wire.Reply{Err: refusal}.Append(nil))
+	sys.Close(v.fd)
+}
+
+// attachSink makes a client of the subscribe socket a sink.
+func (c *Channel) attachSink(v *visitor, h wire.Hello, who sys.Credentials) *wire.Error {
+	patience, refusal := c.patienceFor(h.Options, who.UID)
+	if refusal != nil {
+		return refusal
+	}
+	spec := ring.Spec{Kind: ring.Framed, Label: cmp.Or(h.Label, "sink"), UID: who.UID, Group: h.Share, Tap: h.Tap, Frames: true,
+		Ordinary: c.ordinary(who.UID), Patience: patience}
+	sys.SetSendBuffer(v.fd, c.sendBuffer())
+	return c.attach(v, spec, h.Start == wire.StartOldest)
+}
+
+// attachSource makes a client of the publish socket a source.
+func (c *Channel) attachSource(v *visitor, h wire.Hello, who sys.Credentials) *wire.Error {
+	return c.attach(v, ring.Spec{Kind: ring.Source, Label: cmp.Or(h.Label, "source"), UID: who.UID}, false)
+}
+
+func (c *Channel) attach(v *visitor, spec ring.Spec, oldest bool) (refusal *wire.Error) {
+	c.loop.call(func() {
+		if refusal = c.admitClient(&spec); refusal == nil {
+			spec.ID = c.ring.NewID()
+		}
+	})
+	if refusal != nil {
+		return refusal
+	}
+	name := storeName(&spec)
+	err := c.cfg.Notifier.Store(name, v.fd)
+	c.cfg.Ops.Seam("attach.stored")
+	if err == nil {
+		err = c.barrier()
+	}
+	c.cfg.Ops.Seam("attach.barrier")
+	if err == nil {
+		c.loop.call(func() {
+			var s *ring.Sink
+			if s, refusal = c.enterClient(spec, oldest); refusal == nil {
+				c.greet(s, v.fd)
+			}
+		})
+	} else {
+		refusal = wire.Refuse(wire.CodeInternal, "cannot give the connection to the service manager (%v); try again", err)
+	}
+	if refusal != nil {
+		c.cfg.Notifier.Remove(name)
+	}
+	return refusal
+}
+
+func (c *Channel) admitClient(spec *ring.Spec) *wire.Error {
+	if spec.Kind == ring.Framed {
+		return c.admit(spec.UID)
+	}
+	if n := len(c.loop.sources); uint64(n) > c.cfg.Geometry.MaxClients {
+		return wire.Refuse(wire.CodeQuota, "there are %d connected sources already, as many as --max-clients allows", n-1)
+	}
+	return nil
+}
+
+// enterClient puts a client into the table, attaching. The data thread calls it.
+func (c *Channel) enterClient(spec ring.Spec, oldest bool) (*ring.Sink, *wire.Error) {
+	if spec.Kind == ring.Framed {
+		return c.enter(spec, oldest, true)
+	}
+	spec.Since = time.Now().Unix()
+	s, err := c.ring.Add(spec, false, true)
+	if err != nil {
+		return nil, wire.Refuse(wire.CodeQuota, "the table is full; raise --max-clients")
+	}
+	return s, nil
+}
+
+// greet takes the hello and sends the ok; what cannot be told is hung up on. The data thread calls it.
+func (c *Channel) greet(s *ring.Sink, fd int) {
+	sys.Take(fd)
+	c.cfg.Ops.Seam("attach.taken")
+	errno := c.ring.Greet(s, fd, wire.Reply{ID: s.ID()}.Append(nil))
+	if errno != 0 || !c.openClient(s, fd) {
+		c.forgetClient(s)
+		c.finish(fd, storeName(s.Spec()))
+	}
+}
+
+// openClient puts an attached client to work. The data thread calls it, or nobody else runs yet.
+func (c *Channel) openClient(s *ring.Sink, fd int) bool {
+	if s.Spec().Kind == ring.Source {
+		return c.loop.addSource(fd, s.ID(), ring.Packets, s) == nil
+	}
+	cookie, _ := sys.SocketCookie(fd)
+	return c.loop.open(s, fd, cookie).watched
+}
+
+// reattach goes on with a client that a predecessor stored.
+func (c *Channel) reattach(s *ring.Sink, fd int) bool {
+	if s.Attaching() {
+		sys.Take(fd) // the hello, if it is still there: nothing else can be, without an ok
+		if c.ring.Greet(s, fd, wire.Reply{ID: s.ID()}.Append(nil)) != 0 {
+			c.forgetClient(s)
+			return false
+		}
+	}
+	if !c.openClient(s, fd) {
+		c.forgetClient(s)
+		return false
+	}
+	return true
+}
+
+// forgetClient takes a client out of the table.
+func (c *Channel) forgetClient(s *ring.Sink) {
+	if s.Spec().Kind == ring.Source {
+		c.ring.Remove(s)
+		return
+	}
+	c.forget(s)
+}
+
+// ended is the data thread finding that a connected source hung up, or that it sent what is no packet: then it is told
+// why.
+func (c *Channel) ended(s *source, why *wire.Error) {
+	spec := s.client.Spec()
+	if why != nil {
+		sys.Reply(s.fd, wire.Reply{Err: why}.Append(nil))
+		c.outcomes.add(why.Code)
+		c.journal.limitedEvent(c.loop.limiter, spec.UID, "packet:"+why.Code, slog.LevelWarn, EventRefused, "connected source is hung up on: its packet was refused",
+			slog.Uint64("uid", uint64(spec.UID)), slog.String("source", spec.Label), slog.String("code", why.Code), slog.String("reason", why.Text))
+	}
+	c.loop.dropSource(s)
+	c.ring.Remove(s.client)
+	c.finish(s.fd, storeName(spec))
+}
