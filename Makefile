@@ -79,6 +79,7 @@ bench: build ## figures beside the floors, root, 7 minutes; broker/bench/README.
 lint: ## gofmt, vet, golangci-lint, shellcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt these:"; echo "$$unformatted"; exit 1; }
 	go vet ./...
+	cd broker/bench && go vet ./...
 	go run $(GOLANGCI) run
 	@if .ci/need lint shellcheck; then shellcheck $(SCRIPTS); else [ $$? = 2 ]; fi
 
