@@ -23,6 +23,16 @@ func TestClassify(t *testing.T) {
 	}
 	defer removed.Close()
 	os.Remove(removed.Name())
+	// Where there is no /dev/shm, one more plain file will do.
+	shared, err := os.CreateTemp("/dev/shm", "mm")
+	if err != nil {
+		shared, err = os.CreateTemp(t.TempDir(), "mm")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(shared.Name())
+	defer shared.Close()
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)
@@ -50,6 +60,7 @@ func TestClassify(t *testing.T) {
 		{"memfd", memfd(t, "x"), activation.Memfd},
 		{"file", int(file.Fd()), activation.Other},
 		{"removed file", int(removed.Fd()), removedKind(t, removed)},
+		{"file in shared memory", int(shared.Fd()), activation.Other},
 		{"pipe", pipe[0], activation.Other},
 	} {
 		if got, err := activation.Classify(tt.fd); err != nil || got != tt.want {
