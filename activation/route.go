@@ -4,6 +4,7 @@ package activation
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -158,13 +159,11 @@ func single(place *Descriptor, d Descriptor, want Kind) string {
 
 // several places a descriptor that there can be many of.
 func several(place *[]Descriptor, d Descriptor, want ...Kind) string {
-	for _, k := range want {
-		if d.Kind == k {
-			*place = append(*place, d)
-			return ""
-		}
+	if !slices.Contains(want, d.Kind) {
+		return wrongKind(want...)
 	}
-	return wrongKind(want...)
+	*place = append(*place, d)
+	return ""
 }
 
 func wrongKind(want ...Kind) string {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -44,7 +45,7 @@ func (m *Manager) Start(cmd *exec.Cmd) error {
 		return err
 	}
 	for _, v := range cmd.Environ() {
-		if name, _, _ := strings.Cut(v, "="); !isOurs(name) {
+		if name, _, _ := strings.Cut(v, "="); !slices.Contains(ours, name) {
 			env = append(env, v)
 		}
 	}
@@ -62,15 +63,6 @@ func (m *Manager) Start(cmd *exec.Cmd) error {
 	cmd.Env = env
 	cmd.ExtraFiles = files
 	return cmd.Start()
-}
-
-func isOurs(name string) bool {
-	for _, o := range ours {
-		if name == o {
-			return true
-		}
-	}
-	return false
 }
 
 // handOver copies every descriptor for one start. The caller closes the files, also after an error.
