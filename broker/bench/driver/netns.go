@@ -88,8 +88,10 @@ func setQlen(n int) error {
 
 // lock takes the machine's benchmark lock, bench.lock in the temporary folder,
 // and returns what releases it. It is held for one run or pair at a time, so
-// that several drivers can take turns and never overlap.
-func lock() (func(), error) {
+// that several drivers can take turns and never overlap; with -calm it waits for
+// that first, so as not to keep others from it meanwhile.
+func (b *bench) lock() (func(), error) {
+	b.awaitCalm()
 	f, err := os.OpenFile(filepath.Join(os.TempDir(), "bench.lock"), os.O_CREATE|os.O_RDWR, 0o666)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open benchmark lock: %w", err)

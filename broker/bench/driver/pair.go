@@ -85,12 +85,11 @@ func (b *bench) pair(first, second *adapter, sinks, qlen int) (*Pair, error) {
 
 // turn is one run of each, under one lock.
 func (b *bench) turn(who [2]*adapter, sinks, qlen int, swap bool) (r [2]*Result, err error) {
-	release, err := lock()
+	release, err := b.lock()
 	if err != nil {
 		return r, err
 	}
 	defer release()
-	b.awaitCalm()
 	order := [2]int{0, 1}
 	if swap {
 		order = [2]int{1, 0}

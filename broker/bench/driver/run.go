@@ -61,11 +61,10 @@ func (b *bench) cmdRun(chosen []*adapter) error {
 
 // locked is a whole run under the machine's benchmark lock.
 func (b *bench) locked(c *cell) (*Result, error) {
-	release, err := lock()
+	release, err := b.lock()
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	b.awaitCalm()
 	return c.once()
 }

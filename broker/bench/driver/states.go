@@ -33,12 +33,11 @@ func (b *bench) state(kind string, a *adapter, sinks int, rate int, do func(*cel
 	if a.broker == nil {
 		return nil, fmt.Errorf("%s has no broker", a.name)
 	}
-	release, err := lock()
+	release, err := b.lock()
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	b.awaitCalm()
 	c := b.newCell(a, sinks, b.qlens[0])
 	s := &State{Result: *c.newResult(kind)}
 	defer c.down()
