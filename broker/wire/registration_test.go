@@ -159,6 +159,9 @@ func TestReply(t *testing.T) {
 		{text: "error BUSY x\n", code: wire.CodeBadText},
 		{text: "error busy\x1b[2J\n", code: wire.CodeBadText},
 		{text: "error busy \xff\n", code: wire.CodeBadText},
+		{text: "error busy two\nlines\n", code: wire.CodeBadText},
+		{text: "error busy \x1b[2J\n", code: wire.CodeBadText},
+		{text: "ok id=1 \u202e\n", code: wire.CodeBadText},
 		{text: "\xe8\x03\x00\x00", code: wire.CodeBadText},
 		{text: "error x " + strings.Repeat("y", wire.MaxReply-8), code: wire.CodeTooLarge},
 	} {
@@ -173,12 +176,12 @@ func TestReply(t *testing.T) {
 // TestReplyIsOneLineWhateverItSays prints errors with texts that must not reach a client as they are.
 func TestReplyIsOneLineWhateverItSays(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                         "error internal\n",
-		"a\nb\x1b[1m\u202ec":       "error internal a b [1m c\n",
-		"\xff":                     "error internal \uFFFD\n",
-		strings.Repeat("a", 2000):  "error internal " + strings.Repeat("a", wire.MaxReply-16) + "\n",
-		strings.Repeat("€", 2000):  "error internal " + strings.Repeat("€", (wire.MaxReply-16)/3) + "\n",
-		strings.Repeat("\n", 2000): "error internal " + strings.Repeat(" ", wire.MaxReply-16) + "\n",
+		"":                              "error internal\n",
+		"a\nb\x1b[1m\u202ec":            "error internal a b [1m c\n",
+		"\xff":                          "error internal \uFFFD\n",
+		strings.Repeat("a", 2000):       "error internal " + strings.Repeat("a", wire.MaxReply-16) + "\n",
+		"a" + strings.Repeat("€", 2000): "error internal a" + strings.Repeat("€", (wire.MaxReply-17)/3) + "\n",
+		strings.Repeat("\n", 2000):      "error internal " + strings.Repeat(" ", wire.MaxReply-16) + "\n",
 	} {
 		got := string(wire.Reply{Err: wire.Refuse(wire.CodeInternal, "%s", text)}.Append(nil))
 		if got != want {
