@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"math"
 	"path/filepath"
 	"regexp"
@@ -47,8 +48,8 @@ func seed(f *testing.F, pattern string, more ...string) {
 // checkRefusal wants an *Error that may be sent and logged.
 func checkRefusal(t *testing.T, err error) {
 	t.Helper()
-	refusal, ok := err.(*wire.Error)
-	if !ok || refusal == nil {
+	refusal, ok := errors.AsType[*wire.Error](err)
+	if !ok {
 		t.Fatalf("the error is a %T: %v", err, err)
 	}
 	if !utf8.ValidString(refusal.Text) || len(refusal.Text) == 0 || len(refusal.Text) > 800 ||
