@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -53,6 +54,8 @@ type Config struct {
 type StaticSink struct {
 	Address wire.Address
 	Options wire.Options
+
+	queue int // a handed-over message queue, open for sending; -1: none
 }
 
 // drainFor is how long a broker that was started by hand goes on delivering when it is told to stop.
@@ -127,9 +130,61 @@ func (c *Channel) open() error {
 			return err
 		}
 	}
+	for i, d := range in.SourceQueues {
+		if err := c.addQueue(d, keySource+1+uint64(i)); err != nil {
+			return err
+		}
+	}
+	for i := range c.cfg.Sinks {
+		c.cfg.Sinks[i].queue = -1
+	}
+	for _, d := range in.Sinks {
+		c.takeSink(d)
+	}
 	c.adopt(salvaged)
 	c.loop.tellBlocked()
 	return nil
+}
+
+// addQueue makes a message queue a source.
+func (c *Channel) addQueue(d activation.Descriptor, key uint64) error {
+	a, err := sys.QueueAttributesOf(d.FD)
+	if err != nil {
+		return fmt.Errorf("cannot receive from message queue %s: %w", d.Name, err)
+	}
+	if room := max(c.cfg.Geometry.MaxMessage, wire.MaxPacket); uint64(a.MessageSize) > room {
+		return fmt.Errorf("cannot receive from message queue %s: its messages have up to %d bytes; --max-message must be at least that", d.Name, a.MessageSize)
+	}
+	return c.loop.addSource(d.FD, key, ring.Queues, nil)
+}
+
+// takeSink makes a static sink of a descriptor that an administrator handed over. The socket itself is of no use to a
+// sender, and while this process had it open, a dead consumer's would look alive and swallow messages: so it is closed,
+// and connected to by its address like any other. Of a queue, a descriptor for sending is kept.
+func (c *Channel) takeSink(d activation.Descriptor) {
+	defer sys.Close(d.FD)
+	s := StaticSink{queue: -1}
+	name, err := "", error(nil)
+	if d.Kind == activation.MessageQueue {
+		if name, err = sys.QueueName(d.FD); err == nil {
+			name = "/dev/mqueue" + name
+			s.queue, err = sys.ReopenQueue(d.FD)
+		}
+	} else {
+		name, err = sys.BoundTo(d.FD)
+	}
+	if err == nil {
+		s.Address, err = wire.ParseAddress(name)
+	}
+	if err == nil && s.Address.IsZero() {
+		err = errors.New("it is not bound")
+	}
+	if err != nil {
+		c.journal.event(slog.LevelError, EventStatic, "a descriptor that was handed over is no sink", slog.String("name", d.Name), slog.Any("error", err))
+		return
+	}
+	s.Options.Set("label", strings.TrimPrefix(d.Name, "sink-"))
+	c.cfg.Sinks = append(c.cfg.Sinks, s)
 }
 
 // openRing goes on with the inherited pair of files of the highest generation that is sound, or makes a new one.

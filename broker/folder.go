@@ -41,6 +41,7 @@ type folder struct {
 type declared struct {
 	addr    wire.Address
 	name    string // label
+	queue   int    // a message queue that was handed over, open for sending; -1: none
 	options wire.Options
 	flag    bool // on the command line: never gone
 	id      uint64
@@ -59,6 +60,7 @@ type joined struct {
 	d *declared
 	proven
 	file    fileID
+	queue   bool
 	refusal *wire.Error
 }
 
@@ -72,7 +74,7 @@ func (f *folder) run(ctx context.Context) {
 		if name == "" {
 			name = defaultLabel(s.Address)
 		}
-		f.declare(&declared{addr: s.Address, name: name, options: s.Options, flag: true})
+		f.declare(&declared{addr: s.Address, name: name, options: s.Options, flag: true, queue: s.queue})
 	}
 	events := make(chan struct{}, 1)
 	defer func() {
@@ -204,7 +206,7 @@ func (f *folder) entry(name string, present map[string]bool) {
 		}
 		return
 	}
-	f.declare(&declared{addr: addr, name: name, options: options})
+	f.declare(&declared{addr: addr, name: name, options: options, queue: -1})
 }
 
 // optionsOf reads the options of a static sink. A bad file means defaults, and one log line.
@@ -297,7 +299,7 @@ func (f *folder) forgetUndeclared() {
 				continue
 			}
 			if f.cfg.SinksDir != "" && filepath.Dir(spec.Address) == f.cfg.SinksDir {
-				f.declared[spec.Address] = &declared{addr: wire.Address{Name: spec.Address}, name: filepath.Base(spec.Address), id: spec.ID, gone: time.Now()}
+				f.declared[spec.Address] = &declared{addr: wire.Address{Name: spec.Address}, name: filepath.Base(spec.Address), queue: -1, id: spec.ID, gone: time.Now()}
 				continue
 			}
 			f.drop(s)
@@ -358,9 +360,9 @@ func (f *folder) connect(ctx context.Context) {
 		d.trying = true
 		go func() {
 			file, _ := fileOf(d.addr)
-			at, refusal := f.prover.joinStatic(d.addr, f.sendBuffer())
+			at, queue, refusal := f.reach(d)
 			select {
-			case f.results <- joined{d, at, file, refusal}:
+			case f.results <- joined{d, at, file, queue, refusal}:
 			case <-ctx.Done():
 				if refusal == nil {
 					sys.Close(at.fd)
@@ -368,6 +370,24 @@ func (f *folder) connect(ctx context.Context) {
 			}
 		}()
 	}
+}
+
+// reach connects to a static sink: a message queue is opened, a socket connected to.
+func (f *folder) reach(d *declared) (at proven, queue bool, refusal *wire.Error) {
+	if d.queue < 0 && !sys.IsQueue(d.addr.Name) {
+		at, refusal = f.prover.joinStatic(d.addr, f.sendBuffer())
+		return at, false, refusal
+	}
+	fd, err := -1, error(nil)
+	if d.queue >= 0 {
+		fd, err = sys.ReopenQueue(d.queue)
+	} else {
+		fd, err = sys.OpenQueue(d.addr.Name)
+	}
+	if err != nil {
+		return at, true, wire.Refuse(wire.CodeAccess, "cannot open the message queue %q for sending (%v): its mode must let the broker's user or group write", d.addr, err)
+	}
+	return proven{fd: fd, cookie: unknownCookie}, true, nil
 }
 
 // settle takes the result of an attempt.
@@ -387,7 +407,8 @@ func (f *folder) settle(r joined) {
 	taken := false
 	f.loop.call(func() {
 		if s := f.ring.Find(d.id); s != nil && f.loop.byID[d.id] == nil && d.gone.IsZero() {
-			f.loop.open(s, r.fd, r.cookie)
+			s.Queue(r.queue)
+			f.loop.open(s, r.fd, r.cookie).queue = r.queue
 			taken = true
 		}
 	})

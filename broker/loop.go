@@ -178,10 +178,15 @@ func (l *loop) judge() {
 // hasReadAll says whether a sink that was sent everything has also read it; for a share, whether a member has.
 func (l *loop) hasReadAll(s *ring.Sink) bool {
 	for _, o := range l.outlets {
-		if o.sink.Uses(s) {
-			if n, err := sys.OutQueue(o.fd); err == nil && n == 0 {
+		if !o.sink.Uses(s) {
+			continue
+		}
+		if o.queue {
+			if a, err := sys.QueueAttributesOf(o.fd); err == nil && a.Messages == 0 {
 				return true
 			}
+		} else if n, err := sys.OutQueue(o.fd); err == nil && n == 0 {
+			return true
 		}
 	}
 	return false

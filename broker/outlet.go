@@ -21,6 +21,7 @@ type outlet struct {
 	armed     bool // epoll tells when it is writable again
 	watched   bool // epoll knows it
 	connected bool // a connection: its end is told, and watched for
+	queue     bool // a POSIX message queue
 	backoff   time.Duration
 	tryAt     time.Duration // when it is tried without an event; 0: not
 }

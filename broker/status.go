@@ -58,6 +58,9 @@ func (c *Channel) sinkStatus(n *ring.Numbers) wire.Sink {
 		Start: n.Start, Next: n.Cursor.Seq, Accepted: n.Accepted, Lost: n.Lost, Waiting: n.Waiting, LagBytes: n.LagBytes,
 		SinceUnix: n.Spec.Since,
 	}
+	if n.Queue {
+		s.Kind = "queue"
+	}
 	if n.Spec.Group != "" {
 		s.Accepted = n.Took
 	}

@@ -179,10 +179,11 @@ const (
 
 func (r Reason) String() string { return [...]string{"too-large", "bad-packet"}[r] }
 
-// What lies in the landing zone.
+// What lies in the landing zone; a source has one of these.
 const (
 	Datagrams = 1 // each slot is one message
 	Packets   = 2 // each slot is a packet of records
+	Queues    = 3 // a source only: messages of a POSIX queue, which land like datagrams
 )
 
 // opLog is the operation log: one entry. Every field holds an absolute value that will be true afterwards, so that
@@ -202,6 +203,7 @@ type opLog struct {
 	Lost  uint64 // SKIP: what the sink has lost. REMOVE: GoneLost
 	Acc   uint64 // REMOVE: GoneAccepted
 	Left  uint64 // REMOVE: GoneAbandoned
+	Maybe uint64 // TAKE, PUT: what Uncertain will be if the outcome is not known
 
 	Next    uint32 // APPEND: where the landing zone goes on
 	_       uint32
@@ -221,6 +223,8 @@ const (
 	opConsume
 	opUpdate
 	opGreet
+	opTake
+	opPut
 	numOps
 )
 
@@ -297,6 +301,9 @@ type recvArea struct {
 	Hdr     [MaxBatch]sys.Mmsghdr
 	Iov     [MaxBatch]unix.Iovec
 	Control [MaxBatch][controlSpace]byte
+
+	// Priority[i] is written by mq_timedreceive for the message that it puts into slot i.
+	Priority [MaxBatch]uint32
 }
 
 // sendArea is what sendmmsg reads and writes. Ends[i] is where a cursor stands once slot i was accepted.

@@ -32,6 +32,9 @@ func (r *Ring) Receive(fd int, kind uint32, limit int) (n int, errno unix.Errno)
 		limit = 1
 	}
 	limit = min(limit, r.batch)
+	if kind == Queues {
+		return r.take(fd, limit)
+	}
 	r.preset()
 	r.c.LandKind = kind
 	r.recv.Iov[0].Len = r.geo.MaxMessage

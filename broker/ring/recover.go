@@ -130,6 +130,10 @@ func (r *Ring) recover() error {
 			return err
 		}
 		c.Next, c.Offset, c.Landed = 0, 0, uint32(n)
+	case opTake:
+		r.recoverTake()
+	case opPut:
+		c.Uncertain.Store(l.Maybe)
 	case opAppend:
 		r.applyAppend()
 	case opSkip:

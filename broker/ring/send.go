@@ -28,6 +28,9 @@ func (r *Ring) Behind(s *Sink) bool {
 //
 // Preconditions: Behind(s).
 func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
+	if s.queue.Load() {
+		return r.give(s, fd)
+	}
 	cur := s.cursor.e.Cursor.load()
 	var vec []sys.Mmsghdr
 	kind, first := uint32(sendDatagrams), 0

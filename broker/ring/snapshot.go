@@ -55,6 +55,7 @@ type Numbers struct {
 	Attaching bool
 	Absent    bool          // its socket is not connected
 	Stalled   bool          // its socket is full
+	Queue     bool          // it is a POSIX message queue
 	Owed      time.Duration // its account, or its user's
 }
 
@@ -85,6 +86,7 @@ func (r *Ring) Snapshot(buf []Numbers) (Totals, []Numbers) {
 			own := *n
 			*n = share
 			n.Spec, n.Took, n.Attaching, n.Absent, n.Stalled = own.Spec, own.Took, own.Attaching, own.Absent, own.Stalled
+			n.Queue = own.Queue
 		}
 	}
 	return t, buf
@@ -111,6 +113,7 @@ func (s *Sink) numbers(head Place) (n Numbers) {
 	f := e.Flags.Load()
 	n.Lagging, n.Catching = f&flagLagging != 0, f&flagCatching != 0
 	n.Absent, n.Stalled = s.cookie.Load() == 0, s.stalled.Load()
+	n.Queue = s.queue.Load()
 	n.Attaching = e.State.Load() == attaching
 	n.Owed = time.Duration(e.Owed.Load())
 	// Head was read before: a cursor may have gone past it meanwhile.

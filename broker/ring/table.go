@@ -21,9 +21,8 @@ type Kind uint8
 // The kinds. Their numbers are part of the layout.
 const (
 	Dynamic Kind = 1 + iota // a datagram socket that was registered at run time
-	Static                  // a declared datagram socket
+	Static                  // a declared datagram socket or POSIX message queue
 	Framed                  // a connection to the subscribe socket
-	Queue                   // a declared POSIX message queue
 	Share                   // not a socket: the cursor that the members of a share have in common
 	Source                  // not a sink: a connection to the publish socket
 )
@@ -32,7 +31,7 @@ func (k Kind) String() string {
 	if k < Dynamic || k > Source {
 		return "unknown"
 	}
-	return [...]string{"dynamic", "static", "framed", "queue", "share", "source"}[k-1]
+	return [...]string{"dynamic", "static", "framed", "share", "source"}[k-1]
 }
 
 // Spec is what a sink is, apart from where its cursor stands. It is immutable: Update replaces it.
@@ -90,6 +89,7 @@ type Sink struct {
 	spec    atomic.Pointer[Spec]
 	cookie  atomic.Uint64
 	stalled atomic.Bool
+	queue   atomic.Bool // a POSIX message queue
 	slot    int
 	e       *entry
 
@@ -110,6 +110,9 @@ func (s *Sink) Spec() *Spec { return s.spec.Load() }
 
 // Cookie is what Connect was told, 0 while the socket is not connected. It may be read from any goroutine.
 func (s *Sink) Cookie() uint64 { return s.cookie.Load() }
+
+// Queue says that what the sink's messages go to is a POSIX message queue, and no socket.
+func (s *Sink) Queue(yes bool) { s.queue.Store(yes) }
 
 // Stall says, for the snapshot, whether the socket is full.
 func (s *Sink) Stall(yes bool) {
