@@ -218,16 +218,50 @@ func (c *Channel) openRing() (salvaged []ring.Spec, err error) {
 		if n := r.Freed(); n > 0 {
 			c.journal.event(slog.LevelError, EventRingBroken, "entries of the sink table were damaged and are gone", slog.Int("entries", n))
 		}
-		if r.Geometry() != c.cfg.Geometry {
-			c.cfg.Geometry = r.Geometry()
-		}
 		// The predecessor may have died before they were stored; a second copy of a file is not kept.
-		return nil, c.storeRing()
+		if err := c.storeRing(); err != nil {
+			return nil, err
+		}
+		if r.Outdated() || r.Geometry() != c.cfg.Geometry {
+			return nil, c.moveRing(p, opt)
+		}
+		return nil, nil
 	}
 	if c.ring, err = ring.Create(c.cfg.Geometry, highest+1, opt); err != nil {
 		return nil, err
 	}
 	return salvaged, c.storeRing()
+}
+
+// moveRing goes over to a new pair of files, because the options or the layout have changed. Killed anywhere, a
+// successor finds the old pair valid, or both with the new one of the higher generation.
+func (c *Channel) moveRing(old pair, opt ring.Options) error {
+	from := c.ring
+	opt.Unpublished = true
+	to, err := ring.Create(c.cfg.Geometry, from.Generation()+1, opt)
+	if err == nil {
+		c.cfg.Ops.Seam("move.created")
+		if err = from.MoveTo(to); err != nil {
+			to.Retire()
+		}
+	}
+	if err != nil {
+		c.journal.event(slog.LevelWarn, EventNotMoved, "the ring keeps its old shape until the next start", slog.Any("error", err))
+		c.cfg.Geometry = from.Geometry()
+		return nil
+	}
+	c.ring = to
+	c.cfg.Ops.Seam("move.copied")
+	if err := c.storeRing(); err != nil {
+		return err
+	}
+	c.cfg.Ops.Seam("move.stored")
+	to.Publish()
+	c.cfg.Ops.Seam("move.published")
+	c.cfg.Notifier.Remove(old.data.Name)
+	c.cfg.Notifier.Remove(old.state.Name)
+	from.Retire()
+	return nil
 }
 
 // pair is the two files of one generation.

@@ -16,11 +16,12 @@ import (
 const (
 	EventStarted    = "started"
 	EventStopping   = "stopping"
-	EventHeld       = "held"         // what a stop leaves behind
-	EventRingBroken = "ring-broken"  // a ring was set aside
-	EventSinkAdded  = "sink-added"   // debug
-	EventSinkGone   = "sink-gone"    // debug
-	EventLagging    = "sink-lagging" // a sink is no longer waited for
+	EventHeld       = "held"           // what a stop leaves behind
+	EventRingBroken = "ring-broken"    // a ring was set aside
+	EventNotMoved   = "ring-not-moved" // changed options have to wait
+	EventSinkAdded  = "sink-added"     // debug
+	EventSinkGone   = "sink-gone"      // debug
+	EventLagging    = "sink-lagging"   // a sink is no longer waited for
 	EventRecovered  = "sink-recovered"
 	EventTooLarge   = "sink-too-large" // a sink's socket cannot take a message
 	EventRefused    = "message-refused"

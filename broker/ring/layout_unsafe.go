@@ -36,7 +36,6 @@ import (
 
 const (
 	magic      = 0x7875_6d67_736d_0a0d // "\r\nmsgmux", little-endian
-	layout     = 1
 	roleData   = 1
 	roleState  = 2
 	headerSize = 4096

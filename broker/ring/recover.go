@@ -90,7 +90,7 @@ func readGeometry(dataFD, stateFD int) (g Geometry, err error) {
 	}
 	d, s := &h[0], &h[1]
 	switch {
-	case s.Layout != layout || d.Layout != layout:
+	case d.Layout != s.Layout || !readable(s.Layout):
 		return g, fmt.Errorf("%w: layout %d, this program knows %d", ErrBroken, s.Layout, layout)
 	case d.Role != roleData || s.Role != roleState:
 		return g, fmt.Errorf("%w: roles %d and %d", ErrBroken, d.Role, s.Role)
@@ -101,6 +101,10 @@ func readGeometry(dataFD, stateFD int) (g Geometry, err error) {
 	}
 	return g, nil
 }
+
+// readable says whether this program can read a layout: its own and the one before. So far there has been one shape;
+// when a layout changes, what reads the one before belongs here.
+func readable(n uint32) bool { return n == layout || n == layout-1 && n > 0 }
 
 // recover finishes the operation that the predecessor was in. It checks every value before it is used, because bits
 // may have fallen; afterwards the whole ring is checked.
@@ -370,7 +374,7 @@ func Salvage(stateFD int) (specs []Spec) {
 	defer sys.Unmap(b)
 	h := at[header](b, 0)
 	g := h.Geometry
-	if h.Layout != layout || g.Check() != nil || g.StateBytes() != size {
+	if !readable(h.Layout) || g.Check() != nil || g.StateBytes() != size {
 		return nil
 	}
 	for i, n := 0, g.slots(); i < n; i++ {

@@ -32,6 +32,10 @@ type Options struct {
 	Lock      bool
 	LockError func(error)
 
+	// Unpublished makes Create leave the files without their magic, until Publish: a successor does not take them for
+	// a ring before.
+	Unpublished bool
+
 	// IgnoreRecords makes recovery ignore the operation log and the kernel's commit records. Only tests set it, to
 	// see that without them messages are lost and doubled.
 	IgnoreRecords bool
@@ -112,11 +116,17 @@ func Create(g Geometry, generation uint64, o Options) (*Ring, error) {
 		r.recv.Hdr[i].Len = sys.Untouched
 	}
 	r.bind()
-	// The magic makes the pair valid. Data first: a state is of no use without its data.
-	at[header](r.dataHeader, 0).Magic.Store(magic)
-	r.head.Magic.Store(magic)
+	if !o.Unpublished {
+		r.Publish()
+	}
 	r.begin()
 	return r, nil
+}
+
+// Publish makes the pair valid by its magic. Data first: a state is of no use without its data.
+func (r *Ring) Publish() {
+	at[header](r.dataHeader, 0).Magic.Store(magic)
+	r.head.Magic.Store(magic)
 }
 
 // mapRing maps the files; it checks nothing but that the mappings can be had.

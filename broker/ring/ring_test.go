@@ -19,7 +19,7 @@ type rig struct {
 	in     [2]int // in[0] is written to, in[1] is the source
 	sinks  []*Sink
 	out    map[*Sink][2]int // [0] is the ring's, [1] the sink's
-	closer []int
+	buf    []byte
 }
 
 func pair(t *testing.T) [2]int {
@@ -39,7 +39,7 @@ func newRig(t *testing.T, g Geometry) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Retire)
-	return &rig{t: t, r: r, in: pair(t), out: map[*Sink][2]int{}}
+	return &rig{t: t, r: r, in: pair(t), out: map[*Sink][2]int{}, buf: make([]byte, 5<<20)}
 }
 
 func (g *rig) add(spec Spec, oldest bool) *Sink {
@@ -73,13 +73,12 @@ func (g *rig) enter(b []byte) Outcome {
 
 // read takes what the sink's socket holds.
 func (g *rig) read(s *Sink) (got [][]byte) {
-	buf := make([]byte, 5<<20)
 	for {
-		n, _, err := unix.Recvfrom(g.out[s][1], buf, unix.MSG_DONTWAIT)
+		n, _, err := unix.Recvfrom(g.out[s][1], g.buf, unix.MSG_DONTWAIT)
 		if err != nil {
 			return got
 		}
-		got = append(got, bytes.Clone(buf[:n]))
+		got = append(got, bytes.Clone(g.buf[:n]))
 	}
 }
 
