@@ -94,9 +94,9 @@ func (c *Channel) revive(spec ring.Spec) *ring.Sink {
 }
 
 // queueBytes is the send buffer of one sink as the kernel counts it: what the administrator allows, but never less
-// than one message.
+// than one message or one packet. What does not fit a send buffer is refused for ever (EMSGSIZE), and lost.
 func (c *Channel) queueBytes() uint64 {
-	return max(c.cfg.Queue, c.cfg.Geometry.MaxMessage+4096)
+	return max(c.cfg.Queue, max(c.cfg.Geometry.MaxMessage, wire.MaxPacket)+4096)
 }
 
 // sendBuffer is queueBytes as setsockopt(2) takes it: the kernel doubles it.

@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/broker"
+	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// What the tests of the promises have in common: messages that tell what they are, a log that can be read, another
+// user, and the program in a process of its own.
+
+// stampSize is the least size of a message that tells who sent it and which one it is.
+const stampSize = 12
+
+// stamped is a message of that size. The bytes behind the stamp follow from it.
+func stamped(source uint32, seq uint64, size int) []byte {
+	b := make([]byte, size)
+	binary.LittleEndian.PutUint32(b, source)
+	binary.LittleEndian.PutUint64(b[4:], seq)
+	fill(b[stampSize:], uint64(source)<<32+seq)
+	return b
+}
+
+// fill writes bytes that follow from seed, no two places alike.
+func fill(b []byte, seed uint64) {
+	x := seed*2862933555777941757 + 3037000493
+	for i := range b {
+		if i%8 == 0 {
+			x = x*6364136223846793005 + 1442695040888963407
+		}
+		b[i] = byte(x >> (i % 8 * 8))
+	}
+}
+
+// stamp is what a stamped message says; ok is false when a byte of it is another.
+func stamp(b []byte) (source uint32, seq uint64, ok bool) {
+	if len(b) < stampSize {
+		return 0, 0, false
+	}
+	source, seq = binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint64(b[4:])
+	return source, seq, bytes.Equal(b, stamped(source, seq, len(b)))
+}
+
+// journal collects what a broker logs.
+type journal struct {
+	slog.Handler
+	mu    sync.Mutex
+	lines []string // "event: text key=value ..."
+}
+
+// keepLog makes a broker log into j as well.
+func keepLog(j *journal) func(*broker.Config) {
+	return func(cfg *broker.Config) { j.Handler, cfg.Log = cfg.Log, j }
+}
+
+func (j *journal) Handle(ctx context.Context, r slog.Record) error {
+	var event string
+	var rest strings.Builder
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "event" {
+			event = a.Value.String()
+		} else {
+			fmt.Fprintf(&rest, " %s=%v", a.Key, a.Value)
+		}
+		return true
+	})
+	j.mu.Lock()
+	j.lines = append(j.lines, event+": "+r.Message+rest.String())
+	j.mu.Unlock()
+	return j.Handler.Handle(ctx, r)
+}
+
+// grep returns the lines that have all words.
+func (j *journal) grep(words ...string) (found []string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+next:
+	for _, line := range j.lines {
+		for _, w := range words {
+			if !strings.Contains(line, w) {
+				continue next
+			}
+		}
+		found = append(found, line)
+	}
+	return found
+}
+
+// sinkOf is the sink with that id, as the control socket shows it.
+func sinkOf(t *testing.T, b *brokertest.Broker, id uint64) wire.Sink {
+	t.Helper()
+	s, ok := findSink(b, id)
+	if !ok {
+		t.Fatalf("there is no sink %d", id)
+	}
+	return s
+}
+
+func findSink(b *brokertest.Broker, id uint64) (wire.Sink, bool) {
+	_, sinks := b.Channel.List()
+	for _, s := range sinks {
+		if s.ID == id {
+			return s, true
+		}
+	}
+	return wire.Sink{}, false
+}
+
+// gone waits until there is no such sink.
+func gone(t *testing.T, b *brokertest.Broker, id uint64) {
+	t.Helper()
+	brokertest.Eventually(t, fmt.Sprintf("sink %d gone", id), func() bool {
+		_, there := findSink(b, id)
+		return !there
+	})
+}
+
+// sendUntilFull sends messages first, first+1, ... of one source until the channel takes no more for a while, and
+// returns how many it took.
+func sendUntilFull(t *testing.T, s *brokertest.Source, source uint32, first uint64, size int) (n uint64) {
+	t.Helper()
+	for quiet := time.Now(); time.Since(quiet) < 150*time.Millisecond; {
+		switch err := s.TrySend(stamped(source, first+n, size)); {
+		case err == nil:
+			n++
+			quiet = time.Now()
+		case errors.Is(err, unix.EAGAIN):
+			time.Sleep(2 * time.Millisecond)
+		default:
+			t.Fatal(err)
+		}
+	}
+	return n
+}
+
+// flood sends stamped messages of one source until stop is closed, and tells how many it sent.
+func flood(s *brokertest.Source, source uint32, size int, stop <-chan struct{}) <-chan uint64 {
+	sent := make(chan uint64, 1)
+	go func() {
+		var n uint64
+		defer func() { sent <- n }()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			s.Conn.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+			switch _, err := s.Conn.Write(stamped(source, n, size)); {
+			case err == nil:
+				n++
+			case !errors.Is(err, os.ErrDeadlineExceeded):
+				return
+			}
+		}
+	}()
+	return sent
+}
+
+// drained reads a sink in the background until stop is closed and nothing more comes, and tells how many messages it
+// got. pause, if not nil, is called before each one.
+func drained(s *brokertest.Sink, stop <-chan struct{}, pause func(n uint64)) <-chan uint64 {
+	got := make(chan uint64, 1)
+	go func() {
+		var n uint64
+		defer func() { got <- n }()
+		for {
+			if pause != nil {
+				pause(n)
+			}
+			_, err := s.ReceiveWithin(100 * time.Millisecond)
+			switch {
+			case err == nil:
+				n++
+			case !errors.Is(err, os.ErrDeadlineExceeded):
+				return
+			default:
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		}
+	}()
+	return got
+}
+
+// receiveSeq receives messages first to last of one source, in that order and nothing between.
+func receiveSeq(t *testing.T, s *brokertest.Sink, source uint32, first, end uint64) {
+	t.Helper()
+	for want := first; want < end; want++ {
+		b, err := s.Receive()
+		if err != nil {
+			t.Fatalf("message %d of %d to %d: %v", want, first, end, err)
+		}
+		if src, seq, ok := stamp(b); !ok || src != source || seq != want {
+			t.Fatalf("received %d/%d (whole: %v) instead of %d/%d", src, seq, ok, source, want)
+		}
+	}
+}
+
+// receivesNothing says that nothing has arrived, and nothing does for a moment.
+func receivesNothing(t *testing.T, s *brokertest.Sink, who string) {
+	t.Helper()
+	if b, err := s.ReceiveWithin(50 * time.Millisecond); err == nil {
+		t.Errorf("%s received %q", who, b[:min(len(b), 100)])
+	}
+}
+
+// openToAll lets every user reach a broker's sockets.
+func openToAll(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"source", "publish", "register", "subscribe", "control"} {
+		if err := os.Chmod(dir+"/"+name, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// strangersSocket binds a socket that belongs to another user.
+func strangersSocket(t *testing.T, name string) (s *brokertest.Sink) {
+	t.Helper()
+	asStranger(func() { s = brokertest.NewSocket(t, name) })
+	return s
+}
+
+// registerAs sends a registration that has the credentials of a user, from a socket of that user's or, if that is nil,
+// from a new one, and returns the answer. Root may say who sends (unix(7), SCM_CREDENTIALS).
+func registerAs(t *testing.T, dir string, uid uint32, from *brokertest.Sink, lines ...string) wire.Reply {
+	t.Helper()
+	if from == nil {
+		from = strangersSocket(t, brokertest.Name())
+		defer from.Close()
+	}
+	sendAs(t, dir, uid, from, strings.Join(lines, "\n")+"\nreply=yes\n")
+	b, err := from.Receive()
+	if err != nil {
+		t.Fatalf("no answer to %q: %v", lines, err)
+	}
+	r, err := wire.ParseReply(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func sendAs(t *testing.T, dir string, uid uint32, from *brokertest.Sink, text string) {
+	t.Helper()
+	creds := unix.UnixCredentials(&unix.Ucred{Pid: int32(os.Getpid()), Uid: uid, Gid: uid})
+	if _, _, err := from.Conn.WriteMsgUnix([]byte(text), creds, &net.UnixAddr{Name: dir + "/register", Net: "unixgram"}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// strangerRole makes this program a framed client of another user instead of a test.
+const strangerRole = "MSGMUX_STRANGER"
+
+// beStranger connects COUNT times to SOCKET, says each answer, and keeps the connections until its input ends.
+func beStranger(role string) int {
+	var socket string
+	var count int
+	if _, err := fmt.Sscanf(role, "%s %d", &socket, &count); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	for range count {
+		conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: socket, Net: "unixpacket"})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer conn.Close()
+		conn.Write([]byte(wire.Protocol))
+		b := make([]byte, 1024)
+		n, _ := conn.Read(b)
+		fmt.Println(strings.TrimSpace(string(b[:n])))
+	}
+	io.Copy(io.Discard, os.Stdin)
+	return 0
+}
+
+// strangers connects another user's framed clients, and returns what each was answered.
+func strangers(t *testing.T, socket string, count int) []string {
+	t.Helper()
+	// Another user cannot reach the folder of the test binary; the link in procfs is not looked up by path.
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", strangerRole, socket, count))
+	cmd.Dir, cmd.Stderr = "/", t.Output()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: stranger, Gid: stranger}}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); cmd.Wait() })
+	answers := make([]string, 0, count)
+	var line strings.Builder
+	for b := make([]byte, 1); len(answers) < count; {
+		if _, err := out.Read(b); err != nil {
+			t.Fatalf("%d answers: %v", len(answers), err)
+		}
+		if b[0] != '\n' {
+			line.Write(b)
+			continue
+		}
+		answers = append(answers, line.String())
+		line.Reset()
+	}
+	return answers
+}
+
+// process is msgmuxd in a process of its own.
+type process struct {
+	Dir    string
+	cmd    *exec.Cmd
+	stderr text
+	ended  chan struct{}
+}
+
+// text collects what a program writes.
+type text struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (w *text) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(p)
+}
+
+func (w *text) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
+}
+
+// newProcess prepares msgmuxd for a folder of its own.
+func newProcess(t *testing.T, flags ...string) *process {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "mm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	p := &process{Dir: dir, ended: make(chan struct{})}
+	p.cmd = exec.Command(programPath(t), append([]string{"--runtime-dir", dir}, flags...)...)
+	p.cmd.Stderr = &p.stderr
+	return p
+}
+
+// startProcess starts msgmuxd and waits until it answers.
+func startProcess(t *testing.T, flags ...string) *process {
+	t.Helper()
+	p := newProcess(t, flags...)
+	p.start(t)
+	brokertest.Eventually(t, "msgmuxd answers", func() bool {
+		conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: p.Dir + "/control", Net: "unixpacket"})
+		if err == nil {
+			conn.Close()
+		}
+		select {
+		case <-p.ended:
+			t.Fatalf("msgmuxd ended: %s", p.stderr.String())
+		default:
+		}
+		return err == nil
+	})
+	brokertest.Ask(t, p.Dir, wire.Request{Op: wire.OpStatus})
+	return p
+}
+
+func (p *process) start(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.ended)
+		p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		<-p.ended
+	})
+}
+
+func (p *process) signal(t *testing.T, s os.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wait waits for its end, and returns the exit code and how long that took.
+func (p *process) wait(t *testing.T) (code int, took time.Duration) {
+	t.Helper()
+	began := time.Now()
+	select {
+	case <-p.ended:
+		return p.cmd.ProcessState.ExitCode(), time.Since(began)
+	case <-time.After(brokertest.Within):
+		t.Fatalf("msgmuxd has not ended: %s", p.stderr.String())
+		return 0, 0
+	}
+}
+
+// status asks the process.
+func (p *process) status(t *testing.T) (wire.Status, map[uint64]wire.Sink) {
+	t.Helper()
+	a := brokertest.Ask(t, p.Dir, wire.Request{Op: wire.OpList})
+	if !a.OK || a.Status == nil {
+		t.Fatalf("status: %v", a.Error)
+	}
+	sinks := make(map[uint64]wire.Sink)
+	for _, s := range a.Sinks {
+		sinks[s.ID] = s
+	}
+	return *a.Status, sinks
+}
