@@ -348,11 +348,7 @@ func (c *Channel) beat() func() {
 func (c *Channel) Run(ctx context.Context) error {
 	stop, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	data := make(chan struct{})
-	go func() {
-		defer close(data)
-		c.loop.run()
-	}()
+	go c.loop.run()
 	c.workers.Go(func() { c.settle(stop) })
 	c.workers.Go(func() { c.reap(stop) })
 	c.workers.Go(func() { c.report(stop) })
@@ -372,10 +368,11 @@ func (c *Channel) Run(ctx context.Context) error {
 	<-ctx.Done()
 	c.cfg.Notifier.Stopping()
 	c.drain()
-	c.loop.do(func() { c.loop.stopping = true })
-	<-data
+	// The data thread last: the others have it do things, and wait for that.
 	cancel()
 	c.workers.Wait()
+	c.loop.do(func() { c.loop.stopping = true })
+	<-c.loop.over
 	c.sayHeld()
 	c.journal.close()
 	return nil

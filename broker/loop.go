@@ -50,6 +50,7 @@ type loop struct {
 
 	commands chan func()
 	wake     *sys.Eventfd
+	over     chan struct{} // closed when the data thread has ended
 
 	sources map[uint64]*source // by key
 	queue   []*source          // those that may have something, in the order of their turns
@@ -71,6 +72,7 @@ type loop struct {
 	polled   time.Duration
 	retryAt  time.Duration // when the earliest backed-off outlet is tried; 0 for none
 	closed   bool          // nothing is received any more
+	owing    bool          // a sink is lagging or owes time, as of the last look
 	stopping bool
 	seed     uint32
 	idle     func(*ring.Sink) bool // bound once: a method value allocates
@@ -102,7 +104,7 @@ func newLoop(r *ring.Ring, ops sys.Ops, j *journal) (*loop, error) {
 		ep.Close()
 		return nil, err
 	}
-	l := &loop{ring: r, ops: ops, ep: ep, wake: wake, journal: j, commands: make(chan func(), 64),
+	l := &loop{ring: r, ops: ops, ep: ep, wake: wake, journal: j, commands: make(chan func(), 64), over: make(chan struct{}),
 		byID: make(map[uint64]*outlet), sources: make(map[uint64]*source), limiter: make(limiter), seed: 1}
 	l.idle = l.hasReadAll
 	return l, ep.Add(wake.FD(), sys.Readable, keyCommands)
@@ -111,19 +113,29 @@ func newLoop(r *ring.Ring, ops sys.Ops, j *journal) (*loop, error) {
 // do has f run by the data thread between two operations. It waits for room in the queue, and not for f. It must not
 // be called by the data thread.
 func (l *loop) do(f func()) {
-	l.commands <- f
-	l.wake.Signal()
+	select {
+	case l.commands <- f:
+		l.wake.Signal()
+	case <-l.over:
+	}
 }
 
-// call is do, and waits until f has run.
-func (l *loop) call(f func()) {
+// call is do, and waits until f has run. False: it never will, the data thread has ended. Only those need to ask who go
+// on when the channel ends.
+func (l *loop) call(f func()) bool {
 	done := make(chan struct{})
 	l.do(func() { f(); close(done) })
-	<-done
+	select {
+	case <-done:
+		return true
+	case <-l.over:
+		return false
+	}
 }
 
 // run is the data thread until a command sets stopping.
 func (l *loop) run() {
+	defer close(l.over)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	l.began = time.Now()
@@ -162,7 +174,7 @@ func (l *loop) tick() time.Duration {
 // judge applies the rule of patience at a moment that has nothing to do with what sinks or sources just did.
 func (l *loop) judge() {
 	changed := l.ring.Turn(l.now-l.turned, l.idle)
-	l.turned = l.now
+	l.turned, l.owing = l.now, l.ring.Owing()
 	// Between half and one and a half times the mean: whatever beats regularly is met at all its phases.
 	l.seed ^= l.seed << 13
 	l.seed ^= l.seed >> 17
@@ -202,7 +214,7 @@ func (l *loop) timeout() time.Duration {
 	}
 	if l.ring.Full() {
 		due(l.sample)
-	} else if l.ring.Owing() {
+	} else if l.owing {
 		due(l.turned + somebodyWaits)
 	}
 	if l.retryAt > 0 {
@@ -233,8 +245,8 @@ func (l *loop) poll(d time.Duration) {
 			l.enqueue(l.sources[key])
 		}
 	}
-	if n > 0 || l.retryAt > 0 && l.now >= l.retryAt {
-		l.tryAll()
+	if l.retryAt > 0 && l.now >= l.retryAt {
+		l.tryBackedOff()
 	}
 	for more := true; more && !l.stopping; {
 		select {
@@ -246,9 +258,8 @@ func (l *loop) poll(d time.Duration) {
 	}
 }
 
-// tryAll makes every outlet that has waited long enough be tried again. Every wake-up comes here: whichever sink it
-// was about, others may have become able to take more.
-func (l *loop) tryAll() {
+// tryBackedOff has those outlets tried again that have waited for their time without an event.
+func (l *loop) tryBackedOff() {
 	l.retryAt = 0
 	for _, o := range l.outlets {
 		if !o.writable && o.tryAt > 0 {

@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -114,9 +115,17 @@ func (c *Channel) sources() (s wire.Sources) {
 	return s
 }
 
+// command is loop.call for who may ask while the channel ends.
+func (c *Channel) command(f func()) *wire.Error {
+	if !c.loop.call(f) {
+		return wire.Refuse(wire.CodeBusy, "the broker is stopping")
+	}
+	return nil
+}
+
 // Drop removes a dynamic sink. uid is who asks: its owner, root or the broker's user.
 func (c *Channel) Drop(uid uint32, name string) (refusal *wire.Error) {
-	c.loop.call(func() {
+	stopping := c.command(func() {
 		var s *ring.Sink
 		if s, refusal = c.find(name); refusal != nil {
 			return
@@ -130,12 +139,12 @@ func (c *Channel) Drop(uid uint32, name string) (refusal *wire.Error) {
 			c.drop(s)
 		}
 	})
-	return refusal
+	return cmp.Or(stopping, refusal)
 }
 
 // SetPatience changes how long others wait for a sink. uid is who asks.
 func (c *Channel) SetPatience(uid uint32, name string, d time.Duration) (refusal *wire.Error) {
-	c.loop.call(func() {
+	stopping := c.command(func() {
 		var s *ring.Sink
 		if s, refusal = c.find(name); refusal != nil {
 			return
@@ -152,7 +161,7 @@ func (c *Channel) SetPatience(uid uint32, name string, d time.Duration) (refusal
 			c.ring.SetPatience(s, d)
 		}
 	})
-	return refusal
+	return cmp.Or(stopping, refusal)
 }
 
 // statusLine is what systemctl status shows.
