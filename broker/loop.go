@@ -85,8 +85,12 @@ type source struct {
 	key    uint64
 	kind   uint32     // ring.Datagrams or ring.Packets
 	client *ring.Sink // a connected source's entry in the table
+	errors int        // receives that failed, in a row
 	queued bool       // it is in loop.queue: it was readable, and has not been found empty since
 }
+
+// maxErrors is how many receives from a connection may fail in a row before it is taken for broken.
+const maxErrors = 3
 
 // blockage is why the sources wait.
 type blockage struct {
@@ -324,14 +328,17 @@ func (l *loop) takeTurn(s *source) (n int) {
 	switch {
 	case errno == syscall.EAGAIN:
 		return 0
-	case errno != 0 && s.client != nil || n > 0 && l.ring.Empty():
+	case n > 0 && l.ring.Empty(), errno != 0 && s.client != nil && s.errors == maxErrors:
 		l.ended(s, nil)
 		return 0
 	case errno != 0:
-		// It was hidden behind an earlier success and comes once; what is queued is still there.
+		// It comes once, and what is queued is still there: hidden behind an earlier success (recvmmsg), or telling
+		// that a client closed its end with something unread (ECONNRESET), which takes nothing from what it sent.
+		s.errors++
 		l.enqueue(s)
 		return 0
 	}
+	s.errors = 0
 	l.enqueue(s)
 	out := l.append()
 	if out.Bad != nil && s.client != nil {
