@@ -60,14 +60,22 @@ func opError(op, path string, err error) error {
 		e.Err = fmt.Errorf("%w: %s", classOfCode(answer.Code), answer.Text)
 		return e
 	}
-	// The net package wraps the number in texts that repeat the path; the number alone says it better.
+	e.Err = plainErrno(err)
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		e.Err = errno
 		if class := classOfErrno(errno); class != nil {
 			e.Err = fmt.Errorf("%w (%w)", class, errno)
 		}
 	}
 	return e
+}
+
+// plainErrno is the number in an error of the net package, which wraps it in texts that repeat the path, or the error
+// itself if there is none.
+func plainErrno(err error) error {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno
+	}
+	return err
 }
 
 // classOfCode is the class of an answer of the broker.

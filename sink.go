@@ -6,8 +6,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -110,15 +112,20 @@ func (c Channel) Subscribe(ctx context.Context, options SinkOptions) (*Sink, err
 		}
 	}
 
+	path, err := c.socket(op, socketRegister)
+	if err != nil {
+		return nil, err
+	}
 	// An empty name makes the kernel choose an abstract one (unix(7), autobind).
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: options.Address, Net: "unixgram"})
 	if err != nil {
-		return nil, opError(op, options.Address, err)
+		// Not opError: what keeps a name from being bound is no broker's doing.
+		return nil, &OpError{Op: op, Path: options.Address, Err: fmt.Errorf("cannot bind: %w", plainErrno(err))}
 	}
 	s := &Sink{channel: c, turn: newTurn(), conn: conn}
 	if err := s.register(ctx, options); err != nil {
 		_ = s.release() // the socket of a sink that never was
-		return nil, opError(op, c.RuntimeDir, err)
+		return nil, opError(op, path, err)
 	}
 	return s, nil
 }
@@ -210,7 +217,7 @@ func (s *Sink) Leave(ctx context.Context) error {
 		return nil
 	}
 	_, err := s.channel.register(ctx, wire.Registration{Address: s.address, Remove: true})
-	return opError("leave", s.channel.RuntimeDir, err)
+	return opError("leave", filepath.Join(s.channel.RuntimeDir, socketRegister), err)
 }
 
 // leaveWithin is how long Close waits for the broker. A sink that is just gone is found and forgotten, too, only later.

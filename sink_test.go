@@ -90,8 +90,11 @@ func TestSinkAtAPath(t *testing.T) {
 	if got, err := sink.Receive(inTime(t)); err != nil || string(got) != "x" {
 		t.Errorf("got %q and %v", got, err)
 	}
-	if _, err := channel.Subscribe(inTime(t), msgmux.SinkOptions{Address: path}); err == nil {
-		t.Error("two sinks have bound the same path")
+	for _, taken := range []string{path, filepath.Join(channel.RuntimeDir, "no", "folder")} {
+		_, err := channel.Subscribe(inTime(t), msgmux.SinkOptions{Address: taken})
+		if err == nil || errors.Is(err, msgmux.ErrNoBroker) || errors.Is(err, msgmux.ErrRefused) {
+			t.Errorf("a sink at %s: got %v", taken, err)
+		}
 	}
 	sink.Close()
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {

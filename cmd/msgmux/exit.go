@@ -76,7 +76,11 @@ func exitStatus(err error) int {
 }
 
 // report says on standard error what went wrong, in one line and what to do about it in another, and returns the status.
+// Without an error it says nothing.
 func report(cmd *cobra.Command, err error) int {
+	if err == nil {
+		return exitDone
+	}
 	status := exitStatus(err)
 	if own, ok := errors.AsType[exitError](err); ok {
 		if err = own.err; err == nil {

@@ -17,7 +17,7 @@ type latencies struct {
 const (
 	latencyBits    = 5
 	latencySteps   = 1 << latencyBits
-	latencyBuckets = (64 - latencyBits) * latencySteps
+	latencyBuckets = (64 - latencyBits + 1) * latencySteps
 )
 
 // bucket is where a number of nanoseconds is counted. Below latencySteps it is the number itself; above, the position

@@ -35,10 +35,7 @@ func run(args []string) int {
 	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
 	root.SetArgs(args)
 	command, err := root.ExecuteC()
-	if err == nil {
-		return exitDone
-	}
-	if !started {
+	if err != nil && !started {
 		err = usageError{err}
 	}
 	return report(command, err)

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/msgmux/msgmux"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// TestStatusShowsTheChannel as a table and as JSON, without and with sinks.
+func TestStatusShowsTheChannel(t *testing.T) {
+	broker, dir := startBroker(t)
+	for _, want := range []string{dir, fmt.Sprint("pid ", broker.cmd.Process.Pid), "0 received", "1.00 MiB", "sinks     none"} {
+		if got := prepare(t, dir, "status").want(0).stdout.String(); !strings.Contains(got, want) {
+			t.Errorf("no %q in %q", want, got)
+		}
+	}
+	var l listing
+	if err := json.Unmarshal([]byte(prepare(t, dir, "status", "--json").want(0).stdout.String()), &l); err != nil {
+		t.Fatal(err)
+	}
+	if l.Status.PID != broker.cmd.Process.Pid || l.Sinks == nil || len(l.Sinks) != 0 {
+		t.Errorf("got %+v", l)
+	}
+
+	startSub(t, dir, "--label", "archive", "--patience", "forever")
+	startSub(t, dir, "--tap", "--label", "eye")
+	prepare(t, dir, "pub", "one", "two").want(0)
+	until(t, "the deliveries", func() bool {
+		s := sinksOf(t, dir)
+		return s[0].Accepted == 2 && s[1].Accepted == 2
+	})
+	got := prepare(t, dir, "status").want(0).stdout.String()
+	for _, want := range []string{
+		`(?m)^messages  2 received, 4 accepted, 0 lost$`,
+		`(?m)^sinks     2 \(2 dynamic, 1 tap\)$`,
+		`(?m)^ *\d+  archive  dynamic +\S+ +ready +0 +0 B +forever +- +2 +0 .* @\S+$`,
+		`(?m)^ *\d+  eye      dynamic,tap `,
+	} {
+		if !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+	var sinks []msgmux.SinkStatus
+	if err := json.Unmarshal([]byte(prepare(t, dir, "sinks", "list", "--json").want(0).stdout.String()), &sinks); err != nil || len(sinks) != 2 {
+		t.Errorf("got %+v and %v", sinks, err)
+	}
+	if got := prepare(t, dir, "sinks", "list").want(0).stdout.String(); strings.Count(got, "\n") != 3 {
+		t.Errorf("got\n%s", got)
+	}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skipf("this host has no /dev/full: %v", err)
+	}
+	defer full.Close()
+	p := prepare(t, dir, "status")
+	p.cmd.Stdout = full
+	p.want(exitFailure).says("no space left")
+}
+
+// TestStatusOfABrokerThatHangs gives up with status 4.
+func TestStatusOfABrokerThatHangs(t *testing.T) {
+	t.Parallel() // it mostly waits
+	dir := folder(t)
+	listener, err := net.Listen("unixpacket", filepath.Join(dir, "control"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	prepare(t, dir, "status").want(exitTimeout).says("deadline exceeded")
+}
+
+// TestStatusLines of states that are hard to bring about.
+func TestStatusLines(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	s := msgmux.Status{
+		Channel: "web", RuntimeDir: "/run/msgmux.web", PID: 7, Version: "1\x1b", SinceUnix: now.Unix() - 90, RingSince: now.Unix() - 3600,
+		Buffer: 16 << 20, Used: 1 << 20, Starts: 3, Received: 12345, Accepted: 37030, Lost: 5,
+		Refused: map[string]uint64{"too-large": 3, "bad-packet": 0}, Abandoned: 8, Landed: 2,
+		Sinks:   wire.SinkCounts{Total: 3, Static: 1, Dynamic: 2, Lagging: 1, Stalled: 1},
+		Sources: wire.Sources{Blocked: true, Why: "sink archive", Sink: "archive", ForSeconds: 12},
+	}
+	got := string(appendStatus(nil, s, now))
+	for _, want := range []string{
+		"channel   web in /run/msgmux.web\n",
+		`version 1\x1b, since`, "(1 min 30 s)\n",
+		"messages  12,345 received, 37,030 accepted, 5 lost, 3 refused: too-large, 8 abandoned, 2 waiting for room\n",
+		"ring      1.00 MiB of 16.0 MiB, 2 restarts since ",
+		"sources   blocked for 12.0 s: sink archive\n",
+		"sinks     3 (1 static, 2 dynamic; 1 stalled, 1 lagging)\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
+// TestSinksAreDroppedAndSet by label and by id, and only by who may.
+func TestSinksAreDroppedAndSet(t *testing.T) {
+	_, dir := startBroker(t)
+	for _, label := range []string{"one", "two", "three"} {
+		startSub(t, dir, "--label", label)
+	}
+	prepare(t, dir, "sinks", "set", "one", fmt.Sprintf("#%d", sinksOf(t, dir)[1].ID), "--patience", "90").want(0).prints("")
+	for i, want := range []string{"1m30s", "1m30s", "1s"} {
+		if got := sinksOf(t, dir)[i].Patience; got != want {
+			t.Errorf("sink %d has patience %s, want %s", i, got, want)
+		}
+	}
+	prepare(t, dir, "sinks", "drop", "nobody").want(exitFailure).says("nobody: ", "no such sink")
+	prepare(t, dir, "sinks", "drop", "one", "nobody", "three").want(exitFailure).says("nobody: ")
+	if left := sinksOf(t, dir); len(left) != 2 || left[0].Label != "two" {
+		t.Errorf("left are %+v", left)
+	}
+	prepare(t, dir, "sinks", "drop", "two", "three").want(0).prints("")
+	if left := sinksOf(t, dir); len(left) != 0 {
+		t.Errorf("left are %+v", left)
+	}
+
+	startSub(t, dir, "--label", "mine")
+	for _, name := range []string{"source", "register", "control"} {
+		if err := os.Chmod(filepath.Join(dir, name), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	prepare(t, dir, "sinks", "drop", "mine").asNobody().want(exitRefused).says("mine: ", "refused")
+	prepare(t, dir, "sub", "--patience", "forever").asNobody().want(exitRefused)
+	prepare(t, dir, "status").asNobody().want(0)
+}
+
+// TestBenchMeasures a short while, as a table and as JSON.
+func TestBenchMeasures(t *testing.T) {
+	_, dir := startBroker(t)
+	p := prepare(t, dir, "bench", "-n", "2", "--duration", "300ms", "--rate", "500", "--json").want(0)
+	var got benchJSON
+	if err := json.Unmarshal([]byte(p.stdout.String()), &got); err != nil {
+		t.Fatalf("%v: %s", err, p.stdout.String())
+	}
+	if got.Sinks != 2 || got.Size != 256 || got.Sent < 50 || got.Sent > 160 || got.Deliveries != 2*got.Sent || got.Lost != 0 ||
+		got.Disordered != 0 || len(got.Processes) != 4 || got.CPUAll <= 0 || got.P50 <= 0 || got.P99 < got.P50 || got.P999 < got.P99 {
+		t.Errorf("got %+v", got)
+	}
+	if left := sinksOf(t, dir); len(left) != 0 {
+		t.Errorf("the sinks are still there: %+v", left)
+	}
+	text := prepare(t, dir, "bench", "--sinks", "1", "--size", "5000", "--duration", "300ms").want(0).stdout.String()
+	for _, want := range []string{
+		`1 sink, 5000 bytes, as fast as the channel takes, for 300 ms; net\.unix\.max_dgram_qlen \d+\n`,
+		`(?m)^publisher +[0-9,]+ +[0-9.]+ +[0-9.]+$`, `(?m)^broker +[0-9.]+ +[0-9.]+$`, `(?m)^sink 1 +[0-9,]+ `, `(?m)^all `,
+		`(?m)^deliveries  [0-9,]+/s, `, `(?m)^lost        0 of [0-9,]+$`, `(?m)^latency     p50 .*s, p99 .*s, p99\.9 .*s$`,
+	} {
+		if !regexp.MustCompile(want).MatchString(text) {
+			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
+	prepare(t, dir, "bench", "--size", "1000000").want(exitTooLarge)
+	sub := startSub(t, dir)
+	prepare(t, dir, "bench", "--duration", "100ms").want(exitFailure).says("1 sink", "--force")
+	prepare(t, dir, "bench", "--duration", "100ms", "--force", "--rate", "100", "-n", "1").want(0)
+	if !strings.Contains(sub.stdout.String(), "msgmux bench") {
+		t.Error("the other sink got nothing")
+	}
+	p = prepare(t, dir, "bench", "--duration", "1m", "--rate", "10", "--force").start()
+	until(t, "its sinks", func() bool { return len(sinksOf(t, dir)) == 5 })
+	time.Sleep(200 * time.Millisecond)
+	p.signal(syscall.SIGINT)
+	p.want(exitInterrupted)
+	until(t, "their end", func() bool { return len(sinksOf(t, dir)) == 1 })
+}

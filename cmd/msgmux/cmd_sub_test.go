@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestSubPrintsExactly in every format, into a pipe.
+func TestSubPrintsExactly(t *testing.T) {
+	_, dir := startBroker(t)
+	messages := []string{"text", "", "\x1b[31m\x00\xff\n"}
+	for format, want := range map[string]string{
+		"raw":  "text\x1b[31m\x00\xff\n",
+		"line": "text\n\n\x1b[31m\x00\xff\n\n",
+		"nul":  "text\x00\x00\x1b[31m\x00\xff\n\x00",
+		"hex":  "74657874\n\n1b5b33316d00ff0a\n",
+	} {
+		sub := startSub(t, dir, "-C", "3", "-o", format)
+		for _, message := range messages {
+			prepare(t, dir, "pub", "-s").input(strings.NewReader(message)).want(0)
+		}
+		sub.want(0).prints(want)
+		if text := sub.stderr.String(); text != "" {
+			t.Errorf("it also says %q", text)
+		}
+	}
+}
+
+// TestSubPrintsJSON that every reader understands, text as text and the rest as base64.
+func TestSubPrintsJSON(t *testing.T) {
+	_, dir := startBroker(t)
+	messages := []string{`say "hi" <&> \`, "", "\x00\xff", "esc \x1b del \x7f c1 \u009b turn \u202e", "日本"}
+	sub := startSub(t, dir, "-C", "5", "-o", "json")
+	began := time.Now()
+	for _, message := range messages {
+		prepare(t, dir, "pub", "-s").input(strings.NewReader(message)).want(0)
+	}
+	sub.want(0)
+	lines := bufio.NewScanner(strings.NewReader(sub.stdout.String()))
+	for i, message := range messages {
+		lines.Scan()
+		if strings.ContainsFunc(lines.Text(), isActive) || i != 4 && strings.ContainsFunc(lines.Text(), func(r rune) bool { return r > 126 }) {
+			t.Errorf("line %d would act on a terminal: %q", i, lines.Text())
+		}
+		var got struct {
+			Time         time.Time
+			Size         int
+			Text, Base64 *string
+		}
+		decoder := json.NewDecoder(strings.NewReader(lines.Text()))
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&got); err != nil {
+			t.Fatalf("line %d: %v: %q", i, err, lines.Text())
+		}
+		if got.Size != len(message) || got.Time.Before(began) || got.Time.After(time.Now()) {
+			t.Errorf("line %d: size %d, time %v", i, got.Size, got.Time)
+		}
+		switch {
+		case (got.Text == nil) == (got.Base64 == nil):
+			t.Errorf("line %d has not one of text and base64: %s", i, lines.Text())
+		case got.Text != nil && *got.Text != message:
+			t.Errorf("line %d: %q is not %q", i, *got.Text, message)
+		case got.Base64 != nil:
+			if b, err := base64.StdEncoding.DecodeString(*got.Base64); err != nil || string(b) != message || message != messages[2] {
+				t.Errorf("line %d: %q and %v", i, b, err)
+			}
+		}
+	}
+	if lines.Scan() {
+		t.Errorf("one line more: %s", lines.Text())
+	}
+}
+
+// TestSubSparesTerminals shows control bytes on a terminal as text, except with -o raw.
+func TestSubSparesTerminals(t *testing.T) {
+	_, dir := startBroker(t)
+	for format, want := range map[string]string{
+		"line": `a\x1b[31m` + "\tb\n", "nul": `a\x1b[31m` + "\tb\x00", "raw": "a\x1b[31m\tb", "hex": "611b5b33316d0962\n",
+	} {
+		screen, slave := terminal(t)
+		shown := watch(screen)
+		before := len(sinksOf(t, dir))
+		sub := prepare(t, dir, "sub", "-C", "1", "-o", format)
+		sub.cmd.Stdout = slave
+		sub.start().registered(dir, before)
+		prepare(t, dir, "pub", "a\x1b[31m\tb").want(0)
+		sub.want(0)
+		until(t, "the message on the screen", func() bool { return len(shown.String()) >= len(want) })
+		if got := shown.String(); got != want {
+			t.Errorf("%s: the screen shows %q, want %q", format, got, want)
+		}
+	}
+}
+
+// TestSubEndsInTime goes through --count, --timeout and --idle, each met and not met.
+func TestSubEndsInTime(t *testing.T) {
+	t.Parallel() // it mostly waits
+	_, dir := startBroker(t)
+	for _, test := range []struct {
+		args   string
+		send   int
+		status int
+		says   string
+	}{
+		{"-C 0", 0, 0, ""},
+		{"-C 2", 3, 0, ""},
+		{"-C 2 -W 30", 2, 0, ""},
+		{"-W 0.5", 0, exitTimeout, "timed out"},
+		{"-W 3", 1, 0, "1 message received"},
+		{"-C 2 -W 3", 1, exitTimeout, "1 message received"},
+		{"-C 2 --idle 2", 1, exitTimeout, "nothing came any more"},
+		{"--idle 2", 1, 0, "1 message received"},
+		{"--idle 0.5", 0, exitTimeout, "0 messages received"},
+	} {
+		before := len(sinksOf(t, dir))
+		sub := prepare(t, dir, append([]string{"sub", "-o", "raw"}, strings.Fields(test.args)...)...).start()
+		if test.args != "-C 0" {
+			sub.registered(dir, before)
+		}
+		for range test.send {
+			prepare(t, dir, "pub", "x").want(0)
+		}
+		sub.want(test.status).says(test.says)
+		if len(sub.stdout.String()) > test.send {
+			t.Errorf("%s: %q", test.args, sub.stdout.String())
+		}
+		if left := sinksOf(t, dir); len(left) != before {
+			t.Errorf("%s: the sink is still there: %+v", test.args, left)
+		}
+		// What -C 2 has left of three.
+		prepare(t, dir, "sub", "-W", "0.2").start().status()
+	}
+	// Idle is between messages, not from the beginning.
+	sub := startSub(t, dir, "--idle", "3", "-o", "raw")
+	for range 4 {
+		time.Sleep(time.Second)
+		prepare(t, dir, "pub", "x").want(0)
+	}
+	sub.want(0).prints("xxxx")
+}
+
+// TestSubEndsInOrderBySignal prints what it has got, leaves the channel, and tells how much it was.
+func TestSubEndsInOrderBySignal(t *testing.T) {
+	_, dir := startBroker(t)
+	for s, unmet := range map[syscall.Signal]int{syscall.SIGINT: exitInterrupted, syscall.SIGTERM: exitTerminated} {
+		for args, status := range map[string]int{"": 0, "-C 10000": unmet} {
+			sub := startSub(t, dir, append(strings.Fields(args), "-o", "raw")...)
+			// While it is stopped its queue fills; then it wakes with the signal already there.
+			sub.signal(syscall.SIGSTOP)
+			prepare(t, dir, "pub").input(strings.NewReader(strings.Repeat("x\n", 5))).want(0)
+			until(t, "the delivery", func() bool { return sinksOf(t, dir)[0].Accepted == 5 })
+			sub.signal(s)
+			sub.signal(syscall.SIGCONT)
+			sub.want(status).prints("xxxxx").says("5 messages received, 5 B, in ")
+			if left := sinksOf(t, dir); len(left) > 0 {
+				t.Errorf("%v %s: the sink is still there", s, args)
+			}
+		}
+	}
+}
+
+// TestSubPrintsWhatWaitsInItsSocket when it is ended in the middle of a message: nobody else will get the rest.
+func TestSubPrintsWhatWaitsInItsSocket(t *testing.T) {
+	_, dir := startBroker(t)
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	sub := prepare(t, dir, "sub", "-o", "raw")
+	sub.cmd.Stdout = writer
+	sub.start().registered(dir, 0)
+	writer.Close()
+	large := strings.Repeat("x", 100_000) // more than a pipe holds
+	prepare(t, dir, "pub", large, "a", "b", "c").want(0)
+	until(t, "the delivery", func() bool { return sinksOf(t, dir)[0].Accepted == 4 })
+	sub.signal(syscall.SIGTERM)
+	time.Sleep(200 * time.Millisecond) // the signal is seen before the reader begins
+	got, err := io.ReadAll(reader)
+	if err != nil || string(got) != large+"abc" {
+		t.Errorf("got %d bytes and %v", len(got), err)
+	}
+	sub.want(0).says("4 messages received")
+}
+
+// TestSubShowsCountsOnSignal at SIGUSR1, and goes on.
+func TestSubShowsCountsOnSignal(t *testing.T) {
+	_, dir := startBroker(t)
+	sub := startSub(t, dir, "-C", "2")
+	prepare(t, dir, "pub", "one").want(0)
+	until(t, "the message", func() bool { return sub.stdout.String() == "one\n" })
+	sub.signal(syscall.SIGUSR1)
+	until(t, "the counts", func() bool { return strings.Contains(sub.stderr.String(), "1 message received, 3 B") })
+	prepare(t, dir, "pub", "two").want(0)
+	sub.want(0).prints("one\ntwo\n")
+}
+
+// TestSubEndsWithItsReader quietly, and leaves the channel.
+func TestSubEndsWithItsReader(t *testing.T) {
+	_, dir := startBroker(t)
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub := prepare(t, dir, "sub")
+	sub.cmd.Stdout = writer
+	sub.start().registered(dir, 0)
+	writer.Close()
+	prepare(t, dir, "pub", "one").want(0)
+	if line, err := bufio.NewReader(reader).ReadString('\n'); err != nil || line != "one\n" {
+		t.Errorf("got %q and %v", line, err)
+	}
+	reader.Close()
+	prepare(t, dir, "pub", "two").want(0)
+	sub.want(0)
+	if text := sub.stderr.String(); text != "" {
+		t.Errorf("it says %q", text)
+	}
+	until(t, "the leaving", func() bool { return len(sinksOf(t, dir)) == 0 })
+}
+
+// TestSubEndsBesideAStuckReader who has the pipe open and reads nothing.
+func TestSubEndsBesideAStuckReader(t *testing.T) {
+	t.Parallel() // it mostly waits
+	_, dir := startBroker(t)
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	sub := prepare(t, dir, "sub")
+	sub.cmd.Stdout = writer
+	sub.start().registered(dir, 0)
+	writer.Close()
+	prepare(t, dir, "pub").input(strings.NewReader(strings.Repeat(strings.Repeat("x", 1000)+"\n", 200))).want(0)
+	sub.signal(syscall.SIGTERM)
+	sub.want(0).says("nobody reads the output")
+}
+
+// TestSubOnAFullDisk fails and says so.
+func TestSubOnAFullDisk(t *testing.T) {
+	_, dir := startBroker(t)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skipf("this host has no /dev/full: %v", err)
+	}
+	defer full.Close()
+	sub := prepare(t, dir, "sub")
+	sub.cmd.Stdout = full
+	sub.start().registered(dir, 0)
+	prepare(t, dir, "pub", "x").want(0)
+	sub.want(exitFailure).says("no space left")
+}
+
+// TestStrictSubReportsLoss falls behind until it loses messages, ends, and has status 7; without --strict it says so.
+func TestStrictSubReportsLoss(t *testing.T) {
+	_, dir := startBroker(t)
+	quick := startSub(t, dir)
+	quick.cmd.Stdout = io.Discard
+	strict, lax := startSub(t, dir, "--strict", "--patience", "0"), startSub(t, dir, "--patience", "0")
+	strict.signal(syscall.SIGSTOP)
+	lax.signal(syscall.SIGSTOP)
+	prepare(t, dir, "pub").input(strings.NewReader(strings.Repeat(strings.Repeat("x", 10_000)+"\n", 500))).want(0)
+	for p, status := range map[*program]int{strict: exitGap, lax: 0} {
+		p.signal(syscall.SIGTERM)
+		p.signal(syscall.SIGCONT)
+		p.want(status).says(" lost")
+	}
+}
+
+// TestSubTellsTheBrokerWhatItIs and starts where it is told to.
+func TestSubTellsTheBrokerWhatItIs(t *testing.T) {
+	_, dir := startBroker(t)
+	startSub(t, dir, "--label", "first")
+	prepare(t, dir, "pub", "old").want(0)
+	until(t, "the delivery", func() bool { return sinksOf(t, dir)[0].Accepted == 1 })
+	for _, test := range []struct {
+		args string
+		want string
+	}{
+		{"--label archive --patience 250ms --start oldest -C 2", "old\nnew\n"},
+		{"--tap -C 1", "new\n"},
+		{"--share writers -C 1", "new\n"},
+	} {
+		sub := startSub(t, dir, strings.Fields(test.args)...)
+		for _, s := range sinksOf(t, dir) {
+			switch {
+			case s.Label == "archive" && s.Patience != "250ms":
+				t.Errorf("%s: %+v", test.args, s)
+			case s.Label != "first" && s.Tap != strings.Contains(test.args, "--tap"):
+				t.Errorf("%s: %+v", test.args, s)
+			}
+		}
+		prepare(t, dir, "pub", "new").want(0)
+		sub.want(0).prints(test.want)
+	}
+}
