@@ -352,6 +352,7 @@ func (c *Channel) Run(ctx context.Context) error {
 	c.workers.Go(func() { c.settle(stop) })
 	c.workers.Go(func() { c.reap(stop) })
 	c.workers.Go(func() { c.report(stop) })
+	c.workers.Go(func() { c.watchBlocked(stop) })
 	c.workers.Go(func() { newFolder(c).run(stop) })
 	if c.cfg.Inherited.Register.Given() {
 		c.workers.Go(func() { newRegistrar(c).run(stop) })
@@ -528,7 +529,8 @@ func (c *Channel) forget(s *ring.Sink) {
 	if c.perUser[spec.UID]--; c.perUser[spec.UID] <= 0 {
 		delete(c.perUser, spec.UID)
 	}
-	c.ring.Remove(s)
+	lost := s.Lost()
+	c.journal.watchers.tell(wire.EventRemoved, spec, c.ring.Remove(s), lost)
 	poke(c.changed)
 }
 

@@ -14,6 +14,8 @@
 //	reaper.go     sinks that died without a word
 //	status.go     what the control socket tells
 //	journal.go    log lines, bounded and limited
+//	events.go     what happens to sinks, told to whoever watches
+//	blocked.go    a word when sources wait for long
 //
 // It knows nothing of D-Bus, HTTP or JSON sockets, and nothing of command lines.
 //

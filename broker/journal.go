@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/wire"
 )
 
 // Events of the journal. The name of an event is stable; tools may look for it.
@@ -23,7 +24,9 @@ const (
 	EventSinkGone   = "sink-gone"      // debug
 	EventLagging    = "sink-lagging"   // a sink is no longer waited for
 	EventRecovered  = "sink-recovered"
-	EventTooLarge   = "sink-too-large" // a sink's socket cannot take a message
+	EventTooLarge   = "sink-too-large"  // a sink's socket cannot take a message
+	EventBlocked    = "sources-blocked" // for longer than a patient sink explains
+	EventUnblocked  = "sources-go-on"
 	EventRefused    = "message-refused"
 	EventNotAdded   = "registration-refused"
 	EventStatic     = "static-sink"
@@ -40,6 +43,9 @@ type journal struct {
 	log     slog.Handler
 	dropped atomic.Uint64
 	done    sync.WaitGroup
+
+	watchers watchers
+	verdicts limiter // the data thread's
 }
 
 // limiter lets a line through at most once a minute for each user and reason, with bounded memory. It belongs to one
@@ -66,7 +72,7 @@ const (
 const everybody = ^uint32(0)
 
 func newJournal(h slog.Handler) *journal {
-	j := &journal{lines: make(chan slog.Record, journalRoom), log: h}
+	j := &journal{lines: make(chan slog.Record, journalRoom), log: h, verdicts: make(limiter)}
 	j.done.Go(func() {
 		for r := range j.lines {
 			j.log.Handle(context.Background(), r)
@@ -133,18 +139,22 @@ func (j *journal) limitedEvent(m limiter, uid uint32, reason string, level slog.
 	}
 }
 
-// verdict tells that a sink was left behind or forgiven.
+// verdict tells that a sink was left behind or forgiven. The data thread calls it. Somebody's sink may be so often, with
+// a patience of a millisecond: that is not to fill the journal.
 func (j *journal) verdict(v ring.Verdict, head ring.Place) {
 	spec := v.Sink.Spec()
-	attrs := []slog.Attr{slog.String("sink", spec.Label), slog.Uint64("waiting", head.Seq-v.Sink.Cursor().Seq),
-		slog.Uint64("lost", v.Sink.Lost())}
 	if spec.Tap || spec.Patience == 0 {
 		return // never waited for: being left behind is its way of life
 	}
+	waiting, lost := head.Seq-v.Sink.Cursor().Seq, v.Sink.Lost()
+	attrs := []slog.Attr{slog.String("sink", spec.Label), slog.Uint64("waiting", waiting), slog.Uint64("lost", lost)}
 	if v.Lagging {
-		j.event(slog.LevelWarn, EventLagging, "sink is no longer waited for: it loses the oldest messages until it has caught up", attrs...)
+		j.watchers.tell(wire.EventLagging, spec, waiting, lost)
+		j.limitedEvent(j.verdicts, spec.UID, "lagging:"+spec.Label, slog.LevelWarn, EventLagging,
+			"sink is no longer waited for: it loses the oldest messages until it has caught up", attrs...)
 	} else {
-		j.event(slog.LevelInfo, EventRecovered, "sink has caught up", attrs...)
+		j.watchers.tell(wire.EventRecovered, spec, waiting, lost)
+		j.limitedEvent(j.verdicts, spec.UID, "recovered:"+spec.Label, slog.LevelInfo, EventRecovered, "sink has caught up", attrs...)
 	}
 }
 

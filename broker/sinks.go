@@ -130,6 +130,7 @@ func (c *Channel) enter(spec ring.Spec, oldest, attaching bool) (*ring.Sink, *wi
 	c.perUser[spec.UID]++
 	c.journal.event(slog.LevelDebug, EventSinkAdded, "sink added", slog.String("sink", spec.Label),
 		slog.String("address", spec.Address), slog.Uint64("uid", uint64(spec.UID)))
+	c.journal.watchers.tell(wire.EventAdded, &spec, 0, 0)
 	poke(c.changed)
 	return s, nil
 }

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/msgmux/msgmux/broker"
+	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// next is the next event of a watcher.
+func next(t *testing.T, events <-chan wire.Event) wire.Event {
+	t.Helper()
+	select {
+	case e := <-events:
+		return e
+	case <-time.After(brokertest.Within):
+		t.Fatal("no event")
+	}
+	return wire.Event{}
+}
+
+// TestWatchersAreTold what happens to a sink from its first to its last moment.
+func TestWatchersAreTold(t *testing.T) {
+	j := new(journal)
+	b := brokertest.Start(t, keepLog(j))
+	events, dropped, stop := b.Channel.Watch(16)
+	fast := brokertest.NewSink(t, b.Dir, "label=fast")
+	if e := next(t, events); e.Kind != wire.EventAdded || e.Label != "fast" || e.SinkKind != "dynamic" {
+		t.Fatalf("got %+v", e)
+	}
+	slow := brokertest.NewSink(t, b.Dir, "label=slow", "patience=20ms")
+	added := next(t, events)
+	// A tap lags without a word.
+	brokertest.NewSink(t, b.Dir, "label=eye", "tap=yes")
+	next(t, events)
+
+	source := brokertest.NewSource(t, b.Dir)
+	go func() {
+		for {
+			if _, err := fast.ReceiveWithin(time.Minute); err != nil {
+				return
+			}
+		}
+	}()
+	var lagging *wire.Event
+	for lagging == nil {
+		if err := source.Send(make([]byte, 16<<10)); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case e := <-events:
+			lagging = &e
+		default:
+		}
+	}
+	if lagging.Kind != wire.EventLagging || lagging.ID != added.ID || lagging.Label != "slow" || lagging.Waiting == 0 {
+		t.Errorf("got %+v", lagging)
+	}
+	for _, err := slow.ReceiveWithin(200 * time.Millisecond); err == nil; {
+		_, err = slow.ReceiveWithin(200 * time.Millisecond)
+	}
+	e := next(t, events)
+	if e.Kind != wire.EventRecovered || e.ID != added.ID || e.Lost == 0 {
+		t.Errorf("got %+v", e)
+	}
+	if reply := brokertest.Register(t, b.Dir, slow.Name, "remove"); reply.Err != nil {
+		t.Fatal(reply.Err)
+	}
+	if e = next(t, events); e.Kind != wire.EventRemoved || e.ID != added.ID || e.Lost == 0 {
+		t.Errorf("got %+v", e)
+	}
+	for _, event := range []string{broker.EventLagging, broker.EventRecovered} {
+		if n := len(j.grep(event + ":")); n != 1 {
+			t.Errorf("%d lines of %s: %q", n, event, j.grep(event+":"))
+		}
+	}
+	if dropped() != 0 || len(events) != 0 {
+		t.Errorf("%d dropped, %d left", dropped(), len(events))
+	}
+	stop()
+	brokertest.NewSink(t, b.Dir)
+	if len(events) != 0 {
+		t.Error("told after stop")
+	}
+}
+
+// TestSlowWatcherLosesEvents and has them counted; nobody waits for it.
+func TestSlowWatcherLosesEvents(t *testing.T) {
+	b := brokertest.Start(t)
+	_, dropped, stop := b.Channel.Watch(2)
+	defer stop()
+	other, _, stopOther := b.Channel.Watch(64)
+	defer stopOther()
+	for range 5 {
+		brokertest.NewSink(t, b.Dir)
+	}
+	if dropped() != 3 || len(other) != 5 {
+		t.Errorf("%d dropped, and the other has %d", dropped(), len(other))
+	}
+}
+
+// TestLongWaitIsSaidOnce, and its end: for want of a sink if somebody waits, and for a sink that takes nothing.
+func TestLongWaitIsSaidOnce(t *testing.T) {
+	defer broker.SetBlockedTimes(10*time.Millisecond, 100*time.Millisecond)()
+	j := new(journal)
+	b := brokertest.Start(t, keepLog(j))
+	defer b.Stop() // before the times are set back
+	time.Sleep(300 * time.Millisecond)
+	if said := j.grep(broker.EventBlocked); len(said) > 0 {
+		t.Errorf("nobody waits, and still %q", said)
+	}
+	source := brokertest.NewSource(t, b.Dir)
+	if err := source.Send(nil); err != nil {
+		t.Fatal(err)
+	}
+	brokertest.Eventually(t, "a line", func() bool { return len(j.grep(broker.EventBlocked, "no sink")) == 1 })
+	sink := brokertest.NewSink(t, b.Dir, "label=hung", "patience=forever")
+	brokertest.Eventually(t, "its end", func() bool { return len(j.grep(broker.EventUnblocked)) == 1 })
+	for source.TrySend(make([]byte, 64<<10)) == nil || b.Channel.Status().Sources.Blocked == false {
+	}
+	brokertest.Eventually(t, "a line", func() bool { return len(j.grep(broker.EventBlocked, "sink=hung")) == 1 })
+	time.Sleep(200 * time.Millisecond)
+	if said := j.grep(broker.EventBlocked); len(said) != 2 {
+		t.Errorf("said %q", said)
+	}
+	sink.Close()
+	brokertest.Eventually(t, "its end", func() bool { return b.Channel.Status().Sinks.Total == 0 })
+}
