@@ -29,7 +29,7 @@ func (c *Channel) look(list bool) (wire.Status, []wire.Sink) {
 		Version: c.cfg.Version, Channel: c.cfg.Name, PID: os.Getpid(), RuntimeDir: c.cfg.RuntimeDir,
 		Generation: t.Generation, Starts: t.Starts, SinceUnix: c.began.Unix(), RingSince: t.Since,
 		Buffer: t.Geometry.Size, Used: t.Head.Pos - t.Tail.Pos, MaxMessage: t.Geometry.MaxMessage, MaxSinks: t.Geometry.MaxSinks,
-		Received: t.Received(), Entered: t.Entered(), Landed: c.ring.Waiting(), Refused: t.RefusedBy(),
+		Received: t.Received(), Entered: t.Entered(), EnteredBytes: t.Head.Pos, Landed: c.ring.Waiting(), Refused: t.RefusedBy(),
 		Accepted: t.Accepted, Lost: t.Lost, Abandoned: t.Abandoned,
 		Delivered: t.Delivered.Seq, Tail: t.Tail.Seq, Uncertain: t.Uncertain,
 		Registrations: c.outcomes.all(), LogDropped: c.journal.dropped.Load(),

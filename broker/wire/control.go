@@ -49,16 +49,17 @@ type Status struct {
 	MaxMessage uint64 `json:"max_message_bytes"` // the largest message taken
 	MaxSinks   uint64 `json:"max_sinks"`
 
-	Received  uint64            `json:"received"`  // = Entered + the sum of Refused
-	Entered   uint64            `json:"entered"`   // messages in the one total order so far
-	Landed    uint64            `json:"landed"`    // taken from a source, waiting for room in the ring
-	Refused   map[string]uint64 `json:"refused"`   // by reason
-	Accepted  uint64            `json:"accepted"`  // deliveries over all sinks, past ones included
-	Lost      uint64            `json:"lost"`      // over all sinks, past ones included
-	Abandoned uint64            `json:"abandoned"` // what sinks that went away had not been sent
-	Delivered uint64            `json:"delivered"` // the sequence number up to which some sink has accepted
-	Tail      uint64            `json:"tail"`      // the sequence number of the oldest record kept
-	Uncertain uint64            `json:"uncertain"` // message queues only: may be lost or repeated by a kill
+	Received     uint64            `json:"received"`      // = Entered + the sum of Refused
+	Entered      uint64            `json:"entered"`       // messages in the one total order so far
+	EnteredBytes uint64            `json:"entered_bytes"` // their size in the ring's record format
+	Landed       uint64            `json:"landed"`        // taken from a source, waiting for room in the ring
+	Refused      map[string]uint64 `json:"refused"`       // by reason
+	Accepted     uint64            `json:"accepted"`      // deliveries over all sinks, past ones included
+	Lost         uint64            `json:"lost"`          // over all sinks, past ones included
+	Abandoned    uint64            `json:"abandoned"`     // what sinks that went away had not been sent
+	Delivered    uint64            `json:"delivered"`     // the sequence number up to which some sink has accepted
+	Tail         uint64            `json:"tail"`          // the sequence number of the oldest record kept
+	Uncertain    uint64            `json:"uncertain"`     // message queues only: may be lost or repeated by a kill
 
 	Sinks   SinkCounts `json:"sinks"`
 	Sources Sources    `json:"sources"`
