@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package crashtest
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// outlet is one way for a source to reach the channel.
+type outlet interface {
+	// send sends the messages and returns when the channel has them, in this order. An error means that it does not
+	// have the last one.
+	send(messages [][]byte) error
+	// most is how many messages one call may have.
+	most() int
+	close()
+}
+
+// Ways to reach the channel.
+const (
+	Blocking    = "blocking"    // a connected datagram socket whose sends wait
+	NonBlocking = "nonblocking" // a connected datagram socket that is polled
+	Unconnected = "unconnected" // a datagram socket that names the address each time
+	Publish     = "publish"     // a connection that takes many messages in a packet
+)
+
+// newOutlet opens the way called how. The largest message to send has size bytes.
+func newOutlet(dir, how string, size int) (outlet, error) {
+	if how == Publish {
+		fd, _, err := greet(dir, "publish", wire.Hello{Options: wire.Options{Label: "feed"}})
+		if err != nil {
+			return nil, err
+		}
+		return &packets{fd: fd}, roomFor(fd, size)
+	}
+	d := &datagrams{how: how}
+	var err error
+	if how == Unconnected {
+		d.to = &unix.SockaddrUnix{Name: filepath.Join(dir, "source")}
+		d.fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	} else {
+		d.fd, err = dial(dir, "source", unix.SOCK_DGRAM)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d, errors.Join(roomFor(d.fd, size), timeouts(d.fd, patience, patience))
+}
+
+// roomFor makes the send buffer large enough for messages of size bytes, with the kernel's own overhead.
+func roomFor(fd, size int) error {
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, max(2*size, 200<<10))
+}
+
+// datagrams is an outlet to the source socket.
+type datagrams struct {
+	fd  int
+	how string
+	to  *unix.SockaddrUnix
+}
+
+func (d *datagrams) most() int { return 1 }
+func (d *datagrams) close()    { unix.Close(d.fd) }
+
+func (d *datagrams) send(messages [][]byte) error {
+	b := messages[0]
+	switch d.how {
+	case Blocking:
+		return send(d.fd, b, 0)
+	case Unconnected:
+		return retry(func() error { return unix.Sendto(d.fd, b, unix.MSG_NOSIGNAL, d.to) })
+	}
+	for {
+		if err := send(d.fd, b, unix.MSG_DONTWAIT); err != unix.EAGAIN {
+			return err
+		}
+		n := 0
+		err := retry(func() (err error) {
+			n, err = unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLOUT}}, int(patience/time.Millisecond))
+			return err
+		})
+		if err != nil || n == 0 {
+			return errors.Join(err, unix.EAGAIN)
+		}
+	}
+}
+
+// packets is an outlet to the publish socket.
+type packets struct {
+	fd  int
+	buf []byte
+}
+
+func (p *packets) most() int { return 100 }
+func (p *packets) close()    { unix.Close(p.fd) }
+
+func (p *packets) send(messages [][]byte) error {
+	for len(messages) > 0 {
+		p.buf = wire.AppendRecord(p.buf[:0], messages[0])
+		n := 1
+		for n < len(messages) && len(p.buf)+wire.Padded(len(messages[n])) <= wire.MaxPacket {
+			p.buf = wire.AppendRecord(p.buf, messages[n])
+			n++
+		}
+		if err := send(p.fd, p.buf, 0); err != nil {
+			return err
+		}
+		messages = messages[n:]
+	}
+	return nil
+}
+
+// Source is one sender with a mind of its own: bursts, trickles and pauses.
+type Source struct {
+	Number   int
+	How      string
+	Sent     atomic.Uint64 // messages that the channel has taken, those that it must refuse included
+	TooLarge atomic.Uint64 // those
+
+	dir     string
+	traffic *Traffic
+	stop    atomic.Bool
+	done    chan struct{}
+	err     error // valid once done is closed
+}
+
+// StartSource lets a source send. Halt ends it.
+func StartSource(dir string, t *Traffic, number int, how string) *Source {
+	s := &Source{Number: number, How: how, dir: dir, traffic: t, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		s.err = s.run()
+	}()
+	return s
+}
+
+// Halt lets the source finish what it is sending. A channel that does not take it within patience is an error, as is
+// every other one: no restart may be seen by a source.
+func (s *Source) Halt() error {
+	s.stop.Store(true)
+	<-s.done
+	if s.err != nil {
+		return fmt.Errorf("source %d (%s), at message %d: %w", s.Number, s.How, s.Sent.Load(), s.err)
+	}
+	return nil
+}
+
+func (s *Source) run() error {
+	out, err := newOutlet(s.dir, s.How, max(s.traffic.Largest, s.traffic.TooLarge))
+	if err != nil {
+		return err
+	}
+	defer out.close()
+	random := rand.New(rand.NewPCG(s.traffic.Seed, uint64(s.Number)))
+	batch := make([][]byte, out.most())
+	for !s.stop.Load() {
+		// One message now and then makes batches of one, a flood fills the ring.
+		burst := []int{1, 1, 5, 30, 300, 3000}[random.IntN(6)]
+		for sent := 0; sent < burst && !s.stop.Load(); {
+			n := min(1+random.IntN(len(batch)), burst-sent)
+			if err := s.send(out, batch[:n]); err != nil {
+				return err
+			}
+			sent += n
+		}
+		if pause := random.IntN(4); pause > 0 {
+			time.Sleep(time.Duration(random.IntN(pause*pause*500)) * time.Microsecond)
+		}
+	}
+	return nil
+}
+
+func (s *Source) send(out outlet, batch [][]byte) error {
+	first := s.Sent.Load()
+	for i := range batch {
+		batch[i] = s.traffic.Append(batch[i][:0], s.Number, first+uint64(i))
+	}
+	if err := out.send(batch); err != nil {
+		return err
+	}
+	for i := range batch {
+		if len(batch[i]) > s.traffic.Largest {
+			s.TooLarge.Add(1)
+		}
+	}
+	s.Sent.Store(first + uint64(len(batch)))
+	return nil
+}
