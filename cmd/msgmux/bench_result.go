@@ -88,14 +88,8 @@ func (r *benchResult) append(dst []byte) []byte {
 		r.latency(0.5), r.latency(0.99), r.latency(0.999))
 }
 
-// latency is a quantile as people read it, to three digits.
-func (r *benchResult) latency(q float64) string {
-	us := float64(r.latencies.quantile(q)) / 1e3
-	if us < 1e4 {
-		return strconv.FormatFloat(us, 'g', 3, 64) + " us"
-	}
-	return strconv.FormatFloat(us/1e3, 'g', 3, 64) + " ms"
-}
+// latency is a quantile as people read it.
+func (r *benchResult) latency(q float64) string { return threeDigits(r.latencies.quantile(q)) }
 
 // queueNote names the setting of the host that matters most: how many datagrams a queue holds.
 func queueNote() string {

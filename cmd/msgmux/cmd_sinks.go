@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -88,12 +90,10 @@ func sinksSetCommand(where *location) *cobra.Command {
 // someSinks wants at least one argument, and no empty one.
 func someSinks(_ *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("which SINK? 'msgmux sinks list' shows them")
+		return errors.New("which SINK? 'msgmux sinks list' shows them")
 	}
-	for _, sink := range args {
-		if sink == "" {
-			return fmt.Errorf("the name of a sink is not empty")
-		}
+	if slices.Contains(args, "") {
+		return errors.New("the name of a sink is not empty")
 	}
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -91,11 +90,11 @@ func appendStatus(dst []byte, s msgmux.Status, now time.Time) []byte {
 	row := func(name, format string, args ...any) {
 		dst = fmt.Appendf(dst, "%-9s "+format+"\n", append([]any{name}, args...)...)
 	}
-	name := s.Channel
-	if name == "" {
-		name = filepath.Base(s.RuntimeDir)
+	where := visible(s.RuntimeDir)
+	if s.Channel != "" {
+		where = visible(s.Channel) + " in " + where
 	}
-	row("channel", "%s in %s", visible(name), visible(s.RuntimeDir))
+	row("channel", "%s", where)
 	row("broker", "pid %d, version %s, since %s (%s)", s.PID, visible(s.Version),
 		time.Unix(s.SinceUnix, 0).Format(time.DateTime), roughly(now.Sub(time.Unix(s.SinceUnix, 0))))
 	row("messages", "%s received, %s accepted, %s lost%s", commas(s.Received), commas(s.Accepted), commas(s.Lost), extras(s))

@@ -83,38 +83,3 @@ func isActive(r rune) bool {
 func visible(s string) string {
 	return strings.NewReplacer("\n", `\n`, "\t", `\t`).Replace(string(appendVisible(nil, []byte(s))))
 }
-
-// commas writes a number with its thousands apart: 1,234,567.
-func commas(n uint64) string {
-	digits := strconv.FormatUint(n, 10)
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits
-}
-
-// byteCount writes a number of bytes with three digits and a binary unit.
-func byteCount(n uint64) string {
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n)/1024, 0
-	for value >= 999.5 && unit < 4 {
-		value, unit = value/1024, unit+1
-	}
-	digits := 2
-	if value >= 99.95 {
-		digits = 0
-	} else if value >= 9.995 {
-		digits = 1
-	}
-	return fmt.Sprintf("%.*f %ciB", digits, value, "KMGTP"[unit])
-}
-
-// plural is "1 message" or "2 messages".
-func plural(n uint64, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return commas(n) + " " + noun + "s"
-}

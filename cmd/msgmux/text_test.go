@@ -155,6 +155,18 @@ func TestDurationsOfFlags(t *testing.T) {
 	}
 }
 
+// TestLatenciesHaveThreeDigits and the unit that fits.
+func TestLatenciesHaveThreeDigits(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0.00 us", 3456: "3.46 us", 121_400: "121 us", 9_996 * time.Microsecond: "10.0 ms", 8654 * time.Microsecond: "8.65 ms",
+		231 * time.Millisecond: "231 ms", 12_345 * time.Millisecond: "12.3 s", 20 * time.Minute: "1200 s",
+	} {
+		if got := threeDigits(d); got != want {
+			t.Errorf("%v: %s, want %s", d, got, want)
+		}
+	}
+}
+
 // TestTablesLineUp texts on the left, numbers on the right.
 func TestTablesLineUp(t *testing.T) {
 	got := string(table{{"NAME", "count"}, {"a", "1,234"}, {"wörld", "5"}}.append(nil))
@@ -165,7 +177,7 @@ func TestTablesLineUp(t *testing.T) {
 
 // TestQuantilesAreClose to those of the sorted times, within the width of a bucket.
 func TestQuantilesAreClose(t *testing.T) {
-	for n := uint64(0); n < 100_000; n++ {
+	for n := range uint64(100_000) {
 		b := bucket(n)
 		if n > bound(b) || b > 0 && n <= bound(b-1) {
 			t.Fatalf("%d is in bucket %d, which ends at %d", n, b, bound(b))
