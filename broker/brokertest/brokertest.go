@@ -10,6 +10,8 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,6 +71,7 @@ func Start(t testing.TB, change ...func(*broker.Config)) *Broker {
 	if err != nil {
 		t.Fatal(err)
 	}
+	processors(+1)
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &Broker{Dir: dir, Channel: channel, cancel: cancel, done: make(chan struct{})}
 	served := make(chan struct{})
@@ -79,9 +82,20 @@ func Start(t testing.TB, change ...func(*broker.Config)) *Broker {
 		<-served
 		channel.Close()
 		sockets.Unlink()
+		processors(-1)
 	}()
 	t.Cleanup(b.Stop)
 	return b
+}
+
+var processorsMu sync.Mutex
+
+// processors gives the scheduler more processors, or takes them back: the data thread of each broker keeps one while it
+// waits for a moment, as in the program (see sys.Kernel.EpollWait).
+func processors(n int) {
+	processorsMu.Lock()
+	defer processorsMu.Unlock()
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n)
 }
 
 // Stop ends the broker and waits until it is gone, its descriptors included. A second call does nothing.
