@@ -1,0 +1,8 @@
+module github.com/msgmux/msgmux/docs/recipes
+
+go 1.26.0
+
+require golang.org/x/sys v0.49.0
+
+// The recipes are about the broker and the client beside them, never a published version.
+replace github.com/msgmux/msgmux => ../..

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package recipes
+
+import (
+	"testing"
+
+	"github.com/msgmux/msgmux/docs/recipes/stage"
+)
+
+func TestMain(m *testing.M) {
+	stage.Main(m, stage.Setup{Packages: []string{"nginx", "haproxy", "rsyslog", "syslog-ng-core"}})
+}
