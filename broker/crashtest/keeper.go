@@ -17,6 +17,7 @@ import (
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/activation/activationtest"
+	"github.com/msgmux/msgmux/broker"
 )
 
 // patience is how long a broker may take for anything before that counts as a hang. It is far more than any step
@@ -232,5 +233,17 @@ func (k *Keeper) Memory(base string) (fd int, err error) {
 	return -1, fmt.Errorf("there is no %s in the store", base)
 }
 
-// Faults is what a real service manager would have complained about.
-func (k *Keeper) Faults() []string { return k.systemd.Faults() }
+// Faults is what a real service manager would have complained about, and what brokers found to be broken.
+func (k *Keeper) Faults() ([]string, error) {
+	text, err := os.ReadFile(k.log.Name())
+	if err != nil {
+		return nil, err
+	}
+	var faults []string
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "event="+broker.EventRingBroken) || strings.Contains(line, "panic") || strings.Contains(line, "fatal error") {
+			faults = append(faults, strings.TrimSpace(line))
+		}
+	}
+	return append(faults, k.systemd.Faults()...), nil
+}

@@ -36,6 +36,9 @@ func killAtRandom(t *testing.T, l *Load, random *rand.Rand, n int) (landed int) 
 		t.Fatal(err)
 	}
 	for k.Deaths < n {
+		if random.IntN(15) == 0 {
+			k.Setup.Geometry = other(k.Setup.Geometry) // an upgrade, as far as the ring can tell
+		}
 		if random.IntN(4) == 0 {
 			// Young: in the middle of recovery, or before it.
 			die(t, k, Death{}, between(random, 0, 40*time.Millisecond))

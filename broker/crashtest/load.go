@@ -174,6 +174,20 @@ func (l *Load) visit(name, way string, o wire.Options, how leaving, random *rand
 	return err
 }
 
+// Calm makes the sources send little, and all sinks keep up with it, or lets them be as they were.
+func (l *Load) Calm(yes bool) {
+	for _, s := range l.Sources {
+		s.calm.Store(yes)
+	}
+	for i, s := range l.Standing {
+		if yes {
+			s.SetPace(Fast)
+		} else {
+			s.SetPace(standing[i].pace)
+		}
+	}
+}
+
 // renew registers a sink again and again, which must change nothing.
 func (l *Load) renew() {
 	for !l.stop.Load() {
@@ -298,7 +312,9 @@ func (l *Load) Books() (*Books, error) {
 		return len(sinks) == want && len(b.Stored) == len(b.Kept()) && absent == 0, nil
 	})
 	b.Restless = err
-	b.Faults = l.Keeper.Faults()
+	if b.Faults, err = l.Keeper.Faults(); err != nil {
+		return nil, err
+	}
 	for _, s := range l.Standing {
 		s.End()
 	}

@@ -128,6 +128,7 @@ type Source struct {
 
 	dir     string
 	traffic *Traffic
+	calm    atomic.Bool // a message now and then is enough
 	stop    atomic.Bool
 	done    chan struct{}
 	err     error // valid once done is closed
@@ -165,6 +166,10 @@ func (s *Source) run() error {
 	for !s.stop.Load() {
 		// One message now and then makes batches of one, a flood fills the ring.
 		burst := []int{1, 1, 5, 30, 300, 3000}[random.IntN(6)]
+		if s.calm.Load() {
+			burst = 1
+			time.Sleep(5 * time.Millisecond)
+		}
 		for sent := 0; sent < burst && !s.stop.Load(); {
 			n := min(1+random.IntN(len(batch)), burst-sent)
 			if err := s.send(out, batch[:n]); err != nil {

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package crashtest
+
+import (
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// newKeeper is an empty channel.
+func newKeeper(t *testing.T) *Keeper {
+	t.Helper()
+	k, err := NewKeeper(settings[0].setup())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	return k
+}
+
+// up starts a broker that dies at d, and waits until it is ready.
+func up(t *testing.T, k *Keeper, d Death) {
+	t.Helper()
+	if err := k.Start(d); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.AwaitReady(); err != nil {
+		t.Fatalf("%v\n%s", err, k.Log())
+	}
+}
+
+// works checks that a new sink gets a new message.
+func works(t *testing.T, k *Keeper, name string) {
+	t.Helper()
+	traffic := Traffic{Seed: 1, Largest: 1 << 10}
+	s, err := NewSink(k.Setup.Dir, &traffic, name, ByName, forever(), Fast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Join(); err != nil {
+		t.Fatalf("%v\n%s", err, k.Log())
+	}
+	defer s.End()
+	out, err := newOutlet(k.Setup.Dir, Blocking, traffic.Largest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.close()
+	if err := out.send([][]byte{traffic.Append(nil, 0, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := until(patience, func() (bool, error) { return s.Count.Load() > 0, nil }); err != nil {
+		t.Fatalf("the message did not come: %v\n%s", err, k.Log())
+	}
+}
+
+// TestPromise9_PoisonKillsNobodyForEver lets one registration end three brokers. The fourth one must not look at it, and
+// serves the next.
+func TestPromise9_PoisonKillsNobodyForEver(t *testing.T) {
+	for _, at := range []string{"register.proven", "register.stored", "register.barrier", "add.filled"} {
+		t.Run(at, func(t *testing.T) {
+			k := newKeeper(t)
+			death := Death{Point{at, ""}, 1}
+			up(t, k, death)
+			poison(t, k)
+			for range 3 {
+				if !k.AwaitDeath(patience) {
+					t.Fatal("the registration does not kill the broker")
+				}
+				if err := k.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				if err := k.Start(death); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := k.AwaitReady(); err != nil {
+				t.Fatalf("the fourth broker: %v\n%s", err, k.Log())
+			}
+			err := until(patience, func() (bool, error) {
+				st, sinks, err := k.List()
+				return err == nil && st.Registrations[wire.CodePoison] == 1 && len(sinks) == 0, err
+			})
+			if err != nil {
+				t.Fatalf("the registration is not counted as poison: %v\n%s", err, k.Log())
+			}
+			if err := k.Stop(); err != nil {
+				t.Fatalf("the fourth broker: %v", err)
+			}
+			up(t, k, Death{})
+			works(t, k, "other")
+			if stored, _, err := k.Stored(); err != nil || len(stored) > 1 {
+				t.Errorf("the store holds %v: what the dead brokers put there is left (%v)", stored, err)
+			}
+		})
+	}
+}
+
+// poison sends a registration and waits for nothing. The socket lives as long as the test.
+func poison(t *testing.T, k *Keeper) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	name := "@" + filepath.Join(k.Setup.Dir, "poison")
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Sendto(fd, []byte(name), 0, &unix.SockaddrUnix{Name: filepath.Join(k.Setup.Dir, "register")}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPromise7_KilledBeforeThereIsAnything kills the very first brokers of a channel, before and while the ring is made
+// and stored.
+func TestPromise7_KilledBeforeThereIsAnything(t *testing.T) {
+	random := rand.New(rand.NewPCG(seed(t), 0))
+	for range 6 {
+		k := newKeeper(t)
+		for range 4 {
+			die(t, k, Death{}, between(random, 0, 50*time.Millisecond))
+		}
+		up(t, k, Death{})
+		works(t, k, "first")
+		_, memory, err := k.Stored()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(memory) != 2 {
+			t.Errorf("the store holds %v as memory", memory)
+		}
+		if faults, err := k.Faults(); err != nil || len(faults) > 0 {
+			t.Errorf("%v %v", faults, err)
+		}
+		k.Close()
+	}
+}
