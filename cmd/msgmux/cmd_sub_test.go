@@ -242,6 +242,7 @@ func TestSubEndsBesideAStuckReader(t *testing.T) {
 	sub.start().registered(dir, 0)
 	writer.Close()
 	prepare(t, dir, "pub").input(strings.NewReader(strings.Repeat(strings.Repeat("x", 1000)+"\n", 200))).want(0)
+	until(t, "a full pipe", func() bool { return sinksOf(t, dir)[0].Accepted >= 70 }) // it holds 64 KiB
 	sub.signal(syscall.SIGTERM)
 	sub.want(0).says("nobody reads the output")
 }
