@@ -22,10 +22,10 @@ SOAK_KILLS ?= 10000
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # What `make test` runs. A part joins the list with the change that brings it.
-PARTS := unit
+PARTS := unit systemd
 
 # The tests that boot a systemd are a part of their own; the killing parent is too slow under the race detector.
-UNIT_PACKAGES = $$(go list ./... | grep -v /units/rig)
+UNIT_PACKAGES = $$(go list ./... | grep -vE '/units(/|$$)')
 RACE_PACKAGES = $$(go list ./broker/... | grep -v /broker/crashtest)
 
 SCRIPTS = $$(git ls-files -z -- .ci '*.sh' | xargs -0 grep -lE '^\#!.*sh')
@@ -57,6 +57,10 @@ test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, unde
 	go vet ./...
 	go test -count=1 -timeout 4m $(UNIT_PACKAGES)
 	@$(MAKE) --no-print-directory test-race fuzz
+
+.PHONY: test-systemd
+test-systemd: ## boots Debian's systemd 252 and 257 in containers; root, some minutes
+	go test -count=1 -timeout 20m ./units/...
 
 .PHONY: test-race
 test-race: ## the core packages under the race detector

@@ -49,7 +49,10 @@ var imports = map[string][]string{
 	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "broker/wire"},
 	"cmd/msgmux":     {cobraModule, pflagModule, ".", "broker/wire"},
 
-	// For tests only: nothing but tests may import them.
+	"packaging/generate": {},
+	"units":              {},
+
+	// For tests only: nothing but tests and one another may import them.
 	"activation/activationtest": {unixModule},
 	"units/rig":                 {unixModule},
 	"broker/brokertest":         {unixModule, "activation", "broker", "broker/control", "broker/ring", "broker/sys", "broker/wire"},
@@ -60,6 +63,7 @@ var imports = map[string][]string{
 var testImports = map[string][]string{
 	"*":              {unixModule, "broker/brokertest"},
 	"activation":     {"activation/activationtest"},
+	"units":          {"units/rig"},
 	"broker/control": {"broker/sys"},
 	"cmd/msgmux":     {"activation", "broker", "broker/control", "broker/ring", "broker/sys"},
 	"cmd/msgmuxd":    {".", "broker/ring", "broker/sys"},
