@@ -448,3 +448,10 @@ func (p *process) status(t *testing.T) (wire.Status, map[uint64]wire.Sink) {
 	}
 	return *a.Status, sinks
 }
+
+func removeFile(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}

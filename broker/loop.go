@@ -4,6 +4,7 @@ package broker
 
 import (
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -246,7 +247,7 @@ func (l *loop) poll(d time.Duration) {
 		case l.byID[key] != nil:
 			l.wakeUp(l.byID[key], ev.Events)
 		case l.sources[key] != nil:
-			l.enqueue(l.sources[key])
+			l.hear(l.sources[key], ev.Events)
 		}
 	}
 	if l.retryAt > 0 && l.now >= l.retryAt {
@@ -290,10 +291,23 @@ func (l *loop) addSource(fd int, key uint64, kind uint32, client *ring.Sink) err
 	return l.ep.Add(fd, sys.Readable|sys.HungUp|sys.Edge, key)
 }
 
+// hear is epoll telling of s: it has something, or it hung up. One that has left nothing behind goes at once: while
+// nothing is received, its turn would not come, and those who come and go would fill the table.
+func (l *loop) hear(s *source, events uint32) {
+	if s.client != nil && events&^uint32(sys.Readable) != 0 {
+		if n, err := sys.InQueue(s.fd); err == nil && n == 0 {
+			l.ended(s, nil)
+			return
+		}
+	}
+	l.enqueue(s)
+}
+
 // dropSource takes a connected source out of the loop; the descriptor is the caller's from then on.
 func (l *loop) dropSource(s *source) {
 	l.ep.Remove(s.fd)
 	delete(l.sources, s.key)
+	l.queue = slices.DeleteFunc(l.queue, func(x *source) bool { return x == s })
 }
 
 // enqueue gives a source its turn after all that are waiting for theirs.
@@ -314,9 +328,6 @@ func (l *loop) receive() (more bool) {
 		s := l.queue[0]
 		l.queue = l.queue[:copy(l.queue, l.queue[1:])]
 		s.queued = false
-		if l.sources[s.key] != s {
-			continue // dropped meanwhile
-		}
 		got += l.takeTurn(s)
 	}
 	return len(l.queue) > 0 && l.receiving()

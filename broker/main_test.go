@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -76,6 +77,16 @@ func openDescriptors() (all []string) {
 		}
 	}
 	return all
+}
+
+// openSockets counts the sockets that this process has open.
+func openSockets() (n int) {
+	for _, d := range openDescriptors() {
+		if strings.Contains(d, " socket:") {
+			n++
+		}
+	}
+	return n
 }
 
 // program is msgmuxd, built once, when a test first needs it.

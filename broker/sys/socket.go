@@ -19,6 +19,13 @@ func OutQueue(fd int) (int, error) {
 	return n, os.NewSyscallError("ioctl", err)
 }
 
+// InQueue is how many bytes wait to be read from fd, a connection or a datagram socket (SIOCINQ, unix(7)). Packets of no
+// bytes do not show.
+func InQueue(fd int) (int, error) {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+	return n, os.NewSyscallError("ioctl", err)
+}
+
 // SendBuffer is what the send buffer of fd comes to, in bytes as the kernel counts them: twice what was asked for, or
 // twice net.core.wmem_max. The largest message is 32 bytes less.
 func SendBuffer(fd int) (int, error) {
