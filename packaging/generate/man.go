@@ -3,48 +3,47 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // manFolder is where the pages are, from the top folder.
 const manFolder = "docs/man"
 
-// A page is written by hand but for the parts between two comment lines, which come from --help:
-//
-//	.\" begin PART (from --help: make man)
-//	.\" end PART
+// protocolFile is where the tables of msgmux-protocol(7) come from, and goldenFolder its examples.
 const (
-	beginMark = `.\" begin `
-	beginNote = ` (from --help: make man)`
-	endMark   = `.\" end `
+	protocolFile = "docs/protocol.md"
+	goldenFolder = "broker/wire/testdata"
 )
 
-// parts are the derived parts of each page.
-var parts = map[string]map[string]func(command) string{
-	"msgmux.1": {
-		"options":     func(c command) string { return optionList(c.flags) },
-		"commands":    commandList,
-		"exit status": exitStatusList,
-	},
-	"msgmuxd.8": {
-		"options": func(c command) string { return optionList(c.flags) },
-	},
-}
+// A page is written by hand but for its derived parts, each between two comment lines. The first says what stands there:
+//
+//	.\" begin options          the flags of the command
+//	.\" begin commands         the commands below it
+//	.\" begin exit status      what its help says about that
+//	.\" begin table HEAD       the table in docs/protocol.md whose first column has that head
+//	.\" begin file NAME        an example of broker/wire/testdata
+//	.\" end
+var derived = regexp.MustCompile(`(?ms)^(\.\\" begin ([^\n]*) \(make man\)\n)(.*?)(^\.\\" end\n)`)
 
 // writeManPages brings every page up to date.
 func writeManPages() error {
-	for page := range parts {
-		name := filepath.Join(manFolder, page)
+	pages, err := filepath.Glob(filepath.Join(manFolder, "*.[0-9]"))
+	if err != nil || len(pages) == 0 {
+		return fmt.Errorf("cannot find the pages in %s: %w", manFolder, err)
+	}
+	for _, name := range pages {
 		old, err := os.ReadFile(name)
 		if err != nil {
 			return err
 		}
-		text, err := manPage(page, string(old))
+		text, err := manPage(filepath.Base(name), string(old))
 		if err != nil {
 			return err
 		}
@@ -60,20 +59,99 @@ func writeManPages() error {
 // manPage returns a page with its derived parts as they should be.
 func manPage(page, text string) (string, error) {
 	name, _, _ := strings.Cut(page, ".")
-	c, err := buildAndAsk(name)
-	if err != nil {
-		return "", err
-	}
-	for part, write := range parts[page] {
-		begin, end := beginMark+part+beginNote+"\n", endMark+part+"\n"
-		before, rest, ok := strings.Cut(text, begin)
-		_, after, ok2 := strings.Cut(rest, end)
-		if !ok || !ok2 {
-			return "", fmt.Errorf("%s lacks the lines %q and %q", page, begin, end)
+	help := sync.OnceValues(func() (command, error) { return buildAndAsk(name) })
+	var failed error
+	text = derived.ReplaceAllStringFunc(text, func(old string) string {
+		found := derived.FindStringSubmatch(old)
+		part, err := derive(found[2], help)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", page, err))
 		}
-		text = before + begin + write(c) + end + after
+		return found[1] + part + found[4]
+	})
+	return text, failed
+}
+
+// derive writes one derived part.
+func derive(what string, help func() (command, error)) (string, error) {
+	if name, ok := strings.CutPrefix(what, "file "); ok {
+		text, err := os.ReadFile(filepath.Join(goldenFolder, name))
+		return literal(strings.Split(strings.TrimRight(string(text), "\n"), "\n")), err
 	}
-	return text, nil
+	if head, ok := strings.CutPrefix(what, "table "); ok {
+		text, err := os.ReadFile(protocolFile)
+		if err != nil {
+			return "", err
+		}
+		return table(string(text), head)
+	}
+	c, err := help()
+	switch {
+	case err != nil:
+		return "", err
+	case what == "options":
+		return optionList(c.flags), nil
+	case what == "commands":
+		return commandList(c), nil
+	case what == "exit status":
+		return exitStatusList(c), nil
+	}
+	return "", fmt.Errorf("there is no derived part %q", what)
+}
+
+// table makes a list of a table in a Markdown text: the first column, then the one that says what it means, which is
+// called so or the last, and in brackets the others with their heads.
+func table(markdown, head string) (string, error) {
+	_, rest, ok := strings.Cut(markdown, "\n| "+head+" |")
+	if !ok {
+		return "", fmt.Errorf("%s has no table of %s", protocolFile, head)
+	}
+	rest, _, _ = strings.Cut("| "+head+" |"+rest, "\n\n")
+	lines := strings.Split(rest, "\n")
+	heads := cells(lines[0])
+	main := slices.Index(heads, "meaning")
+	if main < 0 {
+		main = len(heads) - 1
+	}
+	var out strings.Builder
+	out.WriteString(".Bl -tag -width Ds\n")
+	for _, line := range lines[2:] { // the second only draws
+		row := cells(line)
+		if len(row) != len(heads) {
+			return "", fmt.Errorf("%s: the table of %s has a row of %d cells: %s", protocolFile, head, len(row), line)
+		}
+		var others []string
+		for i := 1; i < len(row); i++ {
+			if i != main && row[i] != "" {
+				others = append(others, heads[i]+": "+row[i])
+			}
+		}
+		text := row[main]
+		if len(others) > 0 {
+			text += " (" + strings.Join(others, "; ") + ")"
+		}
+		fmt.Fprintf(&out, ".It Sy %s\n%s", escape(row[0]), prose(text))
+	}
+	return out.String() + ".El\n", nil
+}
+
+// cells are the texts of one line of a table.
+func cells(line string) []string {
+	var texts []string
+	for _, cell := range strings.Split(strings.Trim(line, "|"), "|") {
+		texts = append(texts, plain(strings.TrimSpace(cell)))
+	}
+	return texts
+}
+
+// literal shows lines as they are.
+func literal(lines []string) string {
+	var out strings.Builder
+	out.WriteString(".Bd -literal -offset indent\n")
+	for _, line := range lines {
+		out.WriteString(escapeLine(line) + "\n")
+	}
+	return out.String() + ".Ed\n"
 }
 
 // optionList is a list of all flags.
@@ -115,11 +193,7 @@ func commandList(c command) string {
 		own := slices.DeleteFunc(slices.Clone(sub.flags), func(f flag) bool { return f.long == "--help" })
 		out.WriteString(optionList(own))
 		if len(sub.examples) > 0 {
-			out.WriteString(".Pp\nExamples:\n.Bd -literal -offset indent\n")
-			for _, line := range sub.examples {
-				out.WriteString(escape(line) + "\n")
-			}
-			out.WriteString(".Ed\n")
+			out.WriteString(".Pp\nExamples:\n" + literal(sub.examples))
 		}
 		out.WriteString(commandList(sub))
 	}
@@ -141,7 +215,7 @@ func exitStatusList(c command) string {
 }
 
 // sentenceEnd is where roff wants a new line.
-var sentenceEnd = regexp.MustCompile(`([.!?:]\)?) +`)
+var sentenceEnd = regexp.MustCompile(`([\w)"][.!?:]\)?) +`)
 
 // prose writes running text, in short lines, each sentence on a new one. It reads the same as the text.
 func prose(text string) string {
