@@ -13,12 +13,10 @@ import (
 	"time"
 )
 
-// The tests run in the top folder, as the tool does.
-func TestMain(m *testing.M) {
-	if err := os.Chdir("../.."); err != nil {
-		panic(err)
-	}
-	os.Exit(m.Run())
+// toTop makes the top folder the working directory, as the tool has it.
+func toTop(t *testing.T) {
+	t.Helper()
+	t.Chdir("../..")
 }
 
 // pages are the man pages that there must be.
@@ -40,6 +38,7 @@ func readPages(t *testing.T) map[string]string {
 
 // TestManPagesSayWhatHelpSays makes every derived part anew and compares.
 func TestManPagesSayWhatHelpSays(t *testing.T) {
+	toTop(t)
 	for page, text := range readPages(t) {
 		current, err := manPage(page, text)
 		if err != nil {
@@ -53,6 +52,7 @@ func TestManPagesSayWhatHelpSays(t *testing.T) {
 // TestManPagesTellAllOptions renders the pages of both commands and looks for each flag with its text, so that an error of
 // the generator is not taken for the truth.
 func TestManPagesTellAllOptions(t *testing.T) {
+	toTop(t)
 	for name, page := range map[string]string{"msgmux": "msgmux.1", "msgmuxd": "msgmuxd.8"} {
 		all, err := buildAndAsk(name)
 		if err != nil {
@@ -88,6 +88,7 @@ func TestManPagesTellAllOptions(t *testing.T) {
 
 // TestManPagesHaveTheSectionsPeopleLookFor in the pages of the commands.
 func TestManPagesHaveTheSectionsPeopleLookFor(t *testing.T) {
+	toTop(t)
 	for page, text := range readPages(t) {
 		want := []string{"NAME", "DESCRIPTION", "SEE ALSO"}
 		if page == "msgmux.1" || page == "msgmuxd.8" {
@@ -103,6 +104,7 @@ func TestManPagesHaveTheSectionsPeopleLookFor(t *testing.T) {
 
 // TestManPageHasAllPromises compares the numbered promises of msgmux(7) with those of the design, each with its limits.
 func TestManPageHasAllPromises(t *testing.T) {
+	toTop(t)
 	design, err := os.ReadFile("docs/design.md")
 	if err != nil {
 		t.Fatal(err)
@@ -132,6 +134,7 @@ func TestManPageHasAllPromises(t *testing.T) {
 
 // TestManPageNamesEveryUnit looks for each unit file in msgmux-units(5).
 func TestManPageNamesEveryUnit(t *testing.T) {
+	toTop(t)
 	text := strings.ReplaceAll(readPages(t)["msgmux-units.5"], `\-`, "-")
 	system, user, ok := strings.Cut(text, "\n.Ss Units of a user\n")
 	if !ok {
@@ -152,6 +155,7 @@ func TestManPageNamesEveryUnit(t *testing.T) {
 
 // TestManPagesAreClean wants mandoc to have nothing to say.
 func TestManPagesAreClean(t *testing.T) {
+	toTop(t)
 	if _, err := exec.LookPath("mandoc"); err != nil {
 		t.Skip("mandoc is not installed")
 	}
@@ -186,6 +190,7 @@ func render(t *testing.T, page string) string {
 
 // TestCopyrightListsWhatIsLinked compares the file with what the linker wrote into the binaries.
 func TestCopyrightListsWhatIsLinked(t *testing.T) {
+	toTop(t)
 	modules, err := linkedModules()
 	if err != nil {
 		t.Fatal(err)
