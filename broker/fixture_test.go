@@ -384,6 +384,13 @@ func startProcess(t *testing.T, flags ...string) *process {
 	t.Helper()
 	p := newProcess(t, flags...)
 	p.start(t)
+	p.serves(t)
+	return p
+}
+
+// serves waits until it answers.
+func (p *process) serves(t *testing.T) {
+	t.Helper()
 	brokertest.Eventually(t, "msgmuxd answers", func() bool {
 		conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: p.Dir + "/control", Net: "unixpacket"})
 		if err == nil {
@@ -397,7 +404,6 @@ func startProcess(t *testing.T, flags ...string) *process {
 		return err == nil
 	})
 	brokertest.Ask(t, p.Dir, wire.Request{Op: wire.OpStatus})
-	return p
 }
 
 func (p *process) start(t *testing.T) {
