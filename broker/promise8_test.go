@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/msgmux/msgmux/broker"
+	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// Promise 8 from outside, with a broker that runs. Who owns a socket, and how names are forged, is tested piece by piece
+// in ownership_test.go.
+
+// message has the broker deliver one more message, so that whoever is a sink gets something.
+func message(t *testing.T, b *brokertest.Broker) {
+	t.Helper()
+	before := b.Channel.Status().Delivered
+	witness := brokertest.NewSink(t, b.Dir)
+	if err := brokertest.NewSource(t, b.Dir).Send([]byte("a message")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := witness.Receive(); err != nil {
+		t.Fatal(err)
+	}
+	if b.Channel.Status().Delivered != before+1 {
+		t.Fatal("the message was not delivered")
+	}
+	brokertest.Register(t, b.Dir, witness.Name, "remove")
+}
+
+// TestPromise8_SomebodyElsesSink: nobody can make somebody else's socket a sink, by whatever name; root can, and then
+// it counts for its owner.
+func TestPromise8_SomebodyElsesSink(t *testing.T) {
+	needRoot(t)
+	b := brokertest.Start(t, func(cfg *broker.Config) { cfg.SinksPerUser = 2 })
+	openToAll(t, b.Dir)
+	byName, byPath := brokertest.NewSocket(t, brokertest.Name()), brokertest.NewSocket(t, b.Dir+"/victim")
+	os.Chmod(byPath.Name, 0o777)
+	link := b.Dir + "/link"
+	if err := os.Symlink(byPath.Name, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{byName.Name, byPath.Name, link} {
+		if r := registerAs(t, b.Dir, stranger, nil, name); codeOf(r.Err) != wire.CodeNotOwner {
+			t.Errorf("%s registered by a stranger: %+v", name, r)
+		}
+	}
+	message(t, b)
+	receivesNothing(t, byName, "the socket with a name")
+	receivesNothing(t, byPath, "the socket with a path")
+
+	theirs := strangersSocket(t, brokertest.Name())
+	r := brokertest.Register(t, b.Dir, theirs.Name)
+	if r.Err != nil || sinkOf(t, b, r.ID).UID != stranger {
+		t.Fatalf("registered by root: %+v", r)
+	}
+	another, third := strangersSocket(t, brokertest.Name()), strangersSocket(t, brokertest.Name())
+	if r := registerAs(t, b.Dir, stranger, nil, another.Name); r.Err != nil {
+		t.Errorf("the second of two: %v", r.Err)
+	}
+	if r := brokertest.Register(t, b.Dir, third.Name); codeOf(r.Err) != wire.CodeQuota {
+		t.Errorf("the third of two, by root: %+v", r)
+	}
+}
+
+// TestPromise8_SomebodyElsesChange: nobody can remove, renew or change somebody else's sink, or take part in somebody
+// else's share.
+func TestPromise8_SomebodyElsesChange(t *testing.T) {
+	needRoot(t)
+	b := brokertest.Start(t)
+	openToAll(t, b.Dir)
+	sink := brokertest.NewSink(t, b.Dir, "label=mine", "share=workers")
+	if r := registerAs(t, b.Dir, stranger, nil, sink.Name, "remove"); codeOf(r.Err) != wire.CodeNotFound {
+		t.Errorf("removed by a stranger: %+v", r)
+	}
+	if r := registerAs(t, b.Dir, stranger, nil, sink.Name, "label=theirs", "share=workers"); codeOf(r.Err) != wire.CodeNotOwner {
+		t.Errorf("renewed by a stranger: %+v", r)
+	}
+	if e := b.Channel.Drop(stranger, "mine"); codeOf(e) != wire.CodeDenied {
+		t.Errorf("dropped by a stranger: %v", e)
+	}
+	if e := b.Channel.SetPatience(stranger, "mine", 0); codeOf(e) != wire.CodeDenied {
+		t.Errorf("set by a stranger: %v", e)
+	}
+	theirs := strangersSocket(t, brokertest.Name())
+	r := registerAs(t, b.Dir, stranger, nil, theirs.Name, "label=mine", "share=workers")
+	if r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	if s := sinkOf(t, b, r.ID); s.Label != "mine-2" || s.Share != "workers" {
+		t.Errorf("%+v", s)
+	}
+	// Each user's share gets every message.
+	if err := brokertest.NewSource(t, b.Dir).Send(stamped(1, 0, 20)); err != nil {
+		t.Fatal(err)
+	}
+	receiveSeq(t, sink, 1, 0, 1)
+	receiveSeq(t, theirs, 1, 0, 1)
+	if s := sinkOf(t, b, sink.ID); s.Label != "mine" || s.Lost != 0 {
+		t.Errorf("%+v", s)
+	}
+	// Its owner may.
+	if e := b.Channel.Drop(stranger, "mine-2"); e != nil {
+		t.Error(e)
+	}
+}
+
+// TestPromise8_Replies: an answer goes to its asker or nowhere: not to a socket that the asker's path leads to by now,
+// not into the broker, not to a sink, which would take it for a message.
+func TestPromise8_Replies(t *testing.T) {
+	needRoot(t)
+	log := &journal{}
+	b := brokertest.Start(t, keepLog(log))
+	openToAll(t, b.Dir)
+	victim := brokertest.NewSocket(t, b.Dir+"/victim")
+	os.Chmod(victim.Name, 0o777)
+	sink := brokertest.NewSink(t, b.Dir)
+	for _, test := range []struct {
+		name   string
+		uid    uint32
+		target string
+		logged string
+	}{
+		{"a stranger's path leads to somebody's socket", stranger, victim.Name, "belongs to uid 0"},
+		{"a path leads to source", 0, b.Dir + "/source", "receives from"},
+		{"a path leads to register", 0, b.Dir + "/register", ""}, // the same reason, once a minute
+		{"a stranger's path leads to source", stranger, b.Dir + "/source", "receives from"},
+		{"a path leads to publish", 0, b.Dir + "/publish", "SOCK_DGRAM"},
+		{"a path leads to a file", 0, b.Dir + "/.lock", ""},
+		{"a path leads nowhere", 0, b.Dir + "/nowhere", "no file"},
+	} {
+		asker := strangersOrMine(t, test.uid, b.Dir+"/asker")
+		removeFile(t, asker.Name)
+		if err := os.Symlink(test.target, asker.Name); err != nil {
+			t.Fatal(err)
+		}
+		sendAs(t, b.Dir, test.uid, asker, "@nobody\nreply=yes\n")
+		brokertest.Register(t, b.Dir, "@nobody") // is answered behind it
+		if test.logged != "" && len(log.grep("no answer sent", test.logged)) == 0 {
+			t.Errorf("%s: nothing is logged with %q", test.name, test.logged)
+		}
+		receivesNothing(t, asker, test.name)
+		asker.Close()
+		removeFile(t, asker.Name)
+	}
+	receivesNothing(t, victim, "the victim")
+	// From the sink's own socket, under its name and under another one.
+	for _, line := range []string{sink.Name, "@nobody"} {
+		sendAs(t, b.Dir, 0, sink, line+"\nreply=yes\n")
+	}
+	sendAs(t, b.Dir, 0, sink, "\nreply=yes\nnonsense=1\n")
+	brokertest.Register(t, b.Dir, "@nobody")
+	receivesNothing(t, sink, "the sink")
+	if st := b.Channel.Status(); st.Received != 0 {
+		t.Errorf("%d answers came back as messages", st.Received)
+	}
+	// And one that is all right does come.
+	if r := registerAs(t, b.Dir, stranger, nil, "@nobody"); codeOf(r.Err) != wire.CodeNoPeer {
+		t.Errorf("%+v", r)
+	}
+}
+
+// strangersOrMine binds a socket of that user, root or the stranger.
+func strangersOrMine(t *testing.T, uid uint32, name string) *brokertest.Sink {
+	t.Helper()
+	if uid == 0 {
+		return brokertest.NewSocket(t, name)
+	}
+	dir := name[:strings.LastIndex(name, "/")]
+	os.Chmod(dir, 0o777)
+	s := strangersSocket(t, name)
+	os.Chmod(dir, 0o755)
+	return s
+}
+
+// TestPromise8_IntoTheBroker: no socket that the broker receives from becomes a sink, whoever asks, dynamic or static.
+func TestPromise8_IntoTheBroker(t *testing.T) {
+	log := &journal{}
+	b := brokertest.Start(t, keepLog(log))
+	for name, code := range map[string]string{
+		"source": wire.CodeLoop, "register": wire.CodeLoop,
+		"publish": wire.CodeWrongType, "subscribe": wire.CodeWrongType, "control": wire.CodeWrongType,
+	} {
+		link := b.Dir + "/to-" + name
+		if err := os.Symlink(b.Dir+"/"+name, link); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{b.Dir + "/" + name, link} {
+			if r := brokertest.Register(t, b.Dir, path); codeOf(r.Err) != code {
+				t.Errorf("%s: %+v, want %s", path, r, code)
+			}
+		}
+		if err := os.Symlink(b.Dir+"/"+name, b.Dir+"/sinks/static-"+name); err != nil {
+			t.Fatal(err)
+		}
+		brokertest.Eventually(t, "refused as a static sink", func() bool {
+			return len(log.grep("static-sink", "sink=static-"+name)) > 0
+		})
+	}
+	message(t, b)
+	if st := b.Channel.Status(); st.Sinks.Absent != 5 || st.Received != 1 {
+		t.Errorf("%+v", st)
+	}
+}
