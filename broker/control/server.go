@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/msgmux/msgmux/broker/wire"
@@ -25,144 +24,138 @@ type Commands interface {
 }
 
 const (
-	// maxClients bounds the connections that are open at a time; more wait in the listen queue.
+	// maxClients bounds the connections to the control socket that are open at a time.
 	maxClients = 64
-	// clientPatience is how long a client may take to ask, and to take its answer.
-	clientPatience = 5 * time.Second
 	// answerPacket is the size of the packets that an answer is cut into, well under any send buffer.
 	answerPacket = 64 << 10
 )
 
 // Server answers the clients of a control socket: one request, one answer each.
 type Server struct {
-	listener *net.UnixListener
+	listener net.Listener
 	commands Commands
-	slots    chan struct{}
-	clients  sync.WaitGroup
+	// mu makes one answer at a time: however many ask, they take no more than one processor from the data thread.
+	mu sync.Mutex
 }
 
 // NewServer makes a server of the listening SOCK_SEQPACKET socket fd. It owns fd from then on.
 func NewServer(fd int, c Commands) (*Server, error) {
-	f := os.NewFile(uintptr(fd), "control")
+	l, err := listen(fd, "control")
+	if err != nil {
+		return nil, err
+	}
+	if l.Addr().Network() != "unixpacket" {
+		l.Close()
+		return nil, errors.New("cannot listen on the control socket: it is no unix socket of packets")
+	}
+	return &Server{listener: l, commands: c}, nil
+}
+
+// listen makes a listener of a listening socket, and owns fd from then on.
+func listen(fd int, name string) (net.Listener, error) {
+	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	l, err := net.FileListener(f)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen on the control socket: %w", err)
+		return nil, fmt.Errorf("cannot listen on the %s socket: %w", name, err)
 	}
-	ul, ok := l.(*net.UnixListener)
-	if !ok {
-		l.Close()
-		return nil, errors.New("cannot listen on the control socket: it is no unix socket")
+	if unix, ok := l.(*net.UnixListener); ok {
+		unix.SetUnlinkOnClose(false) // the file is whose who bound it
 	}
-	ul.SetUnlinkOnClose(false)
-	return &Server{listener: ul, commands: c, slots: make(chan struct{}, maxClients)}, nil
+	return l, nil
 }
 
 // Serve answers clients until ctx ends. It waits for those that it is answering.
 func (s *Server) Serve(ctx context.Context) error {
-	defer s.clients.Wait()
-	defer context.AfterFunc(ctx, func() { s.listener.Close() })()
-	for {
-		select {
-		case s.slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
-		conn, err := s.listener.AcceptUnix()
-		if err != nil {
-			<-s.slots
-			if ctx.Err() != nil {
-				return nil
-			}
-			// Out of descriptors or memory: others have to leave first.
-			time.Sleep(100 * time.Millisecond)
-			continue
-		}
-		s.clients.Go(func() {
-			defer func() { <-s.slots }()
-			defer conn.Close()
-			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			s.answer(conn)
-		})
-	}
+	c := crowd{room: maxClients, serve: s.answer, busy: func(conn net.Conn) {
+		out, _ := json.Marshal(wire.Answer{Error: wire.Refuse(wire.CodeBusy, "too many clients say nothing; try again")})
+		conn.SetWriteDeadline(time.Now().Add(time.Millisecond))
+		conn.Write(out)
+	}}
+	c.run(ctx, s.listener)
+	return nil
 }
 
 // answer serves one client.
-func (s *Server) answer(conn *net.UnixConn) {
-	conn.SetDeadline(time.Now().Add(clientPatience))
+func (s *Server) answer(g *guest) {
 	buf := make([]byte, wire.MaxRequest+1)
-	n, err := conn.Read(buf)
-	if err != nil || n == 0 {
+	n, err := g.Read(buf)
+	if !g.ask() {
 		return
 	}
-	uid, err := peer(conn)
-	if err != nil {
+	var out []byte
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		g.SetDeadline(time.Now().Add(time.Second))
+		out, err = json.Marshal(wire.Answer{Error: wire.Refuse(wire.CodeTimeout, "no request within %s", clientPatience)})
+	case err != nil || n == 0 || g.uid == nobody:
 		return
+	default:
+		out, err = s.do(g.uid, buf[:n])
 	}
-	out, err := json.Marshal(s.do(uid, buf[:n]))
 	if err != nil {
 		return
 	}
 	for len(out) > 0 {
 		k := min(len(out), answerPacket)
-		if _, err := conn.Write(out[:k]); err != nil {
+		if _, err := g.Write(out[:k]); err != nil {
 			return
 		}
 		out = out[k:]
 	}
 }
 
-func refuse(e *wire.Error) wire.Answer { return wire.Answer{Error: e} }
-
-// do is one request and its answer.
-func (s *Server) do(uid uint32, b []byte) wire.Answer {
-	if len(b) > wire.MaxRequest {
-		return refuse(wire.Refuse(wire.CodeTooLarge, "a request has at most %d bytes", wire.MaxRequest))
+// do is one request and the text of its answer.
+func (s *Server) do(uid uint32, b []byte) ([]byte, error) {
+	q, refusal := parse(b)
+	switch {
+	case refusal != nil:
+	case q.Op == wire.OpDrop || q.Op == wire.OpSet:
+		// These wait for the data thread: nobody is to wait for them.
+		refusal = change(s.commands, uid, q)
+	default:
+		return s.show(q)
 	}
-	q, err := wire.ParseRequest(b)
-	if err != nil {
-		if e := (*wire.Error)(nil); errors.As(err, &e) {
-			return refuse(e)
-		}
-		return refuse(wire.Refuse(wire.CodeBadText, "%v", err))
-	}
-	switch q.Op {
-	case wire.OpStatus:
-		st := s.commands.Status()
-		return wire.Answer{OK: true, Status: &st}
-	case wire.OpList:
-		st, sinks := s.commands.List()
-		return wire.Answer{OK: true, Status: &st, Sinks: sinks}
-	case wire.OpDrop:
-		if e := s.commands.Drop(uid, q.Sink); e != nil {
-			return refuse(e)
-		}
-		return wire.Answer{OK: true}
-	case wire.OpSet:
-		d, err := wire.ParsePatience(q.Patience)
-		if err != nil {
-			return refuse(wire.Refuse(wire.CodeBadOption, "patience %q is no duration", q.Patience))
-		}
-		if e := s.commands.SetPatience(uid, q.Sink, d); e != nil {
-			return refuse(e)
-		}
-		return wire.Answer{OK: true}
-	}
-	return refuse(wire.Refuse(wire.CodeBadOption, "there is no operation %q", q.Op))
+	return json.Marshal(wire.Answer{OK: refusal == nil, Error: refusal})
 }
 
-// peer is the user at the other end.
-func peer(conn *net.UnixConn) (uid uint32, err error) {
-	raw, err := conn.SyscallConn()
+func parse(b []byte) (wire.Request, *wire.Error) {
+	if len(b) > wire.MaxRequest {
+		return wire.Request{}, wire.Refuse(wire.CodeTooLarge, "a request has at most %d bytes", wire.MaxRequest)
+	}
+	q, err := wire.ParseRequest(b)
+	if err == nil {
+		return q, nil
+	}
+	if e, ok := errors.AsType[*wire.Error](err); ok {
+		return q, e
+	}
+	return q, wire.Refuse(wire.CodeBadText, "%v", err)
+}
+
+// change carries out what changes a sink.
+func change(c Commands, uid uint32, q wire.Request) *wire.Error {
+	if q.Op == wire.OpDrop {
+		return c.Drop(uid, q.Sink)
+	}
+	d, err := wire.ParsePatience(q.Patience)
 	if err != nil {
-		return 0, err
+		return wire.Refuse(wire.CodeBadOption, "patience %q is no duration", q.Patience)
 	}
-	var creds *syscall.Ucred
-	var inner error
-	if err := raw.Control(func(fd uintptr) {
-		creds, inner = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-	}); err != nil || inner != nil {
-		return 0, errors.Join(err, inner)
+	return c.SetPatience(uid, q.Sink, d)
+}
+
+// show is the answer to who only looks.
+func (s *Server) show(q wire.Request) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := wire.Answer{OK: true}
+	if q.Op == wire.OpStatus {
+		st := s.commands.Status()
+		a.Status = &st
+	} else {
+		st, sinks := s.commands.List()
+		a.Status, a.Sinks = &st, sinks
 	}
-	return creds.Uid, nil
+	return json.Marshal(a)
 }
