@@ -3,8 +3,11 @@
 package crashtest
 
 import (
+	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,30 +38,46 @@ func up(t *testing.T, k *Keeper, d Death) {
 	}
 }
 
-// works checks that a new sink gets a new message.
+// works checks that a sink, new to the channel or not, gets a new message.
 func works(t *testing.T, k *Keeper, name string) {
 	t.Helper()
-	traffic := Traffic{Seed: 1, Largest: 1 << 10}
-	s, err := NewSink(k.Setup.Dir, &traffic, name, ByName, forever(), Fast)
+	s, err := NewSink(k.Setup.Dir, &Traffic{Largest: 1 << 10}, name, ByName, forever(), Fast)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Join(); err != nil {
+	defer s.close()
+	if err := s.Register(); err != nil {
 		t.Fatalf("%v\n%s", err, k.Log())
 	}
-	defer s.End()
-	out, err := newOutlet(k.Setup.Dir, Blocking, traffic.Largest)
+	reaches(t, k, s)
+}
+
+// stamp makes messages that nobody else sends.
+var stamp atomic.Uint64
+
+// reaches sends a message, and fails unless s, which nobody reads, gets it, whatever comes before it.
+func reaches(t *testing.T, k *Keeper, s *Sink) {
+	t.Helper()
+	out, err := newOutlet(k.Setup.Dir, NonBlocking, 1<<10)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer out.close()
-	if err := out.send([][]byte{traffic.Append(nil, 0, 1)}); err != nil {
+	text := fmt.Appendf(nil, "is anybody there? %d", stamp.Add(1))
+	if err := out.send([][]byte{text}); err != nil {
 		t.Fatal(err)
 	}
-	if err := until(patience, func() (bool, error) { return s.Count.Load() > 0, nil }); err != nil {
-		t.Fatalf("the message did not come: %v\n%s", err, k.Log())
+	for deadline := time.Now().Add(hang); time.Now().Before(deadline); {
+		n, err := receive(s.fd, s.buf, 0)
+		if err == nil && n <= len(s.buf) && bytes.Equal(s.buf[:n], text) {
+			return
+		}
 	}
+	t.Fatalf("the message did not come within %v\n%s", hang, k.Autopsy())
 }
+
+// hang is after how long a broker that does nothing is taken to hang.
+const hang = 10 * time.Second
 
 // TestPromise9_PoisonKillsNobodyForEver lets one registration end three brokers. The fourth one must not look at it, and
 // serves the next.
