@@ -31,6 +31,7 @@ var environment = []string{
 
 // Process is a command that was started in a container. It ends with the container at the latest.
 type Process struct {
+	m              *Machine
 	arguments      []string
 	cmd            *exec.Cmd
 	stdout, stderr buffer
@@ -143,7 +144,7 @@ func (m *Machine) launch(ctx context.Context, stdin io.Reader, argv []string) (*
 	if len(argv) == 0 {
 		return nil, errors.New("cannot start a command: there is none")
 	}
-	p := &Process{arguments: argv, ended: make(chan struct{})}
+	p := &Process{m: m, arguments: argv, ended: make(chan struct{})}
 	// env, because the search for the program must be made in the container.
 	p.cmd = exec.CommandContext(ctx, "/usr/bin/env", append([]string{"--"}, argv...)...)
 	p.cmd.Env, p.cmd.Dir, p.cmd.Stdin = environment, "/", stdin

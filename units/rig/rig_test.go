@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/units/rig/load/tally"
 )
 
 // versions is what each suite must bring: the tests of the units speak of these.
@@ -175,5 +177,33 @@ func TestBootWithPackages(t *testing.T) {
 	m := Boot(t, Debian13, "jq")
 	if got := m.MustRun("jq", "--null-input", "1+1"); got != "2\n" {
 		t.Errorf("the program of the package says %q, want 2", got)
+	}
+}
+
+// TestLoad sends numbered messages from three senders to a socket and from one to a message queue, all inside.
+func TestLoad(t *testing.T) {
+	Require(t, "systemd")
+	load := Build(t, "./units/rig/load")
+	m := Boot(t, Debian12)
+	m.Install(load, "/usr/bin/load", 0o755)
+	m.MustRun("touch", "/dev/mqueue/sink")
+	sinks := []*Process{
+		m.StartLoad("sink", "--bind", "/tmp/sink"),
+		m.StartLoad("queue", "--from", "/dev/mqueue/sink"),
+	}
+	var toSocket []tally.Sender
+	for i, flags := range [][]string{{}, {"--unconnected"}, {"--nonblocking"}} {
+		p := m.StartLoad(append([]string{"send", "--to=/tmp/sink", "--count=2000", "--spread=1000", "--source", fmt.Sprint(i + 1)}, flags...)...)
+		toSocket = append(toSocket, p.Sender())
+	}
+	toQueue := m.StartLoad("send", "--to", "/dev/mqueue/sink", "--count=2000").Sender()
+	if toQueue.Again == 0 {
+		t.Errorf("a queue of ten messages was never full: %+v", toQueue)
+	}
+	for i, senders := range [][]tally.Sender{toSocket, {toQueue}} {
+		sinks[i].Signal(unix.SIGTERM)
+		for _, problem := range sinks[i].Sinks()[0].Problems(senders...) {
+			t.Error(problem)
+		}
 	}
 }
