@@ -2,7 +2,10 @@ module github.com/msgmux/msgmux/docs/recipes
 
 go 1.26.0
 
-require golang.org/x/sys v0.49.0
+require (
+	github.com/msgmux/msgmux v0.0.0-00010101000000-000000000000
+	golang.org/x/sys v0.49.0
+)
 
 // The recipes are about the broker and the client beside them, never a published version.
 replace github.com/msgmux/msgmux => ../..
