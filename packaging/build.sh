@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# build.sh FOLDER: makes the packages of the commit that is checked out and puts them into FOLDER.
+#
+#   VERSION   what git describe says, unless set
+#   ARCHES    amd64 arm64
+#   FORMATS   deb rpm
+#   TAGS      build tags, for tests
+#
+# The same commit gives the same bytes: every time in them is that of the commit, every mode is set here, and nothing
+# depends on where or by whom it is built.
+set -euo pipefail
+umask 022
+export LC_ALL=C TZ=UTC
+shopt -s nullglob
+
+cd "$(dirname "$0")/.."
+top=$PWD
+mkdir -p "${1:?the folder for the packages is missing}"
+out=$(cd "$1" && pwd)
+version=${VERSION:-$(git describe --tags --always --dirty)}
+commit=$(git rev-parse HEAD)
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
+date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
+
+# Pinned, and run by version, so that it never enters go.mod.
+nfpm=github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+
+# package_version: what git describe says, in a form in which later is higher for dpkg and rpm alike, and no hyphen is left.
+#   v1.2.3 -> 1.2.3    v1.2.3-rc1 -> 1.2.3~rc1    v1.2.3-4-gabc -> 1.2.3+4.gabc    no tag: abc -> 0~git20260102030405.abc
+package_version() {
+	local v=${version#v} suffix=
+	case $v in *-dirty) v=${v%-dirty} suffix=+dirty ;; esac
+	if [[ $v =~ ^(.*)-([0-9]+)-(g[0-9a-f]+)$ ]]; then
+		v=${BASH_REMATCH[1]//-/\~}+${BASH_REMATCH[2]}.${BASH_REMATCH[3]}
+	elif [[ $v =~ ^[0-9]+\.[0-9]+ ]]; then
+		v=${v//-/\~}
+	else
+		v="0~git$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M%S).$v"
+	fi
+	echo "$v$suffix"
+}
+PACKAGE_VERSION=$(package_version)
+export PACKAGE_VERSION
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# build ARCH FOLDER COMMAND...: static binaries. They need no compiler of the architecture.
+build() {
+	local arch=$1 to=$2 command
+	shift 2
+	for command; do
+		CGO_ENABLED=0 GOOS=linux GOARCH=$arch GOFLAGS= go build -trimpath -buildvcs=false -tags "${TAGS:-}" \
+			-ldflags "-s -w -X main.version=$version -X main.commit=$commit -X main.date=$date" -o "$to/$command" "./cmd/$command"
+	done
+}
+
+# put MODE FOLDER FILE...: copies files, if there are any.
+put() {
+	local mode=$1 to=$2
+	shift 2
+	local file
+	for file; do
+		[ -d "$file" ] || install -D -m "$mode" -t "$to" "$file"
+	done
+}
+
+# What is the same for every architecture and format. Globs, so that what is added later is there by itself.
+files=$work/files
+put 644 "$files/usr/lib/systemd/system" units/system/*
+put 644 "$files/usr/lib/systemd/user" units/user/*
+put 644 "$files/usr/lib/sysusers.d" packaging/sysusers.d/*.conf
+put 644 "$files/usr/lib/tmpfiles.d" packaging/tmpfiles.d/*.conf
+put 644 "$files/usr/lib/systemd/catalog" packaging/catalog/*.catalog
+put 644 "$files/usr/share/dbus-1/system.d" packaging/dbus/*.conf
+put 644 "$files/usr/share/dbus-1/system-services" packaging/dbus/*.service
+put 644 "$files/usr/share/dbus-1/interfaces" packaging/dbus/*.xml
+for page in docs/man/*.[0-9]; do
+	put 644 "$files/usr/share/man/man${page##*.}" "$page"
+done
+find "$files/usr/share/man" -type f -exec gzip -n -9 {} +
+
+build "$(go env GOHOSTARCH)" "$work/host" msgmux
+mkdir -p "$files"/usr/share/{bash-completion/completions,zsh/vendor-completions,fish/vendor_completions.d}
+"$work/host/msgmux" completion bash >"$files/usr/share/bash-completion/completions/msgmux"
+"$work/host/msgmux" completion zsh >"$files/usr/share/zsh/vendor-completions/_msgmux"
+"$work/host/msgmux" completion fish >"$files/usr/share/fish/vendor_completions.d/msgmux.fish"
+
+# Documents. Debian wants the change log and the copyright file by these names; of rpm's, some are marked in nfpm.yaml.
+for format in deb rpm; do
+	put 644 "$work/$format/usr/share/doc/msgmux" docs/*.md
+	put 644 "$work/$format/usr/share/doc/msgmux/examples" packaging/sysctl.d/*.conf units/examples/*
+done
+doc=$work/deb/usr/share/doc/msgmux
+go run ./packaging/generate changelog rpm "$PACKAGE_VERSION" "$date" >"$work/changelog.yaml"
+go run ./packaging/generate changelog deb "$PACKAGE_VERSION" "$date" | gzip -n -9 >"$doc/changelog.gz"
+go run ./packaging/generate copyright >"$doc/copyright"
+put 644 "$doc" README.md
+put 644 "$work/deb/usr/share/lintian/overrides" packaging/lintian/msgmux
+put 644 "$work/marked" README.md CHANGELOG.md LICENSE "$doc/copyright"
+
+# The maintainer scripts name every unit. Instances of a template are named by a pattern, which matches those that are there.
+units=() optional=() preset=() stop=() user_units=() user_preset=() user_stop=()
+for file in units/system/*.{socket,service,target}; do
+	unit=${file##*/}
+	units+=("$unit")
+	stop+=("'${unit/@./@*.}'")
+	grep -q '^\[Install\]' "$file" || continue
+	preset+=("$unit")
+	case $unit in msgmux.target | msgmux.service) ;; *) optional+=("$unit") ;; esac
+done
+for file in units/user/*.{socket,service,target}; do
+	unit=${file##*/}
+	user_units+=("$unit")
+	user_stop+=("'${unit/@./@*.}'")
+	! grep -q '^\[Install\]' "$file" || user_preset+=("$unit")
+done
+for script in packaging/scripts/*/*; do
+	mkdir -p "$work/${script%/*}"
+	sed -e "s|@UNITS@|${units[*]}|g" -e "s|@OPTIONAL_UNITS@|${optional[*]}|g" -e "s|@PRESET_UNITS@|${preset[*]}|g" \
+		-e "s|@STOP_UNITS@|${stop[*]}|g" -e "s|@USER_UNITS@|${user_units[*]}|g" \
+		-e "s|@PRESET_USER_UNITS@|${user_preset[*]}|g" -e "s|@STOP_USER_UNITS@|${user_stop[*]}|g" \
+		"$script" >"$work/$script"
+	! grep -n '@[A-Z_]*@' "$work/$script" >&2
+done
+mv "$work/packaging/scripts" "$work/scripts"
+
+# nfpm reads its file and everything that is named in it from the working folder. For rpm alone it makes the change log.
+cp nfpm.yaml "$work/deb.yaml"
+{ cat nfpm.yaml && echo "changelog: changelog.yaml"; } >"$work/rpm.yaml"
+for arch in ${ARCHES:-amd64 arm64}; do
+	rm -rf "$files/usr/bin"
+	mkdir -p "$files/usr/bin"
+	build "$arch" "$files/usr/bin" msgmux msgmuxd
+	chmod 755 "$files"/usr/bin/*
+	find "$work" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+	for format in ${FORMATS:-deb rpm}; do
+		(cd "$work" && PACKAGE_ARCH=$arch go run "$nfpm" package --config "$format.yaml" --packager "$format" --target "$out" >"$work/log") || { cat "$work/log" >&2; exit 1; }
+	done
+done
+(cd "$out" && ls -l -- *.deb *.rpm) | awk '{ print $5, $9 }'
