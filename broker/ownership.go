@@ -86,9 +86,15 @@ func identityMap(uidMap string) bool {
 	return len(f) == 3 && f[0] == "0" && f[1] == "0" && f[2] == "4294967295"
 }
 
+// defaultOverflowUID is DEFAULT_OVERFLOWUID of the kernel.
+const defaultOverflowUID = 65534
+
 // overflowUID reads what the kernel shows for a uid that has no number in the namespace: 65534 unless changed.
 func overflowUID() (uint32, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/overflowuid")
+	if errors.Is(err, os.ErrNotExist) {
+		return defaultOverflowUID, nil // hidden from a service with ProcSubset=pid
+	}
 	if err != nil {
 		return 0, fmt.Errorf("cannot read the overflow uid: %w", err)
 	}
