@@ -130,8 +130,9 @@ func (s *sender) run(stop <-chan struct{}) {
 			if stopped(stop) {
 				return // this one was not taken
 			}
-			if err != unix.EAGAIN {
-				s.errors[unix.ErrnoName(err.(unix.Errno))]++
+			var errno unix.Errno
+			if errors.As(err, &errno); errno != unix.EAGAIN {
+				s.errors[unix.ErrnoName(errno)]++
 				time.Sleep(retryAfter)
 				continue
 			}
