@@ -46,6 +46,9 @@ type Config struct {
 	Log slog.Handler
 	Ops sys.Ops // nil: the kernel
 
+	// KeepRights is for tests of kernels before 6.16, where no socket can refuse the descriptors that are sent to it.
+	KeepRights bool
+
 	// IgnoreRecords is for the test that shows what the commit records are good for.
 	IgnoreRecords bool
 }
@@ -71,6 +74,8 @@ type Channel struct {
 	uid     uint32 // the broker's own
 	began   time.Time
 
+	refuses  bool            // no socket that is received from takes descriptors
+	closing  chan struct{}   // one token for each discard that is at it
 	settling chan settlement // descriptors that are done with
 	changed  chan struct{}   // the set of sinks is another one: tell the service manager
 	rescan   chan struct{}   // look at the static sinks now
@@ -96,7 +101,7 @@ func Open(cfg Config) (*Channel, error) {
 		cfg.Ops = sys.Kernel{}
 	}
 	c := &Channel{cfg: cfg, uid: uint32(os.Geteuid()), began: time.Now(), journal: newJournal(cfg.Log),
-		settling: make(chan settlement, cfg.Geometry.MaxSinks), changed: make(chan struct{}, 1), rescan: make(chan struct{}, 1),
+		closing: make(chan struct{}, maxClosing), settling: make(chan settlement, cfg.Geometry.MaxSinks), changed: make(chan struct{}, 1), rescan: make(chan struct{}, 1),
 		labels: make(map[string]uint64), perUser: make(map[uint32]int)}
 	if err := c.open(); err != nil {
 		c.journal.close()
@@ -190,11 +195,13 @@ func (c *Channel) takeSink(d activation.Descriptor) {
 // openRing goes on with the inherited pair of files of the highest generation that is sound, or makes a new one.
 func (c *Channel) openRing() (salvaged []ring.Spec, err error) {
 	in := &c.cfg.Inherited
-	refuses, err := activation.RefuseRights(in.Source.FD)
-	if err != nil {
-		refuses = false
+	c.refuses = true
+	for _, d := range []activation.Descriptor{in.Source, in.Publish, in.Register, in.Subscribe, in.Control} {
+		if d.Given() {
+			c.refuses = c.refuseRights(d.FD) && c.refuses
+		}
 	}
-	opt := ring.Options{Ops: c.cfg.Ops, Descriptors: !refuses, Closer: c.discard, Lock: true, IgnoreRecords: c.cfg.IgnoreRecords,
+	opt := ring.Options{Ops: c.cfg.Ops, Descriptors: !c.refuses, Closer: c.discard, Lock: true, IgnoreRecords: c.cfg.IgnoreRecords,
 		LockError: func(err error) {
 			c.journal.event(slog.LevelDebug, EventInternal, "the ring's state is not locked in memory; raise LimitMEMLOCK", slog.Any("error", err))
 		}}
@@ -462,7 +469,7 @@ func (c *Channel) settleOne(s settlement) {
 			c.journal.event(slog.LevelError, EventInternal, "cannot take a descriptor out of the store", slog.Any("error", err))
 		}
 	}
-	sys.Close(s.fd)
+	c.closeStranger(s.fd)
 }
 
 // finish hands a descriptor to settle without waiting.
@@ -475,9 +482,44 @@ func (c *Channel) finish(fd int, name string) {
 	}
 }
 
+// refuseRights says whether fd refuses descriptors from now on.
+func (c *Channel) refuseRights(fd int) bool {
+	if c.cfg.KeepRights {
+		return false
+	}
+	refuses, err := activation.RefuseRights(fd)
+	return refuses && err == nil
+}
+
+// maxClosing is how many descriptors are closed at a time. Each takes a thread while it lasts, and a process has only so
+// many (10,000, debug.SetMaxThreads).
+const maxClosing = 64
+
 // discard closes what strangers attached to messages, elsewhere: it may take seconds for each. There are never more of
 // these goroutines than descriptors that the process may have.
-func (c *Channel) discard(fds []int) { go sys.CloseDescriptors(fds) }
+func (c *Channel) discard(fds []int) {
+	go func() {
+		c.closing <- struct{}{}
+		defer func() { <-c.closing }()
+		sys.CloseDescriptors(fds)
+	}()
+}
+
+// take reads one datagram or packet and forgets it, without waiting.
+func (c *Channel) take(fd int) {
+	if fds, _ := sys.Take(fd); len(fds) > 0 {
+		c.discard(fds)
+	}
+}
+
+// closeStranger closes a socket that strangers send to: descriptors may be in its queue.
+func (c *Channel) closeStranger(fd int) {
+	if c.refuses {
+		sys.Close(fd)
+		return
+	}
+	c.discard([]int{fd})
+}
 
 // outcomes counts registrations by what became of them.
 type outcomes struct {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/msgmux/msgmux/broker/ring"
@@ -24,13 +25,17 @@ import (
 const (
 	// helloPatience is how long a client may take to say hello.
 	helloPatience = 5 * time.Second
-	// maxSilent is how many clients may be silent at a time; more wait in the listen queue.
+	// maxSilent is how many clients may be silent at a time. When one more comes, somebody has to go: of the user who
+	// has most of them, the one who came first. So the silence of one user keeps no other out.
 	maxSilent = 1024
+	// acceptAtOnce is how many are taken in before the silent are asked again.
+	acceptAtOnce = 64
 )
 
 // visitor is a connection that has not said hello.
 type visitor struct {
 	fd       int
+	who      sys.Credentials
 	deadline time.Time
 }
 
@@ -38,14 +43,14 @@ type visitor struct {
 type door struct {
 	*Channel
 	listener int
-	attach   func(*visitor, wire.Hello, sys.Credentials) *wire.Error
+	attach   func(*visitor, wire.Hello) *wire.Error
 	limiter  limiter
-	silent   []*visitor
+	silent   []*visitor // in the order in which they came
 	buf      [wire.MaxHello + 1]byte
 	control  [sys.ControlSpace]byte
 }
 
-func newDoor(c *Channel, listener int, attach func(*visitor, wire.Hello, sys.Credentials) *wire.Error) *door {
+func newDoor(c *Channel, listener int, attach func(*visitor, wire.Hello) *wire.Error) *door {
 	return &door{Channel: c, listener: listener, attach: attach, limiter: make(limiter)}
 }
 
@@ -59,7 +64,7 @@ func (d *door) run(ctx context.Context) {
 	defer context.AfterFunc(ctx, stop.Signal)()
 	defer func() {
 		for _, v := range d.silent {
-			sys.Close(v.fd)
+			d.closeStranger(v.fd)
 		}
 	}()
 	for ctx.Err() == nil {
@@ -67,18 +72,18 @@ func (d *door) run(ctx context.Context) {
 		for _, v := range d.silent {
 			fds = append(fds, v.fd)
 		}
-		// Last, and only if there is room: those that wait already come first.
-		open := len(d.silent) < maxSilent
-		if open {
-			fds = append(fds, d.listener)
-		}
+		// Last: those that wait already come first.
+		fds = append(fds, d.listener)
 		ready := make([]bool, len(fds))
 		if err := sys.WaitAny(d.wait(), fds, ready); err != nil {
 			return
 		}
-		d.hear(ready[1:])
-		if open && ready[len(ready)-1] {
+		d.hear(ready[1 : len(ready)-1])
+		for n := 0; n < acceptAtOnce && ready[len(ready)-1]; n++ {
 			d.accept()
+			if i, err := sys.WaitReadable(0, d.listener); err != nil || i < 0 {
+				break
+			}
 		}
 	}
 }
@@ -97,7 +102,30 @@ func (d *door) accept() {
 		time.Sleep(noWakeup) // out of descriptors or memory
 		return
 	}
-	d.silent = append(d.silent, &visitor{fd, time.Now().Add(helloPatience)})
+	d.refuseRights(fd) // it has waited since before the listener refused them
+	who, err := sys.PeerCredentials(fd)
+	if err != nil {
+		sys.Close(fd)
+		return
+	}
+	d.silent = append(d.silent, &visitor{fd, who, time.Now().Add(helloPatience)})
+	if len(d.silent) > maxSilent {
+		i := d.loudestSilence()
+		d.refuse(d.silent[i], wire.Refuse(wire.CodeBusy, "too many clients say nothing; try again"))
+		d.silent = slices.Delete(d.silent, i, i+1)
+	}
+}
+
+// loudestSilence is who goes when there are too many.
+func (d *door) loudestSilence() int {
+	n := make(map[uint32]int)
+	most := d.silent[0].who.UID
+	for _, v := range d.silent {
+		if n[v.who.UID]++; n[v.who.UID] > n[most] {
+			most = v.who.UID
+		}
+	}
+	return slices.IndexFunc(d.silent, func(v *visitor) bool { return v.who.UID == most })
 }
 
 // hear lets in who has spoken, and sends away who was silent for too long.
@@ -121,17 +149,12 @@ func (d *door) hear(ready []bool) {
 // enter reads a hello and attaches the client, or sends it away.
 func (d *door) enter(v *visitor) {
 	p, errno := sys.Peek(v.fd, d.buf[:], d.control[:])
-	if errno != 0 || p.Size == 0 {
-		sys.Close(v.fd) // it is gone
+	if errno != 0 || p.Size == 0 && sys.IsHungUp(v.fd) {
+		d.closeStranger(v.fd)
 		return
 	}
 	if _, fds, _ := sys.ParseControl(p.Control); len(fds) > 0 {
 		d.discard(fds)
-	}
-	who, err := sys.PeerCredentials(v.fd)
-	if err != nil {
-		sys.Close(v.fd)
-		return
 	}
 	var refusal *wire.Error
 	if p.Size > wire.MaxHello {
@@ -139,43 +162,41 @@ func (d *door) enter(v *visitor) {
 	} else if hello, err := wire.ParseHello(d.buf[:p.Size]); err != nil {
 		refusal = asRefusal(err)
 	} else {
-		refusal = d.attach(v, hello, who)
+		refusal = d.attach(v, hello)
 	}
 	if refusal != nil {
-		d.log(who, refusal)
 		d.refuse(v, refusal)
 		return
 	}
 	d.outcomes.add("ok")
 }
 
-func (d *door) log(who sys.Credentials, refusal *wire.Error) {
-	d.outcomes.add(refusal.Code)
-	d.journal.limitedEvent(d.limiter, who.UID, refusal.Code, slog.LevelWarn, EventNotAdded, "client refused",
-		slog.Uint64("uid", uint64(who.UID)), slog.Int("pid", int(who.PID)), slog.String("code", refusal.Code), slog.String("reason", refusal.Text))
-}
-
+// refuse tells a client why it is not let in, and closes the connection.
 func (d *door) refuse(v *visitor, refusal *wire.Error) {
-	sys.Take(v.fd) // a close with something unread would be told before the answer
+	d.outcomes.add(refusal.Code)
+	d.journal.limitedEvent(d.limiter, v.who.UID, refusal.Code, slog.LevelWarn, EventNotAdded, "client refused",
+		slog.Uint64("uid", uint64(v.who.UID)), slog.Int("pid", int(v.who.PID)), slog.String("code", refusal.Code), slog.String("reason", refusal.Text))
+	d.take(v.fd) // a close with something unread would be told before the answer
 	sys.Reply(v.fd, wire.Reply{Err: refusal}.Append(nil))
-	sys.Close(v.fd)
+	d.closeStranger(v.fd)
 }
 
 // attachSink makes a client of the subscribe socket a sink.
-func (c *Channel) attachSink(v *visitor, h wire.Hello, who sys.Credentials) *wire.Error {
-	patience, refusal := c.patienceFor(h.Options, who.UID)
+func (c *Channel) attachSink(v *visitor, h wire.Hello) *wire.Error {
+	uid := v.who.UID
+	patience, refusal := c.patienceFor(h.Options, uid)
 	if refusal != nil {
 		return refusal
 	}
-	spec := ring.Spec{Kind: ring.Framed, Label: cmp.Or(h.Label, "sink"), UID: who.UID, Group: h.Share, Tap: h.Tap, Frames: true,
-		Ordinary: c.ordinary(who.UID), Patience: patience}
+	spec := ring.Spec{Kind: ring.Framed, Label: cmp.Or(h.Label, "sink"), UID: uid, Group: h.Share, Tap: h.Tap, Frames: true,
+		Ordinary: c.ordinary(uid), Patience: patience}
 	sys.SetSendBuffer(v.fd, c.sendBuffer())
 	return c.attach(v, spec, h.Start == wire.StartOldest)
 }
 
 // attachSource makes a client of the publish socket a source.
-func (c *Channel) attachSource(v *visitor, h wire.Hello, who sys.Credentials) *wire.Error {
-	return c.attach(v, ring.Spec{Kind: ring.Source, Label: cmp.Or(h.Label, "source"), UID: who.UID}, false)
+func (c *Channel) attachSource(v *visitor, h wire.Hello) *wire.Error {
+	return c.attach(v, ring.Spec{Kind: ring.Source, Label: cmp.Or(h.Label, "source"), UID: v.who.UID}, false)
 }
 
 func (c *Channel) attach(v *visitor, spec ring.Spec, oldest bool) (refusal *wire.Error) {
@@ -210,12 +231,22 @@ func (c *Channel) attach(v *visitor, spec ring.Spec, oldest bool) (refusal *wire
 	return refusal
 }
 
+// admitClient checks the limits for one more client. The data thread calls it.
 func (c *Channel) admitClient(spec *ring.Spec) *wire.Error {
 	if spec.Kind == ring.Framed {
 		return c.admit(spec.UID)
 	}
-	if n := len(c.loop.sources); uint64(n) > c.cfg.Geometry.MaxClients {
-		return wire.Refuse(wire.CodeQuota, "there are %d connected sources already, as many as --max-clients allows", n-1)
+	all, own := 0, 0
+	for s := range c.ring.Clients {
+		if all++; s.Spec().UID == spec.UID {
+			own++
+		}
+	}
+	switch {
+	case uint64(all) >= c.cfg.Geometry.MaxClients:
+		return wire.Refuse(wire.CodeQuota, "there are %d connected sources already, as many as --max-clients allows", all)
+	case c.ordinary(spec.UID) && own >= c.cfg.SinksPerUser:
+		return wire.Refuse(wire.CodeQuota, "user %d has %d connected sources already, as many as --max-sinks-per-user allows", spec.UID, own)
 	}
 	return nil
 }
@@ -235,7 +266,7 @@ func (c *Channel) enterClient(spec ring.Spec, oldest bool) (*ring.Sink, *wire.Er
 
 // greet takes the hello and sends the ok; what cannot be told is hung up on. The data thread calls it.
 func (c *Channel) greet(s *ring.Sink, fd int) {
-	sys.Take(fd)
+	c.take(fd)
 	c.cfg.Ops.Seam("attach.taken")
 	errno := c.ring.Greet(s, fd, wire.Reply{ID: s.ID()}.Append(nil))
 	if errno != 0 || !c.openClient(s, fd) {
@@ -256,7 +287,7 @@ func (c *Channel) openClient(s *ring.Sink, fd int) bool {
 // reattach goes on with a client that a predecessor stored.
 func (c *Channel) reattach(s *ring.Sink, fd int) bool {
 	if s.Attaching() {
-		sys.Take(fd) // the hello, if it is still there: nothing else can be, without an ok
+		c.take(fd) // the hello, if it is still there: nothing else can be, without an ok
 		if c.ring.Greet(s, fd, wire.Reply{ID: s.ID()}.Append(nil)) != 0 {
 			c.forgetClient(s)
 			return false

@@ -339,7 +339,10 @@ func (l *loop) takeTurn(s *source) (n int) {
 	switch {
 	case errno == syscall.EAGAIN:
 		return 0
-	case n > 0 && l.ring.Empty(), errno != 0 && s.client != nil && s.errors == maxErrors:
+	case n > 0 && l.ring.Empty():
+		l.ended(s, whyEmpty(s.fd))
+		return 0
+	case errno != 0 && s.client != nil && s.errors == maxErrors:
 		l.ended(s, nil)
 		return 0
 	case errno != 0:
@@ -356,6 +359,14 @@ func (l *loop) takeTurn(s *source) (n int) {
 		l.ended(s, out.Bad)
 	}
 	return max(n, out.Entered)
+}
+
+// whyEmpty says what a packet of no bytes means: nil is the end of a connection, which reads the same.
+func whyEmpty(fd int) *wire.Error {
+	if sys.IsHungUp(fd) {
+		return nil
+	}
+	return wire.Refuse(wire.CodeBadPacket, "an empty packet: it reads like the end of the connection")
 }
 
 // append moves what landed into the ring. A sink with no patience that stands in the way is left behind at once.

@@ -62,11 +62,13 @@ func ParseControl(b []byte) (creds Credentials, fds []int, err error) {
 	return creds, fds, nil
 }
 
-// CloseDescriptors closes what a stranger attached to a message. It can take seconds, for each of them: a TCP socket
-// that lingers (SO_LINGER), a file on a network file system. So it is for a goroutine of its own, never for one that
-// others wait for. It cannot fail in a way that matters: close(2) frees the descriptor whatever it returns.
+// CloseDescriptors closes what a stranger attached to a message. It can take seconds, for each of them: a file on a
+// network file system, a connection with lingering sockets in its queue. So it is for a goroutine of its own, never for
+// one that others wait for. It cannot fail in a way that matters: close(2) frees the descriptor whatever it returns.
 func CloseDescriptors(fds []int) {
 	for _, fd := range fds {
+		// A TCP socket that lingers would wait as long as its sender liked (SO_LINGER, socket(7)). To others this is an error.
+		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
 		unix.Close(fd)
 	}
 }

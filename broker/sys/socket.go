@@ -59,11 +59,27 @@ func PeerCredentials(fd int) (Credentials, error) {
 	return Credentials{PID: u.Pid, UID: u.Uid, GID: u.Gid}, nil
 }
 
-// Take reads one datagram or packet and forgets it, without waiting.
-func Take(fd int) error {
+// Take reads one datagram or packet and forgets it, without waiting. The descriptors that came with it are open and the
+// caller's: without room for them the kernel would close them within the call, which can take seconds.
+func Take(fd int) (attached []int, err error) {
 	var b [1]byte
-	_, _, err := unix.Recvfrom(fd, b[:], unix.MSG_DONTWAIT)
-	return os.NewSyscallError("recvfrom", err)
+	var control [ControlSpace]byte
+	_, n, _, _, err := unix.Recvmsg(fd, b[:], control[:], unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("recvmsg", err)
+	}
+	_, attached, _ = ParseControl(control[:n])
+	return attached, nil
+}
+
+// IsHungUp says whether the other end of a connection is closed, or will send no more.
+func IsHungUp(fd int) bool {
+	set := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	for {
+		if _, err := unix.Poll(set, 0); err != unix.EINTR {
+			return set[0].Revents != 0
+		}
+	}
 }
 
 // SetSendBuffer sets the send buffer of fd, in bytes as setsockopt(2) takes it: the kernel doubles it. Beyond

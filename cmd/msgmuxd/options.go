@@ -42,7 +42,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.Var(&o.maxMessage, "max-message", "`SIZE` of the largest message: up to 4M and half the buffer")
 	f.Var(&o.patience, "patience", "how long a sink may make others wait: `DURATION`, or forever")
 	f.Uint64Var(&o.maxSinks, "max-sinks", 4096, "how many sinks there may be")
-	f.Uint64Var(&o.maxSinksPerUser, "max-sinks-per-user", 256, "how many sinks one user may have; root may have all")
+	f.Uint64Var(&o.maxSinksPerUser, "max-sinks-per-user", 256, "how many sinks, and how many connected sources, one user may have; root may have all")
 	f.Uint64Var(&o.maxClients, "max-clients", 1024, "how many connected sources there may be")
 	f.Var(&o.queue, "queue", "`SIZE` of what may wait in the kernel for one sink")
 	f.Var(&o.queueTotal, "queue-total", "`SIZE` of what may wait in the kernel for all sinks")
