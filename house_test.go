@@ -54,7 +54,7 @@ var imports = map[string][]string{
 
 	// For tests only: nothing but tests and one another may import them.
 	"activation/activationtest": {unixModule},
-	"units/rig":                 {unixModule},
+	"units/rig":                 {unixModule, "units/rig/load/tally"},
 	"units/rig/load":            {unixModule, "broker/sys", "units/rig/load/tally"},
 	"units/rig/load/tally":      {},
 	"broker/brokertest":         {unixModule, "activation", "broker", "broker/control", "broker/ring", "broker/sys", "broker/wire"},
