@@ -13,7 +13,7 @@ COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 DATE    := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
-# Seconds that each fuzz target runs, and how many kills a soak makes.
+# How long each fuzz target runs, and how many kills a soak makes.
 FUZZTIME   ?= 20s
 SOAK_FUZZ  ?= 10m
 SOAK_KILLS ?= 10000
