@@ -78,29 +78,30 @@ put 644 "$files/usr/lib/systemd/catalog" packaging/catalog/*.catalog
 put 644 "$files/usr/share/dbus-1/system.d" packaging/dbus/*.conf
 put 644 "$files/usr/share/dbus-1/system-services" packaging/dbus/*.service
 put 644 "$files/usr/share/dbus-1/interfaces" packaging/dbus/*.xml
-for page in docs/man/*.[0-9]; do
-	put 644 "$files/usr/share/man/man${page##*.}" "$page"
-done
-find "$files/usr/share/man" -type f -exec gzip -n -9 {} +
 
 build "$(go env GOHOSTARCH)" "$work/host" msgmux
-mkdir -p "$files"/usr/share/{bash-completion/completions,zsh/vendor-completions,fish/vendor_completions.d}
+mkdir -p "$files"/usr/share/{bash-completion/completions,fish/vendor_completions.d} \
+	"$work"/{deb/usr/share/zsh/vendor-completions,rpm/usr/share/zsh/site-functions}
 "$work/host/msgmux" completion bash >"$files/usr/share/bash-completion/completions/msgmux"
-"$work/host/msgmux" completion zsh >"$files/usr/share/zsh/vendor-completions/_msgmux"
+"$work/host/msgmux" completion zsh | tee "$work/deb/usr/share/zsh/vendor-completions/_msgmux" >"$work/rpm/usr/share/zsh/site-functions/_msgmux"
 "$work/host/msgmux" completion fish >"$files/usr/share/fish/vendor_completions.d/msgmux.fish"
 
-# Documents. Debian wants the change log and the copyright file by these names; of rpm's, some are marked in nfpm.yaml.
+# Documents, which each format marks in its way. Debian wants the change log and the copyright file by these names.
 for format in deb rpm; do
-	put 644 "$work/$format/usr/share/doc/msgmux" docs/*.md
+	put 644 "$work/$format/usr/share/doc/msgmux" README.md docs/*.md
 	put 644 "$work/$format/usr/share/doc/msgmux/examples" packaging/sysctl.d/*.conf units/examples/*
+	for page in docs/man/*.[0-9]; do
+		put 644 "$work/$format/usr/share/man/man${page##*.}" "$page"
+	done
+	find "$work/$format/usr/share/man" -type f -exec gzip -n -9 {} +
 done
 doc=$work/deb/usr/share/doc/msgmux
-go run ./packaging/generate changelog rpm "$PACKAGE_VERSION" "$date" >"$work/changelog.yaml"
 go run ./packaging/generate changelog deb "$PACKAGE_VERSION" "$date" | gzip -n -9 >"$doc/changelog.gz"
 go run ./packaging/generate copyright >"$doc/copyright"
-put 644 "$doc" README.md
 put 644 "$work/deb/usr/share/lintian/overrides" packaging/lintian/msgmux
-put 644 "$work/marked" README.md CHANGELOG.md LICENSE "$doc/copyright"
+go run ./packaging/generate changelog rpm "$PACKAGE_VERSION" "$date" >"$work/changelog.yaml"
+put 644 "$work/rpm/usr/share/doc/msgmux" CHANGELOG.md
+put 644 "$work/rpm/usr/share/licenses/msgmux" LICENSE "$doc/copyright"
 
 # The maintainer scripts name every unit. Instances of a template are named by a pattern, which matches those that are there.
 units=() optional=() preset=() stop=() user_units=() user_preset=() user_stop=()
@@ -128,9 +129,16 @@ for script in packaging/scripts/*/*; do
 done
 mv "$work/packaging/scripts" "$work/scripts"
 
-# nfpm reads its file and everything that is named in it from the working folder. For rpm alone it makes the change log.
+# nfpm reads its file and everything that is named in it from the working folder. It cannot mark folders as documents.
 cp nfpm.yaml "$work/deb.yaml"
-{ cat nfpm.yaml && echo "changelog: changelog.yaml"; } >"$work/rpm.yaml"
+{
+	cat nfpm.yaml
+	(cd "$work" && find rpm -type f | sort) | while read -r file; do
+		case $file in */licenses/*) kind=license ;; */doc/* | */man/*) kind=doc ;; *) kind=file ;; esac
+		printf '  - src: %s\n    dst: /%s\n    type: %s\n    packager: rpm\n' "$file" "${file#rpm/}" "$kind"
+	done
+	echo "changelog: changelog.yaml"
+} >"$work/rpm.yaml"
 for arch in ${ARCHES:-amd64 arm64}; do
 	rm -rf "$files/usr/bin"
 	mkdir -p "$files/usr/bin"
