@@ -126,9 +126,6 @@ func (k *Keeper) Start(d Death) error {
 	return nil
 }
 
-// PID is the broker's.
-func (k *Keeper) PID() int { return k.child.cmd.Process.Pid }
-
 // AwaitReady waits until the broker has said that it is. ErrDied: it did not get there.
 func (k *Keeper) AwaitReady() error {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
@@ -217,6 +214,19 @@ func (k *Keeper) Stored() (sinks, memory []string, err error) {
 		}
 	}
 	return sinks, memory, nil
+}
+
+// Descriptors is how many descriptors the broker has open, as the fewest within a moment: others come and go.
+func (k *Keeper) Descriptors() int {
+	fewest := 0
+	for range 20 {
+		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", k.child.cmd.Process.Pid))
+		if n := len(open); err == nil && (fewest == 0 || n < fewest) {
+			fewest = n
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return fewest
 }
 
 // Memory is a descriptor of the stored memfd whose name begins with base. The caller owns it.

@@ -24,6 +24,8 @@ type Books struct {
 	Stored   []string // descriptors of sinks and clients
 	Memory   []string // and of memory
 	Faults   []string // what the service manager, and brokers, complained about
+	Open     int      // descriptors that the broker had open; 0: not known
+	OpenAnew int      // and the one after it, with the same sinks
 	Restless error    // why Sinks and Stored are not what they should have come to
 }
 
@@ -188,6 +190,9 @@ func (a *audit) listed(s *Sink) {
 	}
 	if s.ID != 0 && at.ID != s.ID {
 		a.fault("sink %s is %d, and was %d", s.Name, at.ID, s.ID)
+	}
+	if s.Options.PatienceSet && at.Patience != wire.FormatPatience(s.Options.Patience) {
+		a.fault("sink %s has a patience of %s and asked for %s", s.Name, at.Patience, s.Options.Patience)
 	}
 	got := uint64(len(s.Keys))
 	if at.Accepted != got {
@@ -382,6 +387,9 @@ func (a *audit) theStore() {
 	}
 	if len(a.Memory) != 2 {
 		a.fault("the store holds %v as memory", a.Memory)
+	}
+	if a.Open > a.OpenAnew {
+		a.fault("a broker had %d descriptors open, and the next one has %d", a.Open, a.OpenAnew)
 	}
 	for _, f := range a.Faults {
 		a.fault("%s", f)

@@ -188,15 +188,27 @@ func (l *Load) Calm(yes bool) {
 	}
 }
 
-// renew registers a sink again and again, which must change nothing.
+// renew registers a sink again and again, each time with another patience: nothing else may change.
 func (l *Load) renew() {
-	for !l.stop.Load() {
-		if err := l.Standing[0].Register(); err != nil {
+	s := l.standing("slow")
+	for d := time.Duration(0); !l.stop.Load(); d++ {
+		s.Options.Patience = 10*time.Millisecond + d%10
+		if err := s.Register(); err != nil {
 			l.failed(err)
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// standing is the standing sink of that name.
+func (l *Load) standing(name string) *Sink {
+	for _, s := range l.Standing {
+		if s.Name == name {
+			return s
+		}
+	}
+	panic("no sink " + name)
 }
 
 // Quiesce ends sources and visitors and waits until the channel has nothing left to do. A broker must be running. The
@@ -279,28 +291,30 @@ func find(sinks []wire.Sink, label string) *wire.Sink {
 	return nil
 }
 
-// Books closes the sinks and returns what there is to be compared. The broker must be at rest, and goes on running.
+// Books closes the sinks and returns what there is to be compared. The broker must be at rest; another one is running
+// afterwards.
 func (l *Load) Books() (*Books, error) {
-	want := len(l.Standing)
+	k, want := l.Keeper, len(l.Standing)
+	b := &Books{Traffic: &l.Traffic, Sources: l.Sources, Standing: l.Standing, Abrupt: l.abrupt}
 	// Whoever left while nothing was sent is found by a look every few seconds, or by the next broker at once.
-	err := until(200*time.Millisecond, func() (bool, error) {
-		_, sinks, err := l.Keeper.List()
+	gone := until(200*time.Millisecond, func() (bool, error) {
+		_, sinks, err := k.List()
 		return len(sinks) == want, err
 	})
-	if err != nil {
-		if err := errors.Join(l.Keeper.Stop(), l.Keeper.Start(Death{}), l.Keeper.AwaitReady()); err != nil {
-			return nil, err
-		}
+	if gone == nil {
+		b.Open = k.Descriptors()
 	}
-	b := &Books{Traffic: &l.Traffic, Sources: l.Sources, Standing: l.Standing, Abrupt: l.abrupt}
+	if err := errors.Join(k.Stop(), k.Start(Death{}), k.AwaitReady()); err != nil {
+		return nil, err
+	}
 	// Descriptors are taken out of the store a little after their entries.
-	err = until(patience/4, func() (bool, error) {
-		st, sinks, err := l.Keeper.List()
+	b.Restless = until(patience/4, func() (bool, error) {
+		st, sinks, err := k.List()
 		if err != nil {
 			return false, err
 		}
 		b.Status, b.Sinks = st, sinks
-		if b.Stored, b.Memory, err = l.Keeper.Stored(); err != nil {
+		if b.Stored, b.Memory, err = k.Stored(); err != nil {
 			return false, err
 		}
 		absent := 0
@@ -311,8 +325,9 @@ func (l *Load) Books() (*Books, error) {
 		}
 		return len(sinks) == want && len(b.Stored) == len(b.Kept()) && absent == 0, nil
 	})
-	b.Restless = err
-	if b.Faults, err = l.Keeper.Faults(); err != nil {
+	b.OpenAnew = k.Descriptors()
+	var err error
+	if b.Faults, err = k.Faults(); err != nil {
 		return nil, err
 	}
 	for _, s := range l.Standing {

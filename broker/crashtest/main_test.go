@@ -31,7 +31,31 @@ func TestMain(m *testing.M) {
 		}
 		fmt.Println("no network namespace can be had: queues are as long as net.unix.max_dgram_qlen allows")
 	}
-	os.Exit(m.Run())
+	// The runtime opens what it polls with at the first use.
+	if r, w, err := os.Pipe(); err == nil {
+		r.Close()
+		w.Close()
+	}
+	open, running := openDescriptors(), runtime.NumGoroutine()
+	code := m.Run()
+	// A moment for those who are on their way out.
+	for n := 0; n < 100 && (openDescriptors() > open || runtime.NumGoroutine() > running); n++ {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if nowOpen, nowRunning := openDescriptors(), runtime.NumGoroutine(); code == 0 && (nowOpen > open || nowRunning > running) {
+		fmt.Printf("left over: %d descriptors and %d goroutines\n", nowOpen-open, nowRunning-running)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// openDescriptors counts those of this process.
+func openDescriptors() int {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		panic(err)
+	}
+	return len(open)
 }
 
 // runInNamespace runs this program once more in a network namespace of its own, in which the length of socket queues

@@ -121,6 +121,31 @@ func TestPromise9_PoisonKillsNobodyForEver(t *testing.T) {
 	}
 }
 
+// TestPromise9_OneIsNotPunishedForAnother kills brokers when a registration is just taken from its queue, three times,
+// with three registrations. The fourth must not pass for one that kills brokers.
+func TestPromise9_OneIsNotPunishedForAnother(t *testing.T) {
+	k := newKeeper(t)
+	for range 3 {
+		up(t, k, Death{Point{"consume.taken", ""}, 1})
+		poison(t, k)
+		if !k.AwaitDeath(patience) {
+			t.Fatal("the broker does not come by")
+		}
+		if err := k.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	up(t, k, Death{})
+	works(t, k, "other")
+	st, _, err := k.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Registrations[wire.CodePoison] != 0 || st.Registrations["ok"] != 1 {
+		t.Errorf("registrations, by outcome: %v", st.Registrations)
+	}
+}
+
 // poison sends a registration and waits for nothing. The socket lives as long as the test.
 func poison(t *testing.T, k *Keeper) {
 	t.Helper()
@@ -129,7 +154,7 @@ func poison(t *testing.T, k *Keeper) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	name := "@" + filepath.Join(k.Setup.Dir, "poison")
+	name := fmt.Sprintf("@%s/poison-%d", k.Setup.Dir, stamp.Add(1))
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
 		t.Fatal(err)
 	}
