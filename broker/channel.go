@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -539,11 +540,7 @@ func (o *outcomes) add(outcome string) {
 func (o *outcomes) all() map[string]uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	m := make(map[string]uint64, len(o.n))
-	for k, v := range o.n {
-		m[k] = v
-	}
-	return m
+	return maps.Clone(o.n)
 }
 
 // retired is the data thread finding that a sink's socket is gone.

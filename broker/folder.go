@@ -378,7 +378,8 @@ func (f *folder) reach(d *declared) (at proven, queue bool, refusal *wire.Error)
 		at, refusal = f.prover.joinStatic(d.addr, f.sendBuffer())
 		return at, false, refusal
 	}
-	fd, err := -1, error(nil)
+	var fd int
+	var err error
 	if d.queue >= 0 {
 		fd, err = sys.ReopenQueue(d.queue)
 	} else {

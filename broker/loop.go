@@ -23,8 +23,6 @@ const (
 	// gather is how many messages the sources' turns collect before the sinks get them. Longer bursts wake a sink
 	// less often, which is most of what a delivery costs.
 	gather = 256
-	// turnBytes ends a source's turn early.
-	turnBytes = 64 << 10
 	// noWakeup is when a sink is tried again whose socket gave an error that no event follows (ENOBUFS, ENOMEM).
 	noWakeup = 10 * time.Millisecond
 	// somebodyWaits is how often the loop wakes while a sink is lagging or owes time.

@@ -14,12 +14,11 @@ import (
 
 // rig is a ring with a real datagram socket to feed it and one for each sink.
 type rig struct {
-	t     *testing.T
-	r     *Ring
-	in    [2]int // in[0] is written to, in[1] is the source
-	sinks []*Sink
-	out   map[*Sink][2]int // [0] is the ring's, [1] the sink's
-	buf   []byte
+	t   *testing.T
+	r   *Ring
+	in  [2]int           // in[0] is written to, in[1] is the source
+	out map[*Sink][2]int // [0] is the ring's, [1] the sink's
+	buf []byte
 }
 
 func pair(t *testing.T) [2]int {
