@@ -103,7 +103,7 @@ func Open(cfg Config) (*Channel, error) {
 	}
 	c := &Channel{cfg: cfg, uid: uint32(os.Geteuid()), began: time.Now(), journal: newJournal(cfg.Log),
 		closing: make(chan struct{}, maxClosing), settling: make(chan settlement, cfg.Geometry.MaxSinks), changed: make(chan struct{}, 1), rescan: make(chan struct{}, 1),
-		labels: make(map[string]uint64), perUser: make(map[uint32]int)}
+		outcomes: outcomes{n: make(map[string]uint64)}, labels: make(map[string]uint64), perUser: make(map[uint32]int)}
 	if err := c.open(); err != nil {
 		c.journal.close()
 		return nil, err
@@ -531,9 +531,6 @@ type outcomes struct {
 func (o *outcomes) add(outcome string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.n == nil {
-		o.n = make(map[string]uint64)
-	}
 	o.n[outcome]++
 }
 

@@ -23,6 +23,8 @@ const (
 	// gather is how many messages the sources' turns collect before the sinks get them. Longer bursts wake a sink
 	// less often, which is most of what a delivery costs.
 	gather = 256
+	// turnBytes is about what a source gets in one turn while others wait for theirs.
+	turnBytes = 64 << 10
 	// noWakeup is when a sink is tried again whose socket gave an error that no event follows (ENOBUFS, ENOMEM).
 	noWakeup = 10 * time.Millisecond
 	// somebodyWaits is how often the loop wakes while a sink is lagging or owes time.
@@ -84,6 +86,7 @@ type source struct {
 	key    uint64
 	kind   uint32     // ring.Datagrams or ring.Packets
 	client *ring.Sink // a connected source's entry in the table
+	fair   int        // how many datagrams were turnBytes in its last turn
 	errors int        // receives that failed, in a row
 	queued bool       // it is in loop.queue: it was readable, and has not been found empty since
 }
@@ -331,9 +334,14 @@ func (l *loop) receive() (more bool) {
 	return len(l.queue) > 0 && l.receiving()
 }
 
-// takeTurn gives one source its turn: up to 64 datagrams or one packet. A source that may have more is queued again.
+// takeTurn gives one source its turn: one packet, or up to 64 datagrams, fewer if they are large and others wait. A source that may have more is queued again.
 func (l *loop) takeTurn(s *source) (n int) {
-	n, errno := l.ring.Receive(s.fd, s.kind, ring.MaxBatch)
+	limit := ring.MaxBatch
+	if len(l.queue) > 0 && s.fair > 0 {
+		limit = s.fair
+	}
+	before := l.ring.Head().Pos
+	n, errno := l.ring.Receive(s.fd, s.kind, limit)
 	switch {
 	case errno == syscall.EAGAIN:
 		return 0
@@ -353,6 +361,9 @@ func (l *loop) takeTurn(s *source) (n int) {
 	s.errors = 0
 	l.enqueue(s)
 	out := l.append()
+	if bytes := int(l.ring.Head().Pos - before); bytes > 0 {
+		s.fair = min(max(1, n*turnBytes/bytes), ring.MaxBatch)
+	}
 	if out.Bad != nil && s.client != nil {
 		l.ended(s, out.Bad)
 	}
