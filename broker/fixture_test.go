@@ -106,6 +106,15 @@ next:
 	return found
 }
 
+// logged waits until there are n lines with all words, and says if there are more.
+func (j *journal) logged(t *testing.T, n int, words ...string) {
+	t.Helper()
+	brokertest.Eventually(t, fmt.Sprintf("%d log lines with %q", n, words), func() bool { return len(j.grep(words...)) >= n })
+	if lines := j.grep(words...); len(lines) != n {
+		t.Errorf("%d log lines with %q, want %d: %q", len(lines), words, n, lines)
+	}
+}
+
 // sinkOf is the sink with that id, as the control socket shows it.
 func sinkOf(t *testing.T, b *brokertest.Broker, id uint64) wire.Sink {
 	t.Helper()
@@ -460,4 +469,17 @@ func removeFile(t *testing.T, path string) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// sendRights sends a datagram or packet with descriptors attached, without waiting.
+func sendRights(conn *net.UnixConn, b []byte, fds ...int) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		_, inner = unix.SendmsgN(int(fd), b, unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	})
+	return errors.Join(err, inner)
 }

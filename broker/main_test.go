@@ -140,3 +140,6 @@ func asStranger(f func()) {
 	}()
 	<-done
 }
+
+// programFolder is where msgmuxd is, and nothing else.
+func programFolder(t *testing.T) string { return filepath.Dir(programPath(t)) }

@@ -276,9 +276,7 @@ func TestPromise3_TooLargeForASink(t *testing.T) {
 			if other != nil && sinkOf(t, b, other.ID).Lost != 0 {
 				t.Error("the other sink has lost messages, too")
 			}
-			if n := len(log.grep("sink-too-large", "wmem_max")); n != 1 {
-				t.Errorf("%d log lines, want 1", n)
-			}
+			log.logged(t, 1, "sink-too-large", "wmem_max")
 		})
 	}
 }

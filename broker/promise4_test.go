@@ -152,9 +152,7 @@ func TestPromise4_HungSinks(t *testing.T) {
 			t.Errorf("healthy sink %d received %d of %d", i, g, n)
 		}
 	}
-	if lines := log.grep("sink-lagging"); len(lines) != 3 {
-		t.Errorf("%d lines about lagging sinks: %q", len(lines), lines)
-	}
+	log.logged(t, 3, "sink-lagging")
 	for _, s := range hung {
 		state := sinkOf(t, b, s.ID)
 		if state.Lost == 0 || state.Accepted+state.Lost+state.Waiting != n {
@@ -171,7 +169,7 @@ func TestPromise4_HungSinks(t *testing.T) {
 			return state.State == "ready" && state.PatienceLeft == patience.Seconds()
 		})
 	}
-	brokertest.Eventually(t, "the log says so", func() bool { return len(log.grep("sink-recovered")) == 3 })
+	log.logged(t, 3, "sink-recovered")
 }
 
 // TestPromise4_NoPatience: a sink with patience 0, and a tap, are never waited for.

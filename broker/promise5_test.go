@@ -133,9 +133,7 @@ func TestPromise5_EveryLossIsCounted(t *testing.T) {
 		if id == never.ID {
 			want = 0 // never waited for
 		}
-		if lines := log.grep("sink-lagging", "sink="+s.Label+" "); len(lines) != want {
-			t.Errorf("sink %d: %q", id, lines)
-		}
+		log.logged(t, want, "sink-lagging", "sink="+s.Label+" ")
 	}
 	st := b.Channel.Status()
 	if st.Lost != lost || st.Accepted != uint64(total)+4*uint64(total-early)-lost || st.Received != total {
@@ -229,9 +227,7 @@ func TestPromise5_Refused(t *testing.T) {
 	if st.Received != 300 || st.Entered != 300-refused || st.Received != st.Entered+sum {
 		t.Errorf("received %d, entered %d, refused %v", st.Received, st.Entered, st.Refused)
 	}
-	if lines := log.grep("message-refused"); len(lines) != 1 {
-		t.Errorf("%q: want one line a minute", lines)
-	}
+	log.logged(t, 1, "message-refused")
 }
 
 // TestPromise5_Share: the members of a share are charged together: each message is accepted by one of them or lost to
@@ -308,7 +304,6 @@ func TestPromise5_Episodes(t *testing.T) {
 		}
 		lost = sinkOf(t, b, slow.ID).Lost
 	}
-	if l, r := log.grep("sink-lagging"), log.grep("sink-recovered"); len(l) != 1 || len(r) != 1 {
-		t.Errorf("%q, %q: want one line a minute", l, r)
-	}
+	log.logged(t, 1, "sink-lagging")
+	log.logged(t, 1, "sink-recovered")
 }

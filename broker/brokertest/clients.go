@@ -73,26 +73,27 @@ func NewSource(t testing.TB, dir string) *Source {
 }
 
 // Send sends a message, and waits for room.
-func (s *Source) Send(message []byte) error {
-	s.Conn.SetWriteDeadline(time.Now().Add(Within))
-	_, err := s.Conn.Write(message)
-	return err
-}
+func (s *Source) Send(message []byte) error { return send(s.Conn, message, true) }
 
 // TrySend is Send without waiting: EAGAIN.
-func (s *Source) TrySend(message []byte) error { return trySend(s.Conn, message, nil) }
+func (s *Source) TrySend(message []byte) error { return send(s.Conn, message, false) }
 
-// trySend sends without waiting, with a control message.
-func trySend(conn *net.UnixConn, b, control []byte) error {
+// send sends a datagram or packet, of no bytes too: net.UnixConn.Write does not wait for room for that.
+func send(conn *net.UnixConn, b []byte, wait bool) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
 	}
+	conn.SetWriteDeadline(time.Now().Add(Within))
 	var inner error
-	err = raw.Control(func(fd uintptr) {
-		_, inner = unix.SendmsgN(int(fd), b, control, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	err = raw.Write(func(fd uintptr) bool {
+		_, inner = unix.SendmsgN(int(fd), b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return !wait || inner != unix.EAGAIN
 	})
-	return errors.Join(err, inner)
+	if err != nil {
+		return err
+	}
+	return inner
 }
 
 // Sink is a datagram socket that was registered.
@@ -237,11 +238,7 @@ func (c *Client) Send(messages ...[]byte) error {
 }
 
 // SendPacket sends a packet as it is.
-func (c *Client) SendPacket(b []byte) error {
-	c.Conn.SetWriteDeadline(time.Now().Add(Within))
-	_, err := c.Conn.Write(b)
-	return err
-}
+func (c *Client) SendPacket(b []byte) error { return send(c.Conn, b, true) }
 
 // TrySend is Send without waiting: EAGAIN.
 func (c *Client) TrySend(messages ...[]byte) error {
@@ -249,7 +246,7 @@ func (c *Client) TrySend(messages ...[]byte) error {
 	for _, m := range messages {
 		b = wire.AppendRecord(b, m)
 	}
-	return trySend(c.Conn, b, nil)
+	return send(c.Conn, b, false)
 }
 
 // ReceivePacket waits for a packet, io.EOF at the end of the connection. It is the caller's until the next call.
