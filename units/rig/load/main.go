@@ -6,6 +6,7 @@
 //	load send  --to PATH --source N [flags]         sends messages 1, 2, 3, ...
 //	load sink  --bind NAME|--inherit [flags]        receives on datagram sockets
 //	load queue --from PATH [flags]                  receives from a message queue
+//	load subscribe --from PATH [flags]              receives packets of messages, as a framed sink
 //	load replay --log FILE                          reports what a sink wrote down
 //
 // Each ends by SIGTERM, or when it has sent what --count says, and then prints its report to standard output: a sender a
@@ -24,12 +25,12 @@ import (
 
 // commands run with the arguments after their name, until stop is closed, and return their report.
 var commands = map[string]func(arguments []string, stop <-chan struct{}) (any, error){
-	"send": send, "sink": sink, "queue": queue, "replay": replay,
+	"send": send, "sink": sink, "queue": queue, "subscribe": subscribe, "replay": replay,
 }
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: load send|sink|queue|replay [flags]")
+		fmt.Fprintln(os.Stderr, "usage: load send|sink|queue|subscribe|replay [flags]")
 		os.Exit(2)
 	}
 	stop := make(chan struct{})

@@ -27,6 +27,7 @@ type sender struct {
 	fd       int
 	to       unix.Sockaddr // nil if fd is connected, or a queue
 	queue    bool
+	records  int // how many messages go into one packet of a framed source; 0: each is a datagram
 	source   uint32
 	min      int // bytes of the smallest message
 	spread   int // by how many bytes the largest is longer
@@ -35,6 +36,7 @@ type sender struct {
 
 	sent, bytes, again atomic.Uint64
 	longest            atomic.Int64 // nanoseconds
+	longestAt          atomic.Int64 // nanoseconds of CLOCK_MONOTONIC
 	errors             map[string]uint64
 }
 
@@ -49,6 +51,7 @@ func send(arguments []string, stop <-chan struct{}) (any, error) {
 	rate := flags.Float64("rate", 0, "messages a second; 0: as fast as they are taken")
 	unconnected := flags.Bool("unconnected", false, "name the receiver with every message instead of connecting")
 	nonblocking := flags.Bool("nonblocking", false, "do not wait in the kernel: poll when told to come again")
+	records := flags.Int("records", 0, "be a framed source: --to is a publish socket, and `N` messages go into one packet")
 	if err := flags.Parse(arguments); err != nil {
 		return nil, err
 	}
@@ -58,11 +61,20 @@ func send(arguments []string, stop <-chan struct{}) (any, error) {
 	if *min < tally.MinMessage || *spread < 0 {
 		return nil, fmt.Errorf("a message has at least %d bytes", tally.MinMessage)
 	}
-	s := &sender{source: uint32(*source), min: *min, spread: *spread, count: *count, errors: map[string]uint64{}}
+	if largest := *records * (recordHeader + *min + *spread + 3); largest > maxPacket && *records > 1 {
+		return nil, fmt.Errorf("packets of %d bytes; %d is the most", largest, maxPacket)
+	}
+	s := &sender{source: uint32(*source), min: *min, spread: *spread, count: *count, records: *records, errors: map[string]uint64{}}
 	if *rate > 0 {
 		s.interval = time.Duration(float64(time.Second) / *rate)
 	}
-	if err := s.open(*to, *unconnected, *nonblocking); err != nil {
+	var err error
+	if s.records > 0 {
+		s.fd, err = greet(*to, nil)
+	} else {
+		err = s.open(*to, *unconnected, *nonblocking)
+	}
+	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(s.fd)
@@ -114,13 +126,29 @@ func (s *sender) open(to string, unconnected, nonblocking bool) (err error) {
 	return nil
 }
 
-// run sends until everything is sent or stop is closed.
+// run sends until everything is sent or stop is closed, or a framed source is hung up on.
 func (s *sender) run(stop <-chan struct{}) {
 	buffer := make([]byte, s.min+s.spread)
+	var packet []byte
 	next := time.Now()
 	for number := uint64(1); s.count == 0 || number <= s.count; number++ {
 		message := buffer[:tally.Size(number, s.min, s.spread)]
 		tally.Put(message, s.source, number)
+		size := len(message)
+		if s.records > 0 {
+			packet = appendRecord(packet[:0], message)
+			for range s.records - 1 {
+				if number == s.count {
+					break
+				}
+				number++
+				message = buffer[:tally.Size(number, s.min, s.spread)]
+				tally.Put(message, s.source, number)
+				packet = appendRecord(packet, message)
+				size += len(message)
+			}
+			message = packet
+		}
 		began := time.Now()
 		for {
 			err := s.try(message)
@@ -133,15 +161,21 @@ func (s *sender) run(stop <-chan struct{}) {
 			var errno unix.Errno
 			if errors.As(err, &errno); errno != unix.EAGAIN {
 				s.errors[unix.ErrnoName(errno)]++
+				if s.records > 0 {
+					return // the connection is gone
+				}
 				time.Sleep(retryAfter)
 				continue
 			}
 			s.again.Add(1)
 			s.waitForRoom()
 		}
-		s.longest.Store(max(s.longest.Load(), int64(time.Since(began))))
+		if took := int64(time.Since(began)); took > s.longest.Load() {
+			s.longest.Store(took)
+			s.longestAt.Store(monotonic() - took)
+		}
 		s.sent.Store(number)
-		s.bytes.Add(uint64(len(message)))
+		s.bytes.Add(uint64(size))
 		if stopped(stop) {
 			return
 		}
@@ -150,6 +184,13 @@ func (s *sender) run(stop <-chan struct{}) {
 			time.Sleep(time.Until(next))
 		}
 	}
+}
+
+// monotonic is CLOCK_MONOTONIC in nanoseconds: the clock of systemd's timestamps.
+func monotonic() int64 {
+	var now unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+	return now.Nano()
 }
 
 // try hands one message to the kernel. It waits if the socket does. Errors are [unix.Errno].
@@ -185,7 +226,7 @@ func (s *sender) waitForRoom() {
 // report is the state of the sender.
 func (s *sender) report(blocked bool) tally.Sender {
 	r := tally.Sender{Source: s.source, Sent: s.sent.Load(), Bytes: s.bytes.Load(), Again: s.again.Load(),
-		LongestWait: time.Duration(s.longest.Load()).Seconds(), Blocked: blocked}
+		LongestWait: time.Duration(s.longest.Load()).Seconds(), LongestAt: time.Duration(s.longestAt.Load()).Seconds(), Blocked: blocked}
 	if !blocked {
 		r.Errors = s.errors
 	}

@@ -101,6 +101,7 @@ type Sink struct {
 	Duplicates uint64            `json:"duplicates"` // the sums over all sources
 	Missing    uint64            `json:"missing"`
 	Reordered  uint64            `json:"reordered"`
+	Told       uint64            `json:"told"`  // messages that a framed sink was told it had lost
 	Order      string            `json:"order"` // a checksum: two sinks that got the same messages have the same if the order was the same
 	Sources    map[uint32]Source `json:"sources"`
 }
@@ -147,6 +148,7 @@ type Sender struct {
 	Again       uint64            `json:"again"`            // how often a sender that does not wait was told to come again
 	Errors      map[string]uint64 `json:"errors,omitempty"` // every other error, by its name; the message was then sent again
 	LongestWait float64           `json:"longest_wait"`     // of all messages, the longest time from the first try, in seconds
+	LongestAt   float64           `json:"longest_at"`       // when that began, in seconds of CLOCK_MONOTONIC
 	Blocked     bool              `json:"blocked"`          // the report was made while message Sent+1 was waiting
 }
 
