@@ -66,7 +66,7 @@ var testImports = map[string][]string{
 	"*":              {unixModule, "broker/brokertest"},
 	"activation":     {"activation/activationtest"},
 	"units":          {"units/rig"},
-	"broker/control": {"broker/sys"},
+	"broker/control": {"broker", "broker/sys"},
 	"cmd/msgmux":     {"activation", "broker", "broker/control", "broker/ring", "broker/sys"},
 	"cmd/msgmuxd":    {".", "broker/ring", "broker/sys"},
 }

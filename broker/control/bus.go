@@ -119,7 +119,9 @@ func (b *Bus) Run(ctx context.Context) {
 		if served {
 			wait = retryFirst
 		}
-		b.log.Debug("not on the bus", "event", eventBus, "error", err)
+		if ctx.Err() == nil {
+			b.log.Debug("not on the bus", "event", eventBus, "error", err)
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):

@@ -89,16 +89,13 @@ var errLongHead = errors.New("request head too long")
 
 // readHead reads a request up to the empty line that ends its head.
 func readHead(r io.Reader) ([]byte, error) {
-	head := make([]byte, 0, 1<<10)
-	for {
-		if len(head) == cap(head) {
-			if len(head) >= maxHead {
-				return nil, errLongHead
-			}
-			head = append(head, 0)[:len(head)]
+	buf := make([]byte, maxHead)
+	for head := buf[:0]; ; {
+		if len(head) == len(buf) {
+			return nil, errLongHead
 		}
-		n, err := r.Read(head[len(head):min(cap(head), maxHead)])
-		head = head[:len(head)+n]
+		n, err := r.Read(buf[len(head):])
+		head = buf[:len(head)+n]
 		if bytes.Contains(head, []byte("\r\n\r\n")) || bytes.Contains(head, []byte("\n\n")) {
 			return head, nil
 		}

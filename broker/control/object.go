@@ -99,12 +99,28 @@ func (o *object) listSinks() ([]busSink, *dbus.Error) {
 	return list, nil
 }
 
-func (o *object) dropSink(sender dbus.Sender, sink string) *dbus.Error {
+func (o *object) dropSink(call dbus.Message, sender dbus.Sender, sink string) *dbus.Error {
+	if refusal := wrongTypes(call, "s"); refusal != nil {
+		return refusal
+	}
 	return o.change(sender, wire.Request{Op: wire.OpDrop, Sink: sink})
 }
 
-func (o *object) setPatience(sender dbus.Sender, sink, patience string) *dbus.Error {
+func (o *object) setPatience(call dbus.Message, sender dbus.Sender, sink, patience string) *dbus.Error {
+	if refusal := wrongTypes(call, "ss"); refusal != nil {
+		return refusal
+	}
 	return o.change(sender, wire.Request{Op: wire.OpSet, Sink: sink, Patience: patience})
+}
+
+// wrongTypes refuses a call whose arguments have other types. The library would convert them as Go does: the number 12
+// to the character 12.
+func wrongTypes(call dbus.Message, want string) *dbus.Error {
+	got, _ := call.Headers[dbus.FieldSignature].Value().(dbus.Signature)
+	if got.String() == want {
+		return nil
+	}
+	return dbus.NewError("org.freedesktop.DBus.Error.InvalidArgs", []any{"the arguments have the types " + want + ", not " + got.String()})
 }
 
 // change carries out what changes a sink, on behalf of the user that the bus names.
@@ -134,8 +150,11 @@ func failure(e *wire.Error) *dbus.Error {
 	return dbus.NewError(string(name), []any{e.Text})
 }
 
-func (o *object) get(iface, name string) (dbus.Variant, *dbus.Error) {
+func (o *object) get(call dbus.Message, iface, name string) (dbus.Variant, *dbus.Error) {
 	defer o.work()()
+	if refusal := wrongTypes(call, "ss"); refusal != nil {
+		return dbus.Variant{}, refusal
+	}
 	p, ok := properties[name]
 	if refusal := knownInterface(iface); refusal != nil {
 		return dbus.Variant{}, refusal
@@ -147,8 +166,11 @@ func (o *object) get(iface, name string) (dbus.Variant, *dbus.Error) {
 	return dbus.MakeVariant(p.value(&st)), nil
 }
 
-func (o *object) getAll(iface string) (map[string]dbus.Variant, *dbus.Error) {
+func (o *object) getAll(call dbus.Message, iface string) (map[string]dbus.Variant, *dbus.Error) {
 	defer o.work()()
+	if refusal := wrongTypes(call, "s"); refusal != nil {
+		return nil, refusal
+	}
 	if refusal := knownInterface(iface); refusal != nil {
 		return nil, refusal
 	}
