@@ -51,15 +51,14 @@ func manySinks(n int) func(*broker.Config) {
 	}
 }
 
-// addSinks adds sinks without a descriptor of the test's own for each: all are registered for one socket after the
-// other, and the broker has one for each of them.
+// addSinks adds sinks that nobody waits for.
 func addSinks(t testing.TB, b *brokertest.Broker, n int) {
 	t.Helper()
 	var group sync.WaitGroup
 	for w := range 4 {
 		group.Go(func() {
 			for i := w; i < n; i += 4 {
-				brokertest.NewSink(t, b.Dir, fmt.Sprintf("label=sink-%04d", i))
+				brokertest.NewSink(t, b.Dir, fmt.Sprintf("label=sink-%04d", i), "patience=0")
 			}
 		})
 	}
@@ -301,11 +300,13 @@ func TestMetricsClientsThatHang(t *testing.T) {
 				}
 				began := time.Now()
 				text, _ := scrape(t, network, address, "")
-				if d := time.Since(began); d > 2*time.Second {
+				if d := time.Since(began); d > 2*slow*time.Second {
 					t.Errorf("a scrape took %v", d)
 				}
 				checkText(t, text, false)
-				if n, gap := stop(); n < 100 || gap > time.Second {
+				n, gap := stop()
+				t.Logf("%d messages, at most %v between two", n, gap)
+				if n < 100 || gap > slow*time.Second {
 					t.Errorf("%d messages, %v between two", n, gap)
 				}
 				for _, c := range hanging {
