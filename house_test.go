@@ -49,6 +49,7 @@ var imports = map[string][]string{
 	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "broker/wire"},
 	"cmd/msgmux":     {cobraModule, pflagModule, ".", "broker/wire"},
 
+	"packaging":          {},
 	"packaging/generate": {},
 	"units":              {},
 
@@ -65,6 +66,7 @@ var imports = map[string][]string{
 var testImports = map[string][]string{
 	"*":              {unixModule, "broker/brokertest"},
 	"activation":     {"activation/activationtest"},
+	"packaging":      {".", "units/rig", "units/rig/load/tally"},
 	"units":          {"units/rig"},
 	"broker/control": {"broker", "broker/sys"},
 	"cmd/msgmux":     {"activation", "broker", "broker/control", "broker/ring", "broker/sys"},

@@ -16,7 +16,6 @@ export LC_ALL=C TZ=UTC
 shopt -s nullglob
 
 cd "$(dirname "$0")/.."
-top=$PWD
 mkdir -p "${1:?the folder for the packages is missing}"
 out=$(cd "$1" && pwd)
 version=${VERSION:-$(git describe --tags --always --dirty)}
@@ -53,7 +52,7 @@ build() {
 	local arch=$1 to=$2 command
 	shift 2
 	for command; do
-		CGO_ENABLED=0 GOOS=linux GOARCH=$arch GOFLAGS= go build -trimpath -buildvcs=false -tags "${TAGS:-}" \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$arch GOFLAGS="" go build -trimpath -buildvcs=false -tags "${TAGS:-}" \
 			-ldflags "-s -w -X main.version=$version -X main.commit=$commit -X main.date=$date" -o "$to/$command" "./cmd/$command"
 	done
 }
@@ -104,28 +103,28 @@ put 644 "$work/rpm/usr/share/doc/msgmux" CHANGELOG.md
 put 644 "$work/rpm/usr/share/licenses/msgmux" LICENSE "$doc/copyright"
 
 # The maintainer scripts name every unit. Instances of a template are named by a pattern, which matches those that are there.
-units=() optional=() preset=() stop=() user_units=() user_preset=() user_stop=()
+units=() optional=() installable=() stop=() user_units=() user_installable=() user_stop=()
 for file in units/system/*.{socket,service,target}; do
 	unit=${file##*/}
 	units+=("$unit")
 	stop+=("'${unit/@./@*.}'")
 	grep -q '^\[Install\]' "$file" || continue
-	preset+=("$unit")
+	installable+=("$unit")
 	case $unit in msgmux.target | msgmux.service) ;; *) optional+=("$unit") ;; esac
 done
 for file in units/user/*.{socket,service,target}; do
 	unit=${file##*/}
 	user_units+=("$unit")
 	user_stop+=("'${unit/@./@*.}'")
-	! grep -q '^\[Install\]' "$file" || user_preset+=("$unit")
+	! grep -q '^\[Install\]' "$file" || user_installable+=("$unit")
 done
 for script in packaging/scripts/*/*; do
 	mkdir -p "$work/${script%/*}"
-	sed -e "s|@UNITS@|${units[*]}|g" -e "s|@OPTIONAL_UNITS@|${optional[*]}|g" -e "s|@PRESET_UNITS@|${preset[*]}|g" \
+	sed -e "s|@UNITS@|${units[*]}|g" -e "s|@OPTIONAL_UNITS@|${optional[*]}|g" -e "s|@INSTALL_UNITS@|${installable[*]}|g" \
 		-e "s|@STOP_UNITS@|${stop[*]}|g" -e "s|@USER_UNITS@|${user_units[*]}|g" \
-		-e "s|@PRESET_USER_UNITS@|${user_preset[*]}|g" -e "s|@STOP_USER_UNITS@|${user_stop[*]}|g" \
+		-e "s|@INSTALL_USER_UNITS@|${user_installable[*]}|g" -e "s|@STOP_USER_UNITS@|${user_stop[*]}|g" \
 		"$script" >"$work/$script"
-	! grep -n '@[A-Z_]*@' "$work/$script" >&2
+	if grep -n '@[A-Z_]*@' "$work/$script" >&2; then exit 1; fi
 done
 mv "$work/packaging/scripts" "$work/scripts"
 
@@ -134,13 +133,13 @@ cp nfpm.yaml "$work/deb.yaml"
 {
 	cat nfpm.yaml
 	(cd "$work" && find rpm -type f | sort) | while read -r file; do
-		case $file in */licenses/*) kind=license ;; */doc/* | */man/*) kind=doc ;; *) kind=file ;; esac
+		case $file in */licenses/*) kind=license ;; */doc/* | */man/*) kind=doc ;; *) kind="file" ;; esac
 		printf '  - src: %s\n    dst: /%s\n    type: %s\n    packager: rpm\n' "$file" "${file#rpm/}" "$kind"
 	done
 	echo "changelog: changelog.yaml"
 } >"$work/rpm.yaml"
 for arch in ${ARCHES:-amd64 arm64}; do
-	rm -rf "$files/usr/bin"
+	rm -rf "${files:?}/usr/bin"
 	mkdir -p "$files/usr/bin"
 	build "$arch" "$files/usr/bin" msgmux msgmuxd
 	chmod 755 "$files"/usr/bin/*
