@@ -34,9 +34,10 @@ type Config struct {
 	Queue        uint64        // bytes that may wait in the kernel for one sink
 	QueueTotal   uint64        // and for all
 
-	Sinks      []StaticSink // declared by flag
-	SinksDir   string       // every entry is a static sink; "" for none
-	OptionsDir string       // NAME.conf for each of them; "" for none
+	Sinks      []StaticSink  // declared by flag
+	SinksDir   string        // every entry is a static sink; "" for none
+	OptionsDir string        // NAME.conf for each of them; "" for none
+	goneAfter  time.Duration // how long an entry of SinksDir may be gone before its sink is; 0: as usual. For tests
 
 	// Inherited are the channel's sockets, and what a predecessor left. The channel owns all of them.
 	Inherited activation.Set
@@ -80,6 +81,7 @@ type Channel struct {
 	settling chan settlement // descriptors that are done with
 	changed  chan struct{}   // the set of sinks is another one: tell the service manager
 	rescan   chan struct{}   // look at the static sinks now
+	hurry    chan struct{}   // and try those that are absent
 
 	// The data thread's.
 	labels  map[string]uint64
@@ -102,7 +104,8 @@ func Open(cfg Config) (*Channel, error) {
 		cfg.Ops = sys.Kernel{}
 	}
 	c := &Channel{cfg: cfg, uid: uint32(os.Geteuid()), began: time.Now(), journal: newJournal(cfg.Log),
-		closing: make(chan struct{}, maxClosing), settling: make(chan settlement, cfg.Geometry.MaxSinks), changed: make(chan struct{}, 1), rescan: make(chan struct{}, 1),
+		closing: make(chan struct{}, maxClosing), settling: make(chan settlement, cfg.Geometry.MaxSinks),
+		changed: make(chan struct{}, 1), rescan: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		outcomes: outcomes{n: make(map[string]uint64)}, labels: make(map[string]uint64), perUser: make(map[uint32]int)}
 	if err := c.open(); err != nil {
 		c.journal.close()
@@ -438,8 +441,8 @@ func (c *Channel) sayHeld() {
 	}
 }
 
-// Rescan has the static sinks looked at now, whatever the folder told.
-func (c *Channel) Rescan() { poke(c.rescan) }
+// Rescan has the static sinks looked at now, whatever the folder told, and those that are absent tried.
+func (c *Channel) Rescan() { poke(c.hurry) }
 
 // poke sends a signal that is as good as one that is pending already.
 func poke(ch chan struct{}) {
@@ -548,7 +551,7 @@ func (c *Channel) retired(o *outlet, why syscall.Errno) {
 	switch spec.Kind {
 	case ring.Static:
 		c.finish(o.fd, "")
-		c.Rescan()
+		poke(c.rescan)
 	default:
 		c.forget(o.sink)
 		c.finish(o.fd, storeName(spec))

@@ -10,3 +10,6 @@ func SetBlockedTimes(check, long time.Duration) (restore func()) {
 	blockedCheck, blockedLong = check, long
 	return func() { blockedCheck, blockedLong = oldCheck, oldLong }
 }
+
+// SetGoneAfter makes the entry of a static sink that is gone for d forgotten.
+func SetGoneAfter(cfg *Config, d time.Duration) { cfg.goneAfter = d }

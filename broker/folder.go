@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -23,7 +24,7 @@ import (
 
 const (
 	scanEvery  = time.Minute
-	goneAfter  = time.Minute            // an entry that is gone for so long is forgotten
+	goneAfter  = time.Minute            // an entry that is gone for so long is forgotten; Config may have another
 	retryFirst = 100 * time.Millisecond // how soon an absent sink is tried again at first
 	retryLast  = 2 * time.Second        // and at last
 )
@@ -34,7 +35,9 @@ type folder struct {
 	limiter  limiter
 	declared map[string]*declared // by path
 	results  chan joined
-	inotify  *sys.Inotify
+	unwatch  func()        // ends watching the folder; nil while it is not watched
+	watched  fileID        // which folder that is
+	lost     chan struct{} // it is gone
 }
 
 // declared is a static sink as it was declared.
@@ -45,7 +48,8 @@ type declared struct {
 	options wire.Options
 	flag    bool // on the command line: never gone
 	id      uint64
-	file    fileID // what the path led to when it was connected
+	file    fileID    // what the path led to when it was connected
+	since   time.Time // when it was connected
 	gone    time.Time
 	trying  bool
 	retry   time.Duration
@@ -65,7 +69,8 @@ type joined struct {
 }
 
 func newFolder(c *Channel) *folder {
-	return &folder{Channel: c, limiter: make(limiter), declared: make(map[string]*declared), results: make(chan joined)}
+	return &folder{Channel: c, limiter: make(limiter), declared: make(map[string]*declared), results: make(chan joined),
+		lost: make(chan struct{}, 1)}
 }
 
 func (f *folder) run(ctx context.Context) {
@@ -77,11 +82,6 @@ func (f *folder) run(ctx context.Context) {
 		f.declare(&declared{addr: s.Address, name: name, options: s.Options, flag: true, queue: s.queue})
 	}
 	events := make(chan struct{}, 1)
-	defer func() {
-		if f.inotify != nil {
-			f.inotify.Close()
-		}
-	}()
 	f.scan()
 	f.forgetUndeclared()
 	for {
@@ -96,6 +96,16 @@ func (f *folder) run(ctx context.Context) {
 			f.scan()
 		case <-f.rescan:
 			f.scan()
+		case <-f.hurry:
+			for _, d := range f.declared {
+				d.retry = retryFirst
+				if !d.next.IsZero() {
+					d.next = time.Now()
+				}
+			}
+			f.scan()
+		case <-f.lost:
+			f.scan()
 		case r := <-f.results:
 			f.settle(r)
 		case <-timer.C:
@@ -105,29 +115,43 @@ func (f *folder) run(ctx context.Context) {
 	}
 }
 
-// watch begins to watch the folder when there is one and it is not watched yet.
+// watch begins to watch the folder when there is one and it is not watched yet. It is another folder when it was removed
+// and made again, which the kernel tells only when the last socket in it is closed.
 func (f *folder) watch(ctx context.Context, events chan struct{}) {
-	if f.cfg.SinksDir == "" || f.inotify != nil {
+	if f.cfg.SinksDir == "" {
+		return
+	}
+	id, ok := fileOf(wire.Address{Name: f.cfg.SinksDir})
+	if f.unwatch != nil && (!ok || id != f.watched) {
+		f.unwatch()
+		f.unwatch = nil
+	}
+	if f.unwatch != nil {
 		return
 	}
 	n, err := sys.WatchFolder(f.cfg.SinksDir)
 	if err != nil {
-		return // no folder, no entries; the scan once a minute looks again
+		return // no folder, no entries
 	}
-	f.inotify = n
 	stop, err := sys.NewEventfd()
 	if err != nil {
+		n.Close()
 		return
 	}
-	unhook := context.AfterFunc(ctx, stop.Signal)
+	ctx, f.unwatch = context.WithCancel(ctx)
+	f.watched = id
+	context.AfterFunc(ctx, stop.Signal)
 	f.workers.Go(func() {
+		defer n.Close()
 		defer stop.Close()
-		defer unhook()
 		for ctx.Err() == nil {
 			if i, err := sys.WaitReadable(-1, n.FD(), stop.FD()); err != nil || i != 0 {
 				return
 			}
-			n.Drain()
+			if n.Drain() {
+				poke(f.lost)
+				return
+			}
 			poke(events)
 		}
 	})
@@ -137,16 +161,22 @@ func (f *folder) watch(ctx context.Context, events chan struct{}) {
 // wait is how long nothing is to be done.
 func (f *folder) wait() time.Duration {
 	d := scanEvery
+	if f.cfg.SinksDir != "" && f.unwatch == nil {
+		d = retryLast
+	}
 	for _, s := range f.declared {
-		if !s.next.IsZero() && !s.trying {
+		switch {
+		case !s.gone.IsZero():
+			d = min(d, time.Until(s.gone.Add(f.goneAfter())))
+		case !s.next.IsZero() && !s.trying:
 			d = min(d, time.Until(s.next))
-		}
-		if !s.gone.IsZero() {
-			d = min(d, time.Until(s.gone.Add(goneAfter)))
 		}
 	}
 	return max(d, time.Millisecond)
 }
+
+// goneAfter is how long an entry may be gone before its sink is.
+func (f *folder) goneAfter() time.Duration { return cmp.Or(f.cfg.goneAfter, goneAfter) }
 
 // scan compares the folder with what is declared.
 func (f *folder) scan() {
@@ -171,7 +201,7 @@ func (f *folder) scan() {
 		case d.gone.IsZero():
 			d.gone = now
 			f.disconnect(d)
-		case now.Sub(d.gone) >= goneAfter:
+		case now.Sub(d.gone) >= f.goneAfter():
 			delete(f.declared, path)
 			f.loop.call(func() {
 				if s := f.ring.Find(d.id); s != nil {
@@ -351,8 +381,14 @@ func (f *folder) connect(ctx context.Context) {
 			continue
 		}
 		if d.next.IsZero() {
-			// It was connected, and is not any more.
-			d.next, d.retry = now, retryFirst
+			// It was connected, and is not any more. One that refuses what it is sent, but not to be connected to, must
+			// not be tried as fast as it refuses.
+			if d.next = now; now.Sub(d.since) > retryLast {
+				d.retry = retryFirst
+			} else {
+				d.next = now.Add(d.retry)
+				d.retry = min(2*d.retry, retryLast)
+			}
 		}
 		if d.next.After(now) {
 			continue
@@ -404,7 +440,7 @@ func (f *folder) settle(r joined) {
 		}
 		return
 	}
-	d.retry, d.next, d.file = retryFirst, time.Time{}, r.file
+	d.since, d.next, d.file = time.Now(), time.Time{}, r.file
 	taken := false
 	f.loop.call(func() {
 		if s := f.ring.Find(d.id); s != nil && f.loop.byID[d.id] == nil && d.gone.IsZero() {

@@ -5,12 +5,18 @@ package sys
 import (
 	"encoding/binary"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// Eventfd wakes a thread that waits in epoll (eventfd(2)). Signal may be called from any goroutine.
-type Eventfd struct{ fd int }
+// Eventfd wakes a thread that waits in epoll (eventfd(2)). Signal may be called from any goroutine, and after Close: the
+// number may be somebody else's by then.
+type Eventfd struct {
+	fd     int
+	mu     sync.RWMutex // guards closed
+	closed bool
+}
 
 // NewEventfd makes one, not waiting on either side. The caller closes it.
 func NewEventfd() (*Eventfd, error) {
@@ -18,7 +24,7 @@ func NewEventfd() (*Eventfd, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd2", err)
 	}
-	return &Eventfd{fd}, nil
+	return &Eventfd{fd: fd}, nil
 }
 
 // FD is the descriptor to watch for EPOLLIN.
@@ -26,6 +32,11 @@ func (e *Eventfd) FD() int { return e.fd }
 
 // Signal wakes the waiter; several signals before it wakes are one.
 func (e *Eventfd) Signal() {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if e.closed {
+		return
+	}
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
 	// EAGAIN means that 2^64-2 signals are pending already: as good as one more.
@@ -38,5 +49,13 @@ func (e *Eventfd) Drain() {
 	unix.Read(e.fd, n[:])
 }
 
-// Close closes the descriptor.
-func (e *Eventfd) Close() error { return unix.Close(e.fd) }
+// Close closes the descriptor. A second call does nothing.
+func (e *Eventfd) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil
+	}
+	e.closed = true
+	return unix.Close(e.fd)
+}
