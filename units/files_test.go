@@ -75,7 +75,7 @@ func TestTemplatesAreLikeTheDefaultChannel(t *testing.T) {
 		"/usr/bin/msgmuxd", "/usr/bin/msgmuxd --channel %i",
 		"msgmux.service", "msgmux@%i.service", "msgmux.target", "msgmux@%i.target",
 		"-source.socket", "-source@%i.socket", "-publish.socket", "-publish@%i.socket", "-register.socket", "-register@%i.socket",
-		"-subscribe.socket", "-subscribe@%i.socket", "-control.socket", "-control@%i.socket")
+		"-subscribe.socket", "-subscribe@%i.socket", "-control.socket", "-control@%i.socket", "-metrics.socket", "-metrics@%i.socket")
 	compared := 0
 	for _, template := range files(t, "system/*@.*") {
 		if template == "system/msgmux-sink@.socket" {
@@ -102,8 +102,8 @@ func TestTemplatesAreLikeTheDefaultChannel(t *testing.T) {
 			t.Errorf("%s lacks %s=%q", template, option, values)
 		}
 	}
-	if compared != 7 {
-		t.Errorf("%d templates compared, want 7: a service, a target, five sockets", compared)
+	if compared != 8 {
+		t.Errorf("%d templates compared, want 8: a service, a target, six sockets", compared)
 	}
 }
 

@@ -22,9 +22,14 @@ import (
 
 // What the channel is called on a bus. The interface and the default channel have the same name, as is usual; the
 // channel NAME is NAME._NAME, with an underscore because a part of a bus name may not begin with a digit.
+//
+// Policies cannot know the names of all channels, and not every bus takes a rule for all names that begin alike. So each
+// channel also stands in the queue for one name that all have in common, and for which a rule is enough: it holds for
+// all connections that have the name or wait for it.
 const (
 	BusInterface = "io.github.msgmux.Channel1"
 	BusPath      = "/io/github/msgmux/Channel1"
+	commonName   = "io.github.msgmux"
 )
 
 // BusName is the well-known name of a channel; "" is the default one.
@@ -173,6 +178,9 @@ func (b *Bus) connect(ctx context.Context, events <-chan wire.Event, dropped fun
 			b.sayRefused(err)
 		}
 		return false, fmt.Errorf("%w %s: %w", errName, b.name, err)
+	}
+	if _, err := conn.RequestName(commonName, 0); err != nil {
+		b.log.Debug("the bus has its own rules for names", "event", eventBus, "name", commonName, "error", err)
 	}
 	b.refused = false
 	socket.SetReadDeadline(time.Time{})

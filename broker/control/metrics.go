@@ -41,8 +41,8 @@ type Metrics struct {
 	mu       sync.Mutex // one text is made at a time, for the reason of Server.mu
 }
 
-// NewMetrics makes a server of the listening stream socket fd, unix or TCP. It owns fd from then on.
-func NewMetrics(fd int, c Commands) (*Metrics, error) {
+// ListenMetrics makes a listener of the listening stream socket fd, unix or TCP, and owns fd from then on.
+func ListenMetrics(fd int) (net.Listener, error) {
 	l, err := listen(fd, "metrics")
 	if err != nil {
 		return nil, err
@@ -51,8 +51,11 @@ func NewMetrics(fd int, c Commands) (*Metrics, error) {
 		l.Close()
 		return nil, fmt.Errorf("cannot listen on the metrics socket: %s is no stream", n)
 	}
-	return &Metrics{listener: l, commands: c}, nil
+	return l, nil
 }
+
+// NewMetrics makes a server of a listener of streams, which Serve closes.
+func NewMetrics(l net.Listener, c Commands) *Metrics { return &Metrics{listener: l, commands: c} }
 
 // Serve answers clients until ctx ends. It waits for those that it is answering.
 func (m *Metrics) Serve(ctx context.Context) error {

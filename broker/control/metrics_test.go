@@ -89,10 +89,11 @@ func serveMetrics(t testing.TB, b *brokertest.Broker, network string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := control.NewMetrics(fd, b.Channel)
+	ours, err := control.ListenMetrics(fd)
 	if err != nil {
 		t.Fatal(err)
 	}
+	m := control.NewMetrics(ours, b.Channel)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); m.Serve(ctx) }()

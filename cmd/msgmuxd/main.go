@@ -94,7 +94,7 @@ func serve(ctx context.Context, o *options) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
-	log := slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: o.logLevel})
+	log := control.Log(o.logLevel, "msgmuxd", o.channel)
 	set, unlink, err := sockets(o, log)
 	if err != nil {
 		return err
@@ -117,12 +117,8 @@ func serve(ctx context.Context, o *options) error {
 		return err
 	}
 	var others sync.WaitGroup
-	if set.Control.Given() {
-		server, err := control.NewServer(set.Control.FD, channel)
-		if err != nil {
-			return err
-		}
-		others.Go(func() { server.Serve(ctx) })
+	if err := fronts(ctx, o, &set, notifier != nil, channel, log, &others); err != nil {
+		return err
 	}
 	others.Go(func() {
 		for {

@@ -29,6 +29,7 @@ type options struct {
 	maxSinks, maxSinksPerUser, maxClients uint64
 	sinks                                 []string
 	level                                 string
+	metrics, bus                          string
 	logLevel                              slog.Level
 	static                                []broker.StaticSink
 }
@@ -47,6 +48,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.Var(&o.queue, "queue", "`SIZE` of what may wait in the kernel for one sink")
 	f.Var(&o.queueTotal, "queue-total", "`SIZE` of what may wait in the kernel for all sinks")
 	f.StringArrayVar(&o.sinks, "sink", nil, "a static sink: `PATH[,option=value...]`; may be repeated")
+	f.StringVar(&o.metrics, "metrics", "", "serve metrics at `ADDRESS`, a path or HOST:PORT, beside the socket that is handed over")
+	f.StringVar(&o.bus, "dbus", "auto", "be on this `BUS`: system, session, off, or an address; auto: that of the service manager")
 	f.StringVar(&o.level, "log-level", "info", "`LEVEL` of what is logged: debug, info, warn, error")
 }
 
@@ -78,6 +81,13 @@ func (o *options) finish() error {
 	}
 	if err := o.logLevel.UnmarshalText([]byte(o.level)); err != nil {
 		return fmt.Errorf("--log-level %q: debug, info, warn or error", o.level)
+	}
+	switch o.bus {
+	case "auto", "system", "session", "off":
+	default:
+		if !strings.Contains(o.bus, ":") {
+			return fmt.Errorf("--dbus %q: system, session, off, auto, or an address as in unix:path=PATH", o.bus)
+		}
 	}
 	for _, s := range o.sinks {
 		addr, opts, err := wire.ParseSinkFlag(s)
