@@ -19,7 +19,7 @@ import (
 	"github.com/msgmux/msgmux/broker/ring"
 )
 
-// namespaceMark is set in the process that has a network namespace of its own.
+// namespaceMark is set in the process that has namespaces of its own.
 const namespaceMark = "MSGMUX_CRASHTEST_NAMESPACE"
 
 func TestMain(m *testing.M) {
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 		if code, ok := runInNamespace(); ok {
 			os.Exit(code)
 		}
-		fmt.Println("no network namespace can be had: queues are as long as net.unix.max_dgram_qlen allows")
+		fmt.Println("no namespaces can be had: queues are as long as net.unix.max_dgram_qlen allows, message queues are left out")
 	}
 	// The runtime opens what it polls with at the first use.
 	if r, w, err := os.Pipe(); err == nil {
@@ -59,7 +59,8 @@ func openDescriptors() int {
 }
 
 // runInNamespace runs this program once more in a network namespace of its own, in which the length of socket queues
-// belongs to nobody else. It says whether that could be done, and the exit code.
+// belongs to nobody else, and with message queues and mounts of its own. It says whether that could be done, and the
+// exit code.
 func runInNamespace() (code int, ok bool) {
 	self, err := os.Executable()
 	if err != nil {
@@ -70,7 +71,7 @@ func runInNamespace() (code int, ok bool) {
 	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Env = append(os.Environ(), namespaceMark+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if uid := os.Getuid(); uid != 0 {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}

@@ -20,13 +20,15 @@ import (
 	"github.com/msgmux/msgmux/broker/ring"
 )
 
-// unreached are seams that no load here comes by, with the reason. One that is reached all the same does not belong
-// here.
-var unreached = map[string]string{
-	"take.logged": "message queues leave no record, and have a rule of their own",
-	"take.taken":  "as above", "take.landed": "as above",
-	"put.logged": "as above", "put.sent": "as above", "put.done": "as above",
-}
+// unreached are seams that the usual load does not come by, with the reason. One that it reaches all the same does not
+// belong here.
+var unreached = func() map[string]string {
+	m := make(map[string]string)
+	for _, name := range queueSeams {
+		m[name] = "message queues have a rule, and a test, of their own"
+	}
+	return m
+}()
 
 // essential are the moments of system calls that a load must bring about, or it shows little. What else it brings is
 // tried too.
