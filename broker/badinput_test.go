@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,12 +32,13 @@ import (
 type probe struct {
 	stop chan struct{}
 	took chan []time.Duration
+	n    atomic.Int64
 }
 
 func startProbe(t *testing.T, dir string) *probe {
 	t.Helper()
 	source, sink := brokertest.NewSource(t, dir), brokertest.NewSink(t, dir, "label=probe")
-	p := &probe{make(chan struct{}), make(chan []time.Duration, 1)}
+	p := &probe{stop: make(chan struct{}), took: make(chan []time.Duration, 1)}
 	go func() {
 		var took []time.Duration
 		defer func() { p.took <- took }()
@@ -62,6 +64,7 @@ func startProbe(t *testing.T, dir string) *probe {
 				}
 			}
 			took = append(took, time.Since(began))
+			p.n.Add(1)
 		}
 	}()
 	return p
@@ -70,12 +73,9 @@ func startProbe(t *testing.T, dir string) *probe {
 // check ends the probe: nothing may have taken longer than worst, and half of it not longer than median.
 func (p *probe) check(t *testing.T, median, worst time.Duration) {
 	t.Helper()
+	brokertest.Eventually(t, "ten messages of the probe", func() bool { return p.n.Load() >= 10 })
 	close(p.stop)
 	took := <-p.took
-	if len(took) == 0 {
-		t.Error("the probe got nothing through")
-		return
-	}
 	slices.Sort(took)
 	m, w := took[len(took)/2], took[len(took)-1]
 	t.Logf("%d messages meanwhile: median %s, worst %s", len(took), m, w)
@@ -226,6 +226,7 @@ func TestBadRegistration(t *testing.T) {
 // TestUnwritable: the broker runs as another user, who may not write to a sink that was bound with umask 022.
 func TestUnwritable(t *testing.T) {
 	needRoot(t)
+	t.Parallel()
 	p := newProcess(t, "--buffer", "1M")
 	os.Chmod(programFolder(t), 0o755)
 	if err := os.Chown(p.Dir, stranger, stranger); err != nil {
@@ -332,7 +333,7 @@ func TestRegistrationStorm(t *testing.T) {
 	}
 	mine.Close()
 	brokertest.Eventually(t, "nothing has leaked", func() bool {
-		return openSockets() <= sockets && runtime.NumGoroutine() <= goroutines
+		return openSockets() <= sockets+2 && runtime.NumGoroutine() <= goroutines+2
 	})
 	works(t, b.Dir)
 }

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 func runAndCount(m *testing.M) int {
 	// Those that may run beside each other mostly wait.
 	flag.Parse()
-	if err := flag.Set("test.parallel", "16"); err != nil {
+	if err := flag.Set("test.parallel", "8"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

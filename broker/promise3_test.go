@@ -55,6 +55,7 @@ func queueLength(t *testing.T) uint64 {
 // TestPromise3_NoSink: with nobody who could take a message the broker reads none; senders block, or get EAGAIN and are
 // told by poll when to go on. Then everything arrives.
 func TestPromise3_NoSink(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		who  func(*testing.T, *brokertest.Broker)

@@ -121,7 +121,7 @@ func TestPromise4_SlowerSink(t *testing.T) {
 // the others lose nothing. When they have caught up they are waited for again.
 func TestPromise4_HungSinks(t *testing.T) {
 	t.Parallel()
-	const patience = 600 * time.Millisecond
+	const patience = 800 * time.Millisecond
 	log := &journal{}
 	b := brokertest.Start(t, withPatience(patience), keepLog(log))
 	healthy := []*brokertest.Sink{brokertest.NewSink(t, b.Dir), brokertest.NewSink(t, b.Dir)}
@@ -140,7 +140,7 @@ func TestPromise4_HungSinks(t *testing.T) {
 	if took < patience || blocked < patience*9/10 {
 		t.Errorf("left behind after %s, the sources had waited for %s", took, blocked)
 	}
-	if blocked > 2*patience {
+	if blocked > 5*patience/2 {
 		t.Errorf("the sources waited for %s: for one after the other", blocked)
 	}
 	before := b.Channel.Status().Entered
@@ -215,9 +215,11 @@ func TestPromise4_Forever(t *testing.T) {
 	stop := make(chan struct{})
 	got := drained(sink, stop, nil)
 	sent := flood(brokertest.NewSource(t, b.Dir), 1, 1000, stop)
-	time.Sleep(time.Second)
+	brokertest.Eventually(t, "the sources have waited for five times its patience", func() bool {
+		return b.Channel.Status().Sources.ForSeconds > 0.5
+	})
 	st, s := b.Channel.Status(), sinkOf(t, b, hung.ID)
-	if !st.Sources.Blocked || st.Sources.Sink != "must-have" || st.Sources.Why != "sink must-have" || st.Sources.ForSeconds < 0.5 {
+	if !st.Sources.Blocked || st.Sources.Sink != "must-have" || st.Sources.Why != "sink must-have" {
 		t.Errorf("sources: %+v", st.Sources)
 	}
 	if s.Lost != 0 || s.State != "stalled" || s.Patience != "forever" || s.PatienceLeft != -1 {
@@ -347,11 +349,7 @@ func TestPromise4_CatchingUp(t *testing.T) {
 	<-got
 
 	// It catches up, and then it has its patience.
-	for {
-		if _, err := late.ReceiveWithin(100 * time.Millisecond); err != nil {
-			break
-		}
-	}
+	readAll(t, b, late)
 	if s := sinkOf(t, b, late.ID); s.Waiting != 0 || s.State != "ready" {
 		t.Fatalf("%+v", s)
 	}
@@ -515,9 +513,11 @@ func TestPromise4_Framed(t *testing.T) {
 	if gaps != lost || got+lost != total || lost == 0 {
 		t.Errorf("received %d, gaps of %d, told of %d lost, of %d", got, gaps, lost, total)
 	}
-	if s := sinkOf(t, b, stopped.ID); s.Lost != lost || s.Accepted != got {
-		t.Errorf("%+v; told of %d lost", s, lost)
-	}
+	// It may have the last packet before the broker knows.
+	brokertest.Eventually(t, "the broker says the same", func() bool {
+		s := sinkOf(t, b, stopped.ID)
+		return s.Lost == lost && s.Accepted == got
+	})
 	close(stop)
 	for i := range received {
 		if err := <-ended; err != nil {

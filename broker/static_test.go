@@ -176,6 +176,7 @@ func TestStaticOptions(t *testing.T) {
 // TestStaticGone: an entry that is removed is absent, with its cursor, and the same sink when it comes back in time;
 // later it is another one, and what waited for the first is abandoned.
 func TestStaticGone(t *testing.T) {
+	t.Parallel()
 	const soon = 700 * time.Millisecond
 	b := brokertest.Start(t, withPatience(time.Hour), func(cfg *broker.Config) { broker.SetGoneAfter(cfg, soon) })
 	source, other := brokertest.NewSource(t, b.Dir), brokertest.NewSink(t, b.Dir)
@@ -259,9 +260,7 @@ func TestStaticReplaced(t *testing.T) {
 		}
 	}
 	becomes(t, b, "s", "absent")
-	if !b.Channel.Status().Sources.Blocked {
-		t.Error("with nobody there the sources are not blocked")
-	}
+	brokertest.Eventually(t, "with nobody there the sources are blocked", func() bool { return b.Channel.Status().Sources.Blocked })
 	removeFile(t, path)
 	back := brokertest.NewSocket(t, path)
 	receiveSeq(t, back, 2, 0, 5)
@@ -272,6 +271,7 @@ func TestStaticReplaced(t *testing.T) {
 
 // TestStaticAbsent: an absent sink has its patience like anyone, and is left behind after that; what it lost is counted.
 func TestStaticAbsent(t *testing.T) {
+	t.Parallel()
 	b := brokertest.Start(t, withPatience(300*time.Millisecond))
 	path := b.Dir + "/sinks/s"
 	brokertest.NewSocket(t, path).Close()
