@@ -37,7 +37,8 @@ type Setup struct {
 	Record string // a file to which each new point is added as a line; "" for none
 }
 
-// Config is the configuration that a Setup stands for; the rest is what the child is given.
+// config is the configuration that a Setup stands for; the rest is what the child is given. The quotas are out of the
+// way: visitors come and go by the hundred, and the dead ones among them are found out a little later.
 func (s *Setup) config() broker.Config {
 	return broker.Config{
 		Version: "crashtest", RuntimeDir: s.Dir, Geometry: s.Geometry, Patience: s.Patience,
@@ -68,6 +69,7 @@ func RunChild() {
 
 // serve is what cmd/msgmuxd does under a service manager, with the system calls of the data thread wrapped.
 func serve(s *Setup) error {
+	// As in msgmuxd: the data thread may hold a P while it waits for a moment.
 	runtime.GOMAXPROCS(max(3, runtime.GOMAXPROCS(0)+1))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -76,6 +78,7 @@ func serve(s *Setup) error {
 		return err
 	}
 	set, problems := activation.Route(inherited)
+	// msgmuxd logs these and goes on. Here nobody but the test hands anything over.
 	if len(problems) > 0 {
 		return errors.New(problems[0].String())
 	}
@@ -109,6 +112,7 @@ func serve(s *Setup) error {
 
 // ops are the kernel's, with whatever the Setup wants to happen on the way.
 func (s *Setup) ops() (sys.Ops, error) {
+	// What wraps the calls costs time in each of them; most brokers are killed from outside, at full speed.
 	if s.Death == (Death{}) && s.Record == "" {
 		return sys.Kernel{}, nil
 	}

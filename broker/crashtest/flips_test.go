@@ -279,7 +279,7 @@ func tryOut(r *ring.Ring, ends [][2]int) error {
 		return err
 	}
 	got, sent, buf := false, false, make([]byte, 128<<10)
-	for turn := 0; turn < 5000; turn++ {
+	for range 5000 {
 		if r.Append(); !r.Landed() {
 			n, _ := r.Receive(ends[0][1], ring.Datagrams, 1)
 			sent = sent || n > 0

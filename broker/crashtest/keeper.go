@@ -70,6 +70,7 @@ func NewKeeper(s Setup) (k *Keeper, err error) {
 	if k.systemd, err = activationtest.New(s.Dir); err != nil {
 		return nil, err
 	}
+	// As socket units do it: bound once, kept by the service manager, and no other process holds a copy.
 	b := k.sockets
 	for _, d := range []activation.Descriptor{b.Source, b.Publish, b.Register, b.Subscribe, b.Control} {
 		if err = k.systemd.Give(d.Name, d.FD); err != nil {
@@ -113,6 +114,7 @@ func (k *Keeper) Start(d Death) error {
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), childMark+"="+string(mark))
 	cmd.Stdout, cmd.Stderr = k.log, k.log
+	// No broker outlives a test that was killed itself.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := k.systemd.Start(cmd); err != nil {
 		return err
@@ -162,6 +164,7 @@ func (k *Keeper) Kill() error {
 	<-k.child.done
 	state := k.child.cmd.ProcessState
 	k.child = nil
+	// An exit code, or the signal of a panic or a fault, would pass for a kill otherwise.
 	if w, ok := state.Sys().(syscall.WaitStatus); !ok || w.Signal() != syscall.SIGKILL {
 		return fmt.Errorf("the broker ended by itself: %v\n%s", state, k.Log())
 	}
@@ -177,6 +180,7 @@ func (k *Keeper) Stop() error {
 	}
 	state := k.child.cmd.ProcessState
 	k.child = nil
+	// Restart=always would go on after any other code, and nobody would see it.
 	if state.ExitCode() != 0 {
 		return fmt.Errorf("the broker did not stop in good order: %v\n%s", state, k.Log())
 	}

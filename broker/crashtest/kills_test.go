@@ -44,12 +44,7 @@ func killAtRandom(t *testing.T, l *Load, random *rand.Rand, n int) (landed int) 
 			die(t, k, Death{}, between(random, 0, 40*time.Millisecond))
 			continue
 		}
-		if err := k.Start(Death{}); err != nil {
-			t.Fatal(err)
-		}
-		if err := k.AwaitReady(); err != nil {
-			t.Fatalf("%v\n%s", err, k.Log())
-		}
+		up(t, k, Death{})
 		if random.IntN(10) == 0 {
 			time.Sleep(between(random, 20*time.Millisecond, 250*time.Millisecond))
 			if st, _, err := k.List(); err != nil {
@@ -68,12 +63,7 @@ func killAtRandom(t *testing.T, l *Load, random *rand.Rand, n int) (landed int) 
 			t.Fatal(err)
 		}
 	}
-	if err := k.Start(Death{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.AwaitReady(); err != nil {
-		t.Fatalf("%v\n%s", err, k.Log())
-	}
+	up(t, k, Death{})
 	return landed
 }
 

@@ -118,6 +118,7 @@ func (a *audit) theOrder() {
 		sources[s.Number] = p
 		a.where[s.Number] = make([]uint32, p.sent)
 	}
+	// A fault is told once: afterwards the count goes on from what was found, so that the next fault is another one.
 	empty := 0
 	for n, key := range a.order {
 		a.empty[n+1] = a.empty[n]
@@ -272,10 +273,12 @@ func (a *audit) sequence(s *Sink, start, end uint64) {
 		a.fault("sink %s is at message %d of %d", s.Name, end, len(a.order))
 		return
 	}
+	// As many as there are: then it has all of them, or the same one twice.
 	if uint64(len(s.Keys)) == end-start {
 		a.equal(s, 0, len(s.Keys), start)
 		return
 	}
+	// It was told where each stretch of messages stands: that is exact for those without bytes, too.
 	for i, r := range s.Runs {
 		last := len(s.Keys)
 		if i+1 < len(s.Runs) {
@@ -313,6 +316,7 @@ func (a *audit) sequence(s *Sink, start, end uint64) {
 
 // share checks that the members together got everything, and each message one of them.
 func (a *audit) share(name string, members []*Sink) {
+	// Who got message n. Those without bytes can only be counted.
 	got := make([]string, len(a.order))
 	empty := uint32(0)
 	for _, s := range members {
@@ -344,6 +348,7 @@ func (a *audit) share(name string, members []*Sink) {
 
 // theSums checks the channel's sums over all sinks, past ones included.
 func (a *audit) theSums() {
+	// What sinks took that are gone by now is in the sum of the ring, and nowhere else any more.
 	var accepted uint64
 	for _, s := range slices.Concat(a.Standing, a.Departed) {
 		accepted += uint64(len(s.Keys))

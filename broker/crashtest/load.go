@@ -42,7 +42,9 @@ func forever() wire.Options { return wire.Options{Patience: wire.Forever, Patien
 // within is the option of a sink that is left behind.
 func within(d time.Duration) wire.Options { return wire.Options{Patience: d, PatienceSet: true} }
 
-// standing are the sinks that are always there. The first one is the measure of all others.
+// standing are the sinks that are always there, one for each kind of sink and each way to be slow. Those that must have
+// everything fill the ring when they pause, and those that are left behind lose then. The first one is the measure of
+// all others: it never pauses, and what it got is taken to be the one order.
 var standing = []struct {
 	name, way string
 	options   wire.Options
@@ -89,6 +91,7 @@ func NewLoad(k *Keeper, t Traffic, shape Shape) (*Load, error) {
 	if err != nil {
 		return nil, fmt.Errorf("not all sinks have come: %w", err)
 	}
+	// From here on everything counts. Sources of packets have numbers of their own: see Polite.
 	numbers := 0
 	for _, how := range shape.Sources {
 		number := numbers
@@ -160,6 +163,7 @@ func (l *Load) visit(name, way string, o wire.Options, how leaving, random *rand
 	if err := s.Join(); err != nil {
 		return err
 	}
+	// It leaves when it has seen enough, or when nothing comes: brokers may be dying faster than they deliver.
 	enough := uint64(1 + random.IntN(2000))
 	for deadline := time.Now().Add(time.Duration(random.IntN(300)) * time.Millisecond); time.Now().Before(deadline); {
 		if s.Count.Load() >= enough {
@@ -226,6 +230,7 @@ func (l *Load) Quiesce() (errs []error) {
 	for _, s := range l.Standing {
 		s.SetPace(Fast)
 	}
+	// First everything that was sent must be in the ring: then it is known how much the sinks are still to get.
 	err := l.settle(func(st *wire.Status, _ []wire.Sink) error {
 		if st.Received != sent {
 			return fmt.Errorf("%d messages were sent and %d were received", sent, st.Received)
@@ -317,6 +322,7 @@ func (l *Load) Books() (*Books, error) {
 		if b.Stored, b.Memory, err = k.Stored(); err != nil {
 			return false, err
 		}
+		// A broker connects to declared sinks a moment after it is ready.
 		absent := 0
 		for _, s := range sinks {
 			if s.State == "absent" {

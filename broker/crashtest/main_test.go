@@ -6,17 +6,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
 	"runtime"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/msgmux/msgmux/broker/ring"
 )
 
 // namespaceMark is set in the process that has namespaces of its own.
@@ -95,115 +91,4 @@ func runInNamespace() (code int, ok bool) {
 		return 1, true
 	}
 	return 0, true
-}
-
-// setQueueLength sets how many datagrams wait in the queue of each socket that is made from now on: 10 is the kernel's
-// own default, 512 is what systemd sets.
-func setQueueLength(t *testing.T, n int) {
-	t.Helper()
-	if os.Getenv(namespaceMark) == "" {
-		return
-	}
-	if err := os.WriteFile("/proc/sys/net/unix/max_dgram_qlen", []byte(strconv.Itoa(n)), 0); err != nil {
-		t.Logf("queues stay as they are: %v", err)
-	}
-}
-
-// seed is the seed of a test: $MSGMUX_SEED, or a new one.
-func seed(t *testing.T) uint64 {
-	t.Helper()
-	n := uint64(time.Now().UnixNano())
-	if text := os.Getenv("MSGMUX_SEED"); text != "" {
-		var err error
-		if n, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatalf("MSGMUX_SEED: %v", err)
-		}
-	}
-	t.Logf("MSGMUX_SEED=%d", n)
-	return n
-}
-
-// setting is one kind of channel.
-type setting struct {
-	geometry ring.Geometry
-	queue    int // messages that a socket's queue takes
-	largest  int // bytes of the largest message sent
-}
-
-// settings vary what decides how many messages one operation is about: how many a receive takes, how many a queue
-// takes from a send, and where the ring ends.
-var settings = []setting{
-	{ring.Geometry{Size: 1 << 20, MaxMessage: 64 << 10, MaxSinks: 64, MaxClients: 16}, 512, 64 << 10},
-	{ring.Geometry{Size: 1 << 20, MaxMessage: 64 << 10, MaxSinks: 64, MaxClients: 16}, 10, 64 << 10},
-	{ring.Geometry{Size: 8 << 20, MaxMessage: 4 << 20, MaxSinks: 64, MaxClients: 16}, 512, 150 << 10}, // 4 a receive
-	{ring.Geometry{Size: 2 << 20, MaxMessage: 1 << 20, MaxSinks: 64, MaxClients: 16}, 64, 64 << 10},   // 16 a receive
-}
-
-func (s *setting) setup() Setup {
-	return Setup{Geometry: s.geometry, Patience: 50 * time.Millisecond}
-}
-
-func (s *setting) traffic(seed uint64) Traffic {
-	t := Traffic{Seed: seed, Largest: s.largest}
-	// What the kernel would not send at all cannot be refused.
-	if s.geometry.MaxMessage == uint64(s.largest) {
-		t.TooLarge = s.largest + 1 + int(seed%1000)
-	}
-	return t
-}
-
-// everyWay is a load with every kind of source.
-var everyWay = []string{Blocking, Blocking, NonBlocking, NonBlocking, Unconnected, Publish, Publish}
-
-// newLoad makes a channel with everything on it.
-func newLoad(t *testing.T, s *setting, seed uint64, shape Shape) *Load {
-	t.Helper()
-	setQueueLength(t, s.queue)
-	k, err := NewKeeper(s.setup())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(k.Close)
-	l, err := NewLoad(k, s.traffic(seed), shape)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, k.Log())
-	}
-	return l
-}
-
-// die starts a broker that dies at d, or by somebody else's hand within limit, and says whether d came to pass.
-func die(t *testing.T, k *Keeper, d Death, limit time.Duration) bool {
-	t.Helper()
-	if err := k.Start(d); err != nil {
-		t.Fatal(err)
-	}
-	itself := k.AwaitDeath(limit)
-	if err := k.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	return itself
-}
-
-// balance lets the channel come to rest and compares the books. Each violation fails the test.
-func balance(t *testing.T, l *Load) *Books {
-	t.Helper()
-	for _, err := range l.Quiesce() {
-		t.Errorf("violation: %v", err)
-	}
-	b, err := l.Books()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, l.Keeper.Log())
-	}
-	for _, v := range b.Violations() {
-		t.Errorf("violation: %s", v)
-	}
-	if t.Failed() {
-		t.Logf("log:\n%s", l.Keeper.Log())
-	}
-	return b
-}
-
-// between is a random duration.
-func between(r *rand.Rand, least, most time.Duration) time.Duration {
-	return least + time.Duration(r.Int64N(int64(most-least)))
 }

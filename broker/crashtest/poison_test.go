@@ -3,11 +3,9 @@
 package crashtest
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,69 +13,6 @@ import (
 
 	"github.com/msgmux/msgmux/broker/wire"
 )
-
-// newKeeper is an empty channel.
-func newKeeper(t *testing.T) *Keeper {
-	t.Helper()
-	k, err := NewKeeper(settings[0].setup())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(k.Close)
-	return k
-}
-
-// up starts a broker that dies at d, and waits until it is ready.
-func up(t *testing.T, k *Keeper, d Death) {
-	t.Helper()
-	if err := k.Start(d); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.AwaitReady(); err != nil {
-		t.Fatalf("%v\n%s", err, k.Log())
-	}
-}
-
-// works checks that a sink, new to the channel or not, gets a new message.
-func works(t *testing.T, k *Keeper, name string) {
-	t.Helper()
-	s, err := NewSink(k.Setup.Dir, &Traffic{Largest: 1 << 10}, name, ByName, forever(), Fast)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.close()
-	if err := s.Register(); err != nil {
-		t.Fatalf("%v\n%s", err, k.Log())
-	}
-	reaches(t, k, s)
-}
-
-// stamp makes messages that nobody else sends.
-var stamp atomic.Uint64
-
-// reaches sends a message, and fails unless s, which nobody reads, gets it, whatever comes before it.
-func reaches(t *testing.T, k *Keeper, s *Sink) {
-	t.Helper()
-	out, err := newOutlet(k.Setup.Dir, NonBlocking, 1<<10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.close()
-	text := fmt.Appendf(nil, "is anybody there? %d", stamp.Add(1))
-	if err := out.send([][]byte{text}); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(hang); time.Now().Before(deadline); {
-		n, err := receive(s.fd, s.buf, 0)
-		if err == nil && n <= len(s.buf) && bytes.Equal(s.buf[:n], text) {
-			return
-		}
-	}
-	t.Fatalf("the message did not come within %v\n%s", hang, k.Autopsy())
-}
-
-// hang is after how long a broker that does nothing is taken to hang.
-const hang = 10 * time.Second
 
 // TestPromise9_PoisonKillsNobodyForEver lets one registration end three brokers. The fourth one must not look at it, and
 // serves the next.

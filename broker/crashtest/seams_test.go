@@ -103,12 +103,7 @@ func record(t *testing.T, l *Load) (points []Point) {
 			t.Fatal(err)
 		}
 		k.Setup.Geometry = other(k.Setup.Geometry)
-		if err := k.Start(Death{}); err != nil {
-			t.Fatal(err)
-		}
-		if err := k.AwaitReady(); err != nil {
-			t.Fatal(err)
-		}
+		up(t, k, Death{})
 		time.Sleep(400 * time.Millisecond)
 	}
 	text, err := os.ReadFile(k.Setup.Record)
@@ -196,11 +191,6 @@ func TestPromise7_EverySeam(t *testing.T) {
 		l.Calm(false)
 	}
 	t.Logf("%d points, %d of them not met again; %d kills", len(points), missed, k.Deaths-before)
-	if err := k.Start(Death{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.AwaitReady(); err != nil {
-		t.Fatalf("%v\n%s", err, k.Log())
-	}
+	up(t, k, Death{})
 	balance(t, l)
 }

@@ -86,7 +86,7 @@ func NewSink(dir string, t *Traffic, name, way string, o wire.Options, pace Pace
 	path := filepath.Join(dir, name)
 	switch way {
 	case Subscribe:
-		return s, nil
+		return s, nil // there is nothing before the connection
 	case Static:
 		path = filepath.Join(dir, "sinks", name)
 		if err := os.WriteFile(filepath.Join(dir, "options", name+".conf"), o.AppendLines(nil), 0o600); err != nil {
@@ -137,6 +137,7 @@ func (s *Sink) Register() error {
 	if err != nil {
 		return err
 	}
+	// The socket is the same, so it must be the same sink, whoever was killed in between: identity is the peer's inode.
 	if s.ID != 0 && s.ID != id {
 		return fmt.Errorf("sink %s was %d and is %d after registering again", s.Name, s.ID, id)
 	}
@@ -174,6 +175,7 @@ func (s *Sink) Leave(how leaving) error {
 	switch how {
 	case removed:
 		_, err := ask(s.dir, wire.Registration{Address: s.address, Remove: true})
+		// Not found: an earlier request was obeyed, and its answer fell to a kill.
 		var refusal *wire.Error
 		if err != nil && (!errors.As(err, &refusal) || refusal.Code != wire.CodeNotFound) {
 			s.End()
@@ -224,6 +226,7 @@ func (s *Sink) listen() {
 // read takes the next datagram or packet, and says whether there may be more.
 func (s *Sink) read(flags int) bool {
 	n, err := receive(s.fd, s.buf, flags)
+	// No restart may be seen here: not as an error, and not as the end of a connection.
 	switch {
 	case err == unix.EAGAIN:
 		return flags == 0 // nothing within the socket's timeout
@@ -290,6 +293,7 @@ func (s *Sink) packet(b []byte) {
 	} else {
 		s.Runs = append(s.Runs, run{len(s.Keys), p.First})
 	}
+	// The header counts what was lost before this packet; between packets both must have grown alike.
 	s.Lost = p.Lost
 	wire.EachRecord(p.Records, func(payload []byte) bool {
 		s.message(payload)

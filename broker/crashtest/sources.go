@@ -79,6 +79,7 @@ func (d *datagrams) send(messages [][]byte) error {
 	case Unconnected:
 		return retry(func() error { return unix.Sendto(d.fd, b, unix.MSG_NOSIGNAL, d.to) })
 	}
+	// Connected, poll tells when the channel takes more. It is promised that it does so across restarts, too.
 	for {
 		if err := send(d.fd, b, unix.MSG_DONTWAIT); err != unix.EAGAIN {
 			return err
@@ -177,6 +178,7 @@ func (s *Source) run() error {
 			}
 			sent += n
 		}
+		// Without pauses the ring would be full all the time, and empty sinks never be met.
 		if pause := random.IntN(4); pause > 0 {
 			time.Sleep(time.Duration(random.IntN(pause*pause*500)) * time.Microsecond)
 		}
@@ -189,6 +191,8 @@ func (s *Source) send(out outlet, batch [][]byte) error {
 	for i := range batch {
 		batch[i] = s.traffic.Append(batch[i][:0], s.Number, first+uint64(i))
 	}
+	// Counted once the channel has them. A source that is stopped in the middle of this would be a message off, so it
+	// is stopped between two calls only.
 	if err := out.send(batch); err != nil {
 		return err
 	}
