@@ -78,8 +78,8 @@ func TestMessagesPassThroughABroker(t *testing.T) {
 	}()
 	for i, want := range messages {
 		for _, sink := range sinks {
-			if got, err := sink.Receive(inTime(t)); err != nil || !bytes.Equal(got, want) {
-				t.Fatalf("message %d of %d bytes: got %d bytes and %v", i, len(want), len(got), err)
+			if got, err := sink.Receive(inTime(t)); err != nil || !bytes.Equal(got.Payload, want) {
+				t.Fatalf("message %d of %d bytes: got %d bytes and %v", i, len(want), len(got.Payload), err)
 			}
 		}
 	}
@@ -139,8 +139,8 @@ func TestSinksOfAShareDivideMessages(t *testing.T) {
 	for range 2 {
 		sink := subscribe(t, channel, msgmux.SinkOptions{Share: "writers"})
 		go func() {
-			ended <- sink.Each(ctx, func(message []byte) error {
-				came <- string(message)
+			ended <- sink.Each(ctx, func(message msgmux.Message) error {
+				came <- string(message.Payload)
 				return nil
 			})
 		}()
@@ -183,13 +183,16 @@ func TestTheClientLeavesNothingOpen(t *testing.T) {
 		return len(entries)
 	}
 	life := func() {
-		sink := subscribe(t, channel, msgmux.SinkOptions{})
+		sink := subscribe(t, channel, msgmux.SinkOptions{Datagrams: true})
+		framed := subscribe(t, channel, msgmux.SinkOptions{})
 		source := dial(t, channel)
 		if err := source.Send(inTime(t), []byte("x")); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := sink.Receive(inTime(t)); err != nil {
-			t.Fatal(err)
+		for _, sink := range []*msgmux.Sink{sink, framed} {
+			if _, err := sink.Receive(inTime(t)); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if _, err := channel.Status(inTime(t)); err != nil {
 			t.Fatal(err)
@@ -199,6 +202,7 @@ func TestTheClientLeavesNothingOpen(t *testing.T) {
 			t.Error("the address was free")
 		}
 		sink.Close()
+		framed.Close()
 		source.Close()
 	}
 	life() // what is opened once and kept is open from here on

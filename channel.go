@@ -70,9 +70,11 @@ func Locate(name string, user bool, runtimeDir string) (Channel, error) {
 
 // The sockets of a channel, by their names in its folder.
 const (
-	socketSource   = "source"
-	socketRegister = "register"
-	socketControl  = "control"
+	socketSource    = "source"
+	socketPublish   = "publish"
+	socketRegister  = "register"
+	socketSubscribe = "subscribe"
+	socketControl   = "control"
 )
 
 // maxPath is how long the path of a socket may be: sun_path holds 108 bytes with the terminating NUL (unix(7)).

@@ -18,10 +18,13 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrWouldBlock: the channel takes no message at the moment; only TrySend says so.
 	ErrWouldBlock = errors.New("the channel takes no message now")
-	// ErrTooLarge: the message is larger than a datagram of this host, or than the channel takes.
+	// ErrTooLarge: the message is larger than a socket of this host carries, or than the channel takes.
 	ErrTooLarge = errors.New("message too large")
 	// ErrNotFound: the channel has no sink of that label or id.
 	ErrNotFound = errors.New("no such sink")
+	// ErrHungUp: the broker ended the connection of a sink. It was dropped by an administrator, or the channel was stopped;
+	// a broker that is restarted does not hang up.
+	ErrHungUp = errors.New("the broker has hung up")
 	// ErrBadOption: an argument that no broker would accept; nothing was sent.
 	ErrBadOption = errors.New("bad option")
 )
@@ -30,7 +33,7 @@ var (
 type OpError struct {
 	Op   string // what was tried: "send", "receive", "subscribe", ...
 	Path string // the socket or folder it was tried at, "" if it did not come to that
-	Code string // the code of the broker's answer when it was the broker that refused, such as "not-owner"
+	Code string // the code of the broker's answer when it was the broker that refused, such as "quota"
 	Err  error  // why not
 }
 
@@ -80,8 +83,11 @@ func plainErrno(err error) error {
 
 // classOfCode is the class of an answer of the broker.
 func classOfCode(code string) error {
-	if code == wire.CodeNotFound {
+	switch code {
+	case wire.CodeNotFound:
 		return ErrNotFound
+	case wire.CodeTooLarge:
+		return ErrTooLarge
 	}
 	return ErrRefused
 }

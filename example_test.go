@@ -38,7 +38,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%s\n", message)
+	fmt.Printf("%s\n", message.Payload)
 	// Output: hello
 }
 
@@ -115,9 +115,9 @@ func ExampleSink_Each() {
 
 	enough := errors.New("enough")
 	size := 0
-	err = sink.Each(ctx, func(message []byte) error {
-		size += len(message)
-		if string(message) == "three" {
+	err = sink.Each(ctx, func(message msgmux.Message) error {
+		size += len(message.Payload)
+		if string(message.Payload) == "three" {
 			return enough
 		}
 		return nil

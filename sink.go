@@ -11,7 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 
 	"github.com/msgmux/msgmux/broker/wire"
@@ -23,10 +23,13 @@ const Forever = wire.Forever
 // SinkOptions say what a sink is to be. The zero value is good: every message from now on, under a name that the broker
 // chooses.
 type SinkOptions struct {
-	// Address is the name of the sink's own socket: "@NAME" (abstract), "/PATH", or "" for an abstract one that the
-	// kernel chooses. Anybody in the network namespace can write to an abstract name, as for every datagram socket; a
-	// path is guarded by its folder. The broker must be allowed to write to a path.
+	// Address makes the sink a datagram socket of that name: "@NAME" (abstract) or "/PATH". Anybody in the network
+	// namespace can write to an abstract name, as for every datagram socket; a path is guarded by its folder. The broker
+	// must be allowed to write to a path. Without it the sink is a connection, which needs no name.
 	Address string
+
+	// Datagrams makes the sink a datagram socket although it has no Address: the kernel chooses an abstract name.
+	Datagrams bool
 
 	// Label names the sink in the status: [A-Za-z0-9_.-]{1,64}, or "" to let the broker choose.
 	Label string
@@ -43,6 +46,15 @@ type SinkOptions struct {
 
 	// Tap only looks on: it never holds up the channel, and a channel with nothing but taps has no sink.
 	Tap bool
+
+	// Reconnect subscribes again, with the same options, when the broker has hung up, instead of ending with ErrHungUp:
+	// at once, and then once a second until there is a broker. It is a new sink then, with a new ID, and OnGap is told.
+	// With Oldest some messages may come again. A datagram socket is never hung up on.
+	Reconnect bool
+
+	// OnGap, if it is set, is called whenever messages are missing before the one that comes next. It is called by the
+	// goroutine that receives, and must not call methods of the sink that receive.
+	OnGap func(Gap)
 }
 
 // registration is the text that asks for a sink at address.
@@ -78,29 +90,32 @@ func (o SinkOptions) registration(address wire.Address) (wire.Registration, erro
 // of them.
 type Sink struct {
 	channel Channel
-	address wire.Address
-	id      uint64
-	turn    turn // who has it may read from conn into buffer
-	conn    *net.UnixConn
-	buffer  []byte
+	options SinkOptions
+	framed  bool // connected to subscribe; otherwise a datagram socket
+	where   string
+	address wire.Address // of a datagram socket
+	id      atomic.Uint64
+	lost    atomic.Uint64
+	life    context.Context // ends with Close
+	end     context.CancelFunc
 
-	mu   sync.Mutex // guards what follows
-	left bool       // the broker was asked to forget the sink
-	gone bool       // closed
+	turn turn // who has it may receive, and replace conn
+	in   inlet
+
+	mu   sync.Mutex // guards what follows; who has the turn may read conn without it
+	conn *net.UnixConn
+	left bool // the broker was told to send no more
+	gone bool // closed
 }
 
-// bufferSize holds the largest datagram that Linux makes at all: 4 MiB and a little more pass, never a quarter MiB
-// more. So no message is ever cut off, and no second system call has to ask for its size. Untouched pages cost nothing.
-const bufferSize = MaxMessage + 256<<10
-
-// Subscribe makes a sink: it binds a socket, registers it with the broker, and waits for the answer. What the channel
-// has accepted before and no sink has had yet comes first.
+// Subscribe makes a sink. It connects to the subscribe socket, or registers a datagram socket where the channel has no
+// subscribe socket or the options ask for one. What the channel has accepted before and no sink has had yet comes first.
 //
 // It fails with ErrNoBroker, with ErrRefused and the broker's reason, with ErrBadOption, or when ctx is done. A broker
 // that is busy or being restarted answers late; without a deadline in ctx Subscribe waits for it.
 //
-// The registration is for the life of the sink and outlives the broker under systemd. It is never repeated silently: a
-// sink that an administrator dropped stays dropped.
+// The sink outlives the broker under systemd: a restart is not noticed. A sink that an administrator dropped stays
+// dropped, unless SinkOptions.Reconnect says otherwise.
 func (c Channel) Subscribe(ctx context.Context, options SinkOptions) (*Sink, error) {
 	const op = "subscribe"
 	if _, err := options.registration(wire.Address{}); err != nil {
@@ -111,107 +126,116 @@ func (c Channel) Subscribe(ctx context.Context, options SinkOptions) (*Sink, err
 			return nil, badValue(op, err)
 		}
 	}
-
+	s := &Sink{channel: c, options: options, turn: newTurn()}
+	s.life, s.end = context.WithCancel(context.Background())
+	if options.Address == "" && !options.Datagrams {
+		var err error
+		if s.where, err = c.socket(op, socketSubscribe); err != nil {
+			return nil, err
+		}
+		s.in.joined = time.Now()
+		err = s.connect(ctx)
+		if err == nil {
+			s.framed = true
+			return s, nil
+		}
+		if !lacksFrames(err) {
+			return nil, opError(op, s.where, err)
+		}
+	}
 	path, err := c.socket(op, socketRegister)
 	if err != nil {
 		return nil, err
 	}
 	// An empty name makes the kernel choose an abstract one (unix(7), autobind).
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: options.Address, Net: "unixgram"})
+	s.conn, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: options.Address, Net: "unixgram"})
 	if err != nil {
 		// Not opError: what keeps a name from being bound is no broker's doing.
 		return nil, &OpError{Op: op, Path: options.Address, Err: fmt.Errorf("cannot bind: %w", plainErrno(err))}
 	}
-	s := &Sink{channel: c, turn: newTurn(), conn: conn}
-	if err := s.register(ctx, options); err != nil {
+	if err := s.register(ctx); err != nil {
 		_ = s.release() // the socket of a sink that never was
 		return nil, opError(op, path, err)
 	}
 	return s, nil
 }
 
-// register asks the broker for the sink and keeps the id that it answers with.
-func (s *Sink) register(ctx context.Context, options SinkOptions) error {
-	var err error
-	if s.address, err = wire.ParseAddress(s.conn.LocalAddr().String()); err != nil {
-		return err
-	}
-	r, err := options.registration(s.address)
+// connect makes s a connected sink, a new one if it was one before.
+//
+// Preconditions: the caller has the turn, or nobody else knows s.
+func (s *Sink) connect(ctx context.Context) error {
+	r, err := s.options.registration(wire.Address{})
 	if err != nil {
 		return err
 	}
-	s.id, err = s.channel.register(ctx, r)
+	ctx, cancel := during(ctx, s.life)
+	defer cancel()
+	conn, id, err := join(ctx, s.where, wire.Hello{Options: r.Options})
+	if s.life.Err() != nil && err != nil {
+		return net.ErrClosed
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone || s.left {
+		return errors.Join(net.ErrClosed, conn.Close())
+	}
+	if err := s.in.use(conn); err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	if s.conn != nil {
+		_ = s.conn.Close() // its broker hung up
+	}
+	s.conn = conn
+	s.id.Store(id)
+	return nil
+}
+
+// register asks the broker for the sink at the address of its socket, and keeps the id that it answers with.
+func (s *Sink) register(ctx context.Context) error {
+	err := s.in.use(s.conn)
+	if err != nil {
+		return err
+	}
+	if s.address, err = wire.ParseAddress(s.conn.LocalAddr().String()); err != nil {
+		return err
+	}
+	r, err := s.options.registration(s.address)
+	if err != nil {
+		return err
+	}
+	s.where = s.address.String()
+	id, err := s.channel.register(ctx, r)
+	s.id.Store(id)
 	return err
 }
 
 // ID is the sink's number in the channel, as Status and List have it; it is never used again for another.
-func (s *Sink) ID() uint64 { return s.id }
+func (s *Sink) ID() uint64 { return s.id.Load() }
 
-// Address is the name of the sink's socket: "@NAME" or "/PATH".
+// Address is the name of the sink's socket, "@NAME" or "/PATH"; "" for a sink that is a connection.
 func (s *Sink) Address() string { return s.address.String() }
 
-// Receive waits for the next message and returns it; the caller owns it. An empty message is an empty slice without an
-// error.
-func (s *Sink) Receive(ctx context.Context) ([]byte, error) {
-	var message []byte
-	err := s.turn.take(ctx)
-	if err == nil {
-		defer s.turn.give()
-		release := interrupt(ctx, s.conn.SetReadDeadline)
-		defer release()
-		var n int
-		if n, err = s.read(ctx); err == nil {
-			message = append(make([]byte, 0, n), s.buffer[:n]...)
-		}
-	}
-	return message, opError("receive", s.Address(), err)
-}
-
-// Each calls f with one message after the other until ctx is done or f returns an error, and returns that error. The
-// slice is the sink's own memory and holds the message only during the call. It costs less than Receive: no copy, and
-// ctx is watched once. f must not call methods of the same sink that receive.
-func (s *Sink) Each(ctx context.Context, f func(message []byte) error) error {
-	if err := s.turn.take(ctx); err != nil {
-		return opError("receive", s.Address(), err)
-	}
-	defer s.turn.give()
-	release := interrupt(ctx, s.conn.SetReadDeadline)
-	defer release()
-	for {
-		n, err := s.read(ctx)
-		if err != nil {
-			return opError("receive", s.Address(), err)
-		}
-		if err := f(s.buffer[:n:n]); err != nil {
-			return err
-		}
-	}
-}
-
-// read waits for a datagram and puts it into the buffer.
+// Lost is how many messages this sink has lost, as the last packet that it received has told; what was lost since, the
+// next one tells. In a share it is what the share has lost since this sink joined. It can be called at any time.
 //
-// Preconditions: the caller has the turn and has set up ctx with interrupt.
-func (s *Sink) read(ctx context.Context) (int, error) {
-	if s.buffer == nil {
-		s.buffer = make([]byte, bufferSize)
-	}
-	// No room for control messages: descriptors that a stranger attaches are closed by the kernel.
-	n, _, flags, _, err := s.conn.ReadMsgUnix(s.buffer, nil)
-	if err != nil {
-		return 0, orContext(ctx, err)
-	}
-	if flags&syscall.MSG_TRUNC != 0 {
-		return 0, syscall.EMSGSIZE // larger than a datagram can be; no broker sent it
-	}
-	return n, nil
-}
+// A datagram socket is not told what it loses, and has 0 here; the status knows it (SinkStatus.Lost).
+func (s *Sink) Lost() uint64 { return s.lost.Load() }
 
-// Leave asks the broker to send no more and waits for its answer. Messages that were sent before can still be received;
-// a program that is to lose none of them receives until nothing comes any more, and closes then.
+// Leave asks the broker to send no more. What was sent before can still be received; then Receive and Each end with
+// io.EOF. A program that is to lose nothing leaves, receives to the end, and closes.
+//
+// A connection is only shut down for writing, which does not wait; a datagram socket waits for the broker's answer.
 func (s *Sink) Leave(ctx context.Context) error {
 	s.mu.Lock()
 	done := s.left || s.gone
 	s.left = true
+	if !done && s.framed {
+		defer s.mu.Unlock()
+		return opError("leave", s.where, s.conn.CloseWrite())
+	}
 	s.mu.Unlock()
 	if done {
 		return nil
@@ -220,16 +244,21 @@ func (s *Sink) Leave(ctx context.Context) error {
 	return opError("leave", filepath.Join(s.channel.RuntimeDir, socketRegister), err)
 }
 
-// leaveWithin is how long Close waits for the broker. A sink that is just gone is found and forgotten, too, only later.
+// leaveWithin is how long Close waits for the broker to forget a datagram socket. One that is just gone is found and
+// forgotten, too, only later.
 const leaveWithin = time.Second
 
-// Close leaves the channel, waiting at most a second for the broker, and closes the socket. Messages that the socket
-// still holds are gone. A Receive that waits ends with net.ErrClosed. That the broker is absent or late is no error.
+// Close leaves the channel and closes the socket. Messages that the socket still holds are gone; see Leave. A Receive
+// that waits ends with net.ErrClosed. A datagram sink waits for the broker, a second at most; that it is absent or late
+// is no error.
 func (s *Sink) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), leaveWithin)
-	defer cancel()
-	_ = s.Leave(ctx)
-	return opError("close", s.Address(), s.release())
+	s.end()
+	if !s.framed {
+		ctx, cancel := context.WithTimeout(context.Background(), leaveWithin)
+		defer cancel()
+		_ = s.Leave(ctx)
+	}
+	return opError("close", s.where, s.release())
 }
 
 // release closes the socket, and removes it if it has a path: nobody else can use it any more.

@@ -41,8 +41,8 @@ func TestSubscribeRegistersAndReceives(t *testing.T) {
 	deliver(t, sink, messages...)
 	for _, want := range messages {
 		got, err := sink.Receive(inTime(t))
-		if err != nil || string(got) != want || got == nil {
-			t.Fatalf("%d bytes and %v, want %d bytes", len(got), err, len(want))
+		if err != nil || string(got.Payload) != want || got.Payload == nil {
+			t.Fatalf("%d bytes and %v, want %d bytes", len(got.Payload), err, len(want))
 		}
 	}
 
@@ -71,8 +71,8 @@ func TestTheLargestDatagramFits(t *testing.T) {
 		}
 		message := strings.Repeat("y", size)
 		deliver(t, sink, message)
-		if got, err := sink.Receive(inTime(t)); err != nil || string(got) != message {
-			t.Errorf("%d bytes: got %d and %v", size, len(got), err)
+		if got, err := sink.Receive(inTime(t)); err != nil || string(got.Payload) != message {
+			t.Errorf("%d bytes: got %d and %v", size, len(got.Payload), err)
 		}
 	}
 }
@@ -87,8 +87,8 @@ func TestSinkAtAPath(t *testing.T) {
 		t.Errorf("the registration was %+v", got)
 	}
 	deliver(t, sink, "x")
-	if got, err := sink.Receive(inTime(t)); err != nil || string(got) != "x" {
-		t.Errorf("got %q and %v", got, err)
+	if got, err := sink.Receive(inTime(t)); err != nil || string(got.Payload) != "x" {
+		t.Errorf("got %q and %v", got.Payload, err)
 	}
 	for _, taken := range []string{path, filepath.Join(channel.RuntimeDir, "no", "folder")} {
 		_, err := channel.Subscribe(inTime(t), msgmux.SinkOptions{Address: taken})
@@ -216,8 +216,8 @@ func TestReceiveGivesUp(t *testing.T) {
 	if _, err := sink.Receive(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("a context that was over before: got %v", err)
 	}
-	if got, err := sink.Receive(inTime(t)); err != nil || string(got) != "here" {
-		t.Errorf("got %q and %v", got, err)
+	if got, err := sink.Receive(inTime(t)); err != nil || string(got.Payload) != "here" {
+		t.Errorf("got %q and %v", got.Payload, err)
 	}
 	received := make(chan error, 2)
 	for range 2 {
@@ -244,22 +244,22 @@ func TestEachLendsMessages(t *testing.T) {
 	deliver(t, sink, messages...)
 	enough := errors.New("enough")
 	var got []string
-	err := sink.Each(inTime(t), func(message []byte) error {
-		if got = append(got, string(message)); len(got) == 3 {
+	err := sink.Each(inTime(t), func(message msgmux.Message) error {
+		if got = append(got, string(message.Payload)); len(got) == 3 {
 			return enough
 		}
-		_ = append(message, "a write behind the slice must not reach the next message"...)
+		_ = append(message.Payload, "a write behind the slice must not reach the next message"...)
 		return nil
 	})
 	if !errors.Is(err, enough) || !slices.Equal(got, messages[:3]) {
 		t.Errorf("got %q and %v", got, err)
 	}
-	if got, err := sink.Receive(inTime(t)); err != nil || string(got) != "left" {
-		t.Errorf("after Each: got %q and %v", got, err)
+	if got, err := sink.Receive(inTime(t)); err != nil || string(got.Payload) != "left" {
+		t.Errorf("after Each: got %q and %v", got.Payload, err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), shortly)
 	defer cancel()
-	if err := sink.Each(ctx, func([]byte) error { return nil }); !errors.Is(err, context.DeadlineExceeded) {
+	if err := sink.Each(ctx, func(msgmux.Message) error { return nil }); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a deadline: got %v", err)
 	}
 }
@@ -277,8 +277,8 @@ func TestLeaveKeepsWhatHasCome(t *testing.T) {
 	if got := <-came; !got.Remove {
 		t.Errorf("Leave has sent %+v", got)
 	}
-	if got, err := sink.Receive(inTime(t)); err != nil || string(got) != "rest" {
-		t.Errorf("got %q and %v", got, err)
+	if got, err := sink.Receive(inTime(t)); err != nil || string(got.Payload) != "rest" {
+		t.Errorf("got %q and %v", got.Payload, err)
 	}
 	if err := sink.Leave(inTime(t)); err != nil {
 		t.Errorf("the second Leave: %v", err)
@@ -327,7 +327,7 @@ func TestEachAllocatesNothing(t *testing.T) {
 		}
 	}
 	one()
-	if err := sink.Each(inTime(t), func([]byte) error {
+	if err := sink.Each(inTime(t), func(msgmux.Message) error {
 		// From inside the callback each run would have to wait for the next: count what the whole loop allocates.
 		one()
 		if allocs++; allocs < 2000 {
@@ -339,7 +339,7 @@ func TestEachAllocatesNothing(t *testing.T) {
 	}
 	n := testing.AllocsPerRun(1, func() {
 		seen := 0
-		if err := sink.Each(context.Background(), func([]byte) error {
+		if err := sink.Each(context.Background(), func(msgmux.Message) error {
 			one()
 			if seen++; seen < 1000 {
 				return nil

@@ -31,7 +31,25 @@ func (t turn) take(ctx context.Context) error {
 	}
 }
 
+// try takes the turn if nobody has it.
+func (t turn) try() bool {
+	select {
+	case t <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
 func (t turn) give() { <-t }
+
+// during makes a context that ends with ctx, and also with the life of whatever the call is about. The caller must call
+// cancel.
+func during(ctx, life context.Context) (_ context.Context, cancel func()) {
+	both, end := context.WithCancel(ctx)
+	stop := context.AfterFunc(life, end)
+	return both, func() { stop(); end() }
+}
 
 // longAgo is a deadline that ends every call at once.
 var longAgo = time.Unix(1, 0)
@@ -66,6 +84,9 @@ func orContext(ctx context.Context, err error) error {
 
 // sleep waits for d, or until ctx is done, whose error it returns.
 func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -64,6 +64,7 @@ func benchSourceCommand(where *location) *cobra.Command {
 		size     int
 		rate     float64
 		duration span
+		plain    bool
 	)
 	cmd := &cobra.Command{
 		Use: "bench-source", Hidden: true, Args: noArgs,
@@ -72,7 +73,7 @@ func benchSourceCommand(where *location) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			source, err := channel.Dial(context.Background())
+			source, err := channel.DialWith(context.Background(), msgmux.SourceOptions{Label: "bench", Datagrams: plain})
 			if err != nil {
 				return err
 			}
@@ -88,10 +89,12 @@ func benchSourceCommand(where *location) *cobra.Command {
 	cmd.Flags().IntVar(&size, "size", stampSize, "")
 	cmd.Flags().Float64Var(&rate, "rate", 0, "")
 	cmd.Flags().Var(&duration, "duration", "")
+	cmd.Flags().BoolVar(&plain, "datagrams", false, "")
 	return cmd
 }
 
-// benchSend sends for a while: as fast as the channel takes, or at a rate. What falls behind the rate is caught up with.
+// benchSend sends for a while: as fast as the channel takes, packet by packet, or at a rate, what is due at a time. What
+// falls behind the rate is caught up with.
 func benchSend(source *msgmux.Source, run uint64, size int, rate float64, duration time.Duration) (benchSourceReport, error) {
 	ctx := context.Background()
 	message := bytes.Repeat([]byte("msgmux bench\n"), size/13+1)[:size]
@@ -99,20 +102,28 @@ func benchSend(source *msgmux.Source, run uint64, size int, rate float64, durati
 	if err != nil {
 		return benchSourceReport{}, err
 	}
+	batch := source.Batch()
 	r := benchSourceReport{Began: time.Now()}
 	for now := r.Began; now.Sub(r.Began) < duration; now = time.Now() {
 		if rate > 0 {
 			due := r.Began.Add(time.Duration(float64(r.Sent) / rate * float64(time.Second)))
 			if wait := due.Sub(now); wait > 0 {
+				// Nothing is due: what was goes now.
+				if err := batch.Flush(ctx); err != nil {
+					return r, err
+				}
 				time.Sleep(wait)
 				now = time.Now()
 			}
 		}
 		putStamp(message, run, r.Sent, now)
-		if err := source.Send(ctx, message); err != nil {
+		if err := batch.Add(ctx, message); err != nil {
 			return r, err
 		}
 		r.Sent++
+	}
+	if err := batch.Flush(ctx); err != nil {
+		return r, err
 	}
 	r.Took = time.Since(r.Began)
 	r.Bytes = r.Sent * uint64(size)
@@ -126,7 +137,10 @@ func benchSend(source *msgmux.Source, run uint64, size int, rate float64, durati
 }
 
 func benchSinkCommand(where *location) *cobra.Command {
-	var run uint64
+	var (
+		run   uint64
+		plain bool
+	)
 	cmd := &cobra.Command{
 		Use: "bench-sink", Hidden: true, Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -136,7 +150,8 @@ func benchSinkCommand(where *location) *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 			defer cancel()
-			sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Label: fmt.Sprintf("bench-%d", os.Getpid())})
+			label := fmt.Sprintf("bench-%d", os.Getpid())
+			sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Label: label, Datagrams: plain})
 			if err != nil {
 				return err
 			}
@@ -153,6 +168,7 @@ func benchSinkCommand(where *location) *cobra.Command {
 		},
 	}
 	cmd.Flags().Uint64Var(&run, "run", 0, "")
+	cmd.Flags().BoolVar(&plain, "datagrams", false, "")
 	return cmd
 }
 
@@ -185,7 +201,8 @@ func benchReceive(sink *msgmux.Sink, run uint64) (benchSinkReport, error) {
 	if err != nil {
 		return r, err
 	}
-	err = sink.Each(ctx, func(message []byte) error {
+	err = sink.Each(ctx, func(m msgmux.Message) error {
+		message := m.Payload
 		came.Add(1)
 		if len(message) < stampSize || binary.LittleEndian.Uint64(message) != run {
 			return nil // somebody else's

@@ -62,8 +62,8 @@ func (r *benchResult) append(dst []byte) []byte {
 	if r.options.rate > 0 {
 		rate = strconv.FormatFloat(r.options.rate, 'f', -1, 64) + " messages/s asked for"
 	}
-	dst = fmt.Appendf(dst, "%s, %d bytes, %s, for %s; %s\n\n", plural(uint64(len(r.sinks)), "sink"), r.options.size, rate,
-		roughly(time.Duration(r.options.duration)), queueNote())
+	dst = fmt.Appendf(dst, "%s, %d bytes, %s, %s, for %s; %s\n\n", plural(uint64(len(r.sinks)), "sink"), r.options.size,
+		r.transport(), rate, roughly(time.Duration(r.options.duration)), queueNote())
 
 	processes := table{{"PROCESS", "messages", "cpu s", "cpu us/delivery"}}
 	row := func(name string, messages string, cpu time.Duration) {
@@ -91,6 +91,14 @@ func (r *benchResult) append(dst []byte) []byte {
 // latency is a quantile as people read it.
 func (r *benchResult) latency(q float64) string { return threeDigits(r.latencies.quantile(q)) }
 
+// transport says how the messages went.
+func (r *benchResult) transport() string {
+	if r.options.frames {
+		return "frames"
+	}
+	return "datagrams"
+}
+
 // queueNote names the setting of the host that matters most: how many datagrams a queue holds.
 func queueNote() string {
 	text, err := os.ReadFile("/proc/sys/net/unix/max_dgram_qlen")
@@ -104,6 +112,7 @@ func queueNote() string {
 type benchJSON struct {
 	Sinks       int         `json:"sinks"`
 	Size        int         `json:"size_bytes"`
+	Transport   string      `json:"transport"` // frames, datagrams
 	Rate        float64     `json:"rate_asked,omitempty"`
 	Seconds     float64     `json:"seconds"`
 	Sent        uint64      `json:"sent"`
@@ -136,7 +145,7 @@ func (r *benchResult) MarshalJSON() ([]byte, error) {
 		return benchPart{name, messages, cpu.Seconds(), r.perDelivery(cpu)}
 	}
 	j := benchJSON{
-		Sinks: len(r.sinks), Size: r.options.size, Rate: r.options.rate, Seconds: r.took.Seconds(),
+		Sinks: len(r.sinks), Size: r.options.size, Transport: r.transport(), Rate: r.options.rate, Seconds: r.took.Seconds(),
 		Sent: r.source.Sent, Deliveries: r.deliveries, Lost: r.lost, Disordered: r.disordered,
 		MessagesPS: r.perSecond(r.source.Sent), PerSecond: r.perSecond(r.deliveries), CPUAll: r.perDelivery(r.cpu),
 		P50: us(0.5), P99: us(0.99), P999: us(0.999),

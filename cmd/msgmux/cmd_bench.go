@@ -24,6 +24,8 @@ type benchOptions struct {
 	size     int
 	rate     float64 // messages a second, 0 for as many as go
 	duration span
+	frames   bool // what is there goes into one packet
+	plain    bool // each message is a datagram
 	force    bool
 	json     bool
 }
@@ -41,19 +43,31 @@ own: CPU time for a delivery in every process, deliveries a second, loss, and
 the time from sending to receiving. Without --rate the publisher sends as fast
 as the channel takes, and that time is mostly spent waiting in queues.
 
+Both ends are programs in Go that use frames: many messages in one packet. With
+--datagrams each message is a packet of its own, as from programs that know
+nothing of frames.
+
 The messages of the measurement go to every sink of the channel. Where there
 are others bench does not begin, unless forced.`,
 		Example: `  msgmux bench --sinks 16 --size 4096
   msgmux bench --rate 1000 --duration 10s --json`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		Args:              noArgs,
-		RunE:              func(*cobra.Command, []string) error { return o.run(where) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.plain && o.frames && cmd.Flags().Changed("frames") {
+				return usagef("--frames and --datagrams exclude each other")
+			}
+			o.frames = o.frames && !o.plain
+			return o.run(where)
+		},
 	}
 	flags := cmd.Flags()
 	flags.IntVarP(&o.sinks, "sinks", "n", 4, "`N` sink processes")
 	flags.IntVar(&o.size, "size", 256, fmt.Sprintf("size of a message in `BYTES`, at least %d", stampSize))
 	flags.Float64Var(&o.rate, "rate", 0, "`N` messages a second; 0: as many as go")
 	flags.Var(&o.duration, "duration", "how long to send")
+	flags.BoolVar(&o.frames, "frames", true, "many messages in one packet")
+	flags.BoolVar(&o.plain, "datagrams", false, "each message is a datagram")
 	flags.BoolVar(&o.force, "force", false, "measure although other sinks will get the messages, too")
 	flags.BoolVar(&o.json, "json", false, "one JSON object")
 	return cmd
@@ -103,7 +117,7 @@ func (o *benchOptions) run(where *location) error {
 // measure runs the processes: all sinks are there before the first message, and all have ended before the account.
 func (o *benchOptions) measure(ctx context.Context, channel msgmux.Channel, status msgmux.Status) (*benchResult, error) {
 	run := strconv.FormatInt(time.Now().UnixNano(), 10)
-	common := []string{"--runtime-dir", channel.RuntimeDir, "--run", run}
+	common := []string{"--runtime-dir", channel.RuntimeDir, "--run", run, "--datagrams=" + strconv.FormatBool(!o.frames)}
 	var sinks []*benchProcess
 	defer func() {
 		for _, sink := range sinks {

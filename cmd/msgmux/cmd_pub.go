@@ -95,22 +95,28 @@ func (o *pubOptions) run(where *location, args []string, file bool) error {
 		defer f.Close()
 		input = f
 	}
-	source, err := channel.Dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer source.Close()
-	p := &publisher{ctx: ctx, channel: channel, source: source, timeout: time.Duration(o.timeout), nonblock: o.nonblock}
-	p.limit = p.askLimit()
+	p := &publisher{ctx: ctx, channel: channel, timeout: time.Duration(o.timeout), nonblock: o.nonblock}
 	defer p.endOnSignal()()
+	if err := p.dial(o.lines || o.null); err != nil {
+		return p.finish(err)
+	}
+	defer p.source.Close()
 	if o.lines || o.null {
 		defer p.showProgress()()
 	}
 	return p.finish(o.feed(p, args, input))
 }
 
-// feed gives p one message after the other.
+// feed gives p one message after the other, and has them sent.
 func (o *pubOptions) feed(p *publisher, args []string, input io.Reader) error {
+	if err := o.take(p, args, flushing{input, p}); err != nil {
+		return err
+	}
+	return p.flush()
+}
+
+// take gives p one message after the other.
+func (o *pubOptions) take(p *publisher, args []string, input io.Reader) error {
 	switch {
 	case o.empty:
 		return p.send(nil, false)
@@ -152,7 +158,7 @@ func (p *publisher) finish(err error) error {
 	case errors.Is(err, msgmux.ErrWouldBlock):
 		p.summary()
 		err = exitError{exitBlocked, fmt.Errorf("not sent: %s", p.reason())}
-	default:
+	case p.source != nil:
 		p.summary()
 	}
 	return err

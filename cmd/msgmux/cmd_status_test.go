@@ -44,9 +44,9 @@ func TestStatusShowsTheChannel(t *testing.T) {
 	got := prepare(t, dir, "status").want(0).stdout.String()
 	for _, want := range []string{
 		`(?m)^messages  2 received, 4 accepted, 0 lost$`,
-		`(?m)^sinks     2 \(2 dynamic, 1 tap\)$`,
-		`(?m)^ *\d+  archive  dynamic +\S+ +ready +0 +0 B +forever +- +2 +0 .* @\S+$`,
-		`(?m)^ *\d+  eye      dynamic,tap `,
+		`(?m)^sinks     2 \(2 dynamic, 2 framed, 1 tap\)$`,
+		`(?m)^ *\d+  archive  framed +\S+ +ready +0 +0 B +forever +- +2 +0 `,
+		`(?m)^ *\d+  eye      framed,tap `,
 	} {
 		if !regexp.MustCompile(want).MatchString(got) {
 			t.Errorf("no %s in\n%s", want, got)
@@ -129,7 +129,7 @@ func TestSinksAreDroppedAndSet(t *testing.T) {
 	}
 
 	startSub(t, dir, "--label", "mine")
-	for _, name := range []string{"source", "register", "control"} {
+	for _, name := range []string{"source", "register", "subscribe", "control"} {
 		if err := os.Chmod(filepath.Join(dir, name), 0o666); err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func TestBenchMeasures(t *testing.T) {
 	}
 	text := prepare(t, dir, "bench", "--sinks", "1", "--size", "5000", "--duration", "300ms").want(0).stdout.String()
 	for _, want := range []string{
-		`1 sink, 5000 bytes, as fast as the channel takes, for 300 ms; net\.unix\.max_dgram_qlen \d+\n`,
+		`1 sink, 5000 bytes, frames, as fast as the channel takes, for 300 ms; net\.unix\.max_dgram_qlen \d+\n`,
 		`(?m)^publisher +[0-9,]+ +[0-9.]+ +[0-9.]+$`, `(?m)^broker +[0-9.]+ +[0-9.]+$`, `(?m)^sink 1 +[0-9,]+ `, `(?m)^all `,
 		`(?m)^deliveries  [0-9,]+/s, `, `(?m)^lost        0 of [0-9,]+$`, `(?m)^latency     p50 .*s, p99 .*s, p99\.9 .*s$`,
 	} {

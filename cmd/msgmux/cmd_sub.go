@@ -47,7 +47,8 @@ with -o raw. Into a pipe or a file every byte goes as it came.
 
 SIGINT and SIGTERM end the sink in order: what it has already got is printed.
 The exit status is 0 then, or 130 and 143 if --count asked for more messages
-than came. SIGUSR1 prints the counts.`,
+than came. SIGUSR1 prints the counts. When the broker hangs up, because the sink
+was dropped or the channel stopped, the exit status is 3.`,
 		Example: `  msgmux sub
   msgmux sub -C 1 -W 5s
   msgmux sub -o json --tap | jq .text
@@ -69,7 +70,7 @@ than came. SIGUSR1 prints the counts.`,
 	flags.Var(&o.patience, "patience", "how long the channel waits for this sink, or forever; default: the broker's")
 	flags.StringVar(&o.share, "share", "", "divide the messages with the sinks of the same `NAME` and user")
 	flags.StringVar(&o.start, "start", "now", "`WHERE` to begin: now, with what no sink has had yet, or oldest, with the oldest message kept")
-	flags.BoolVar(&o.strict, "strict", false, "exit status 7 if this sink lost messages")
+	flags.BoolVar(&o.strict, "strict", false, "say when this sink has lost messages; exit status 7 in the end")
 	for flag, values := range map[string][]string{
 		"output": formatNames(), "start": {"now", startOldest}, "patience": {"0", "1s", "10s", foreverWord},
 	} {
@@ -116,9 +117,13 @@ func (o *subOptions) run(where *location) error {
 	if o.counted {
 		s.most = &o.count
 	}
-	err = s.subscribe(msgmux.SinkOptions{
+	options := msgmux.SinkOptions{
 		Label: o.label, Patience: o.patience.value, Oldest: o.start == startOldest, Share: o.share, Tap: o.tap,
-	})
+	}
+	if o.strict {
+		options.OnGap = s.gap
+	}
+	err = s.subscribe(options)
 	if err != nil {
 		if context.Cause(ctx) == nil {
 			return err
@@ -152,6 +157,8 @@ func (o *subOptions) end(s *subscriber, cause error) error {
 	switch {
 	case o.strict && lost > 0:
 		return exitError{exitGap, fmt.Errorf("%s lost", plural(lost, "message"))}
+	case o.strict && s.broken.Load():
+		return exitError{exitGap, errors.New("messages may be missing")}
 	case errors.Is(cause, errCounted), isStopped && !o.counted, isStopped && enough:
 		return nil
 	case isStopped:
@@ -161,6 +168,8 @@ func (o *subOptions) end(s *subscriber, cause error) error {
 			return nil
 		}
 		return exitError{exitTimeout, cause}
+	case errors.Is(cause, msgmux.ErrHungUp):
+		return exitError{exitNoBroker, fmt.Errorf("%w: this sink was dropped, or the channel was stopped", msgmux.ErrHungUp)}
 	}
 	return cause
 }

@@ -53,6 +53,7 @@ func TestSubPrintsJSON(t *testing.T) {
 		}
 		var got struct {
 			Time         time.Time
+			Seq          *uint64
 			Size         int
 			Text, Base64 *string
 		}
@@ -63,6 +64,9 @@ func TestSubPrintsJSON(t *testing.T) {
 		}
 		if got.Size != len(message) || got.Time.Before(began) || got.Time.After(time.Now()) {
 			t.Errorf("line %d: size %d, time %v", i, got.Size, got.Time)
+		}
+		if got.Seq == nil || *got.Seq != uint64(i) {
+			t.Errorf("line %d has not its number: %s", i, lines.Text())
 		}
 		switch {
 		case (got.Text == nil) == (got.Base64 == nil):

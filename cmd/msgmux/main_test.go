@@ -344,14 +344,14 @@ func TestRefusedByMode(t *testing.T) {
 		p := prepare(t, dir, strings.Fields(args)...)
 		if os.Getuid() == 0 {
 			p.asNobody()
-			for _, name := range []string{"source", "register", "control"} {
+			for _, name := range []string{"source", "publish", "register", "subscribe", "control"} {
 				if err := os.Chown(filepath.Join(dir, name), 0, 1); err != nil {
 					t.Fatal(err)
 				}
 			}
 			p.want(exitRefused).says("permission denied", "members of the group daemon").prints("")
 		} else {
-			for _, name := range []string{"source", "register", "control"} {
+			for _, name := range []string{"source", "publish", "register", "subscribe", "control"} {
 				if err := os.Chmod(filepath.Join(dir, name), 0); err != nil {
 					t.Fatal(err)
 				}

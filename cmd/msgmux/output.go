@@ -13,18 +13,18 @@ import (
 	"unicode/utf8"
 )
 
-// format appends a message as it is printed.
+// format appends a message as it is printed; seq is its number in the channel, nil if that is not known.
 type format struct {
-	append func(dst, message []byte) []byte
+	append func(dst, message []byte, seq *uint64) []byte
 	bytes  bool // the message's own bytes are in the output: not for a terminal as they are
 }
 
 // formats are the values of sub --output. What raw prints is exact in any case: that is what it is for.
 var formats = map[string]format{
-	"raw":  {func(dst, message []byte) []byte { return append(dst, message...) }, false},
-	"line": {func(dst, message []byte) []byte { return append(append(dst, message...), '\n') }, true},
-	"nul":  {func(dst, message []byte) []byte { return append(append(dst, message...), 0) }, true},
-	"hex":  {func(dst, message []byte) []byte { return append(hex.AppendEncode(dst, message), '\n') }, false},
+	"raw":  {func(dst, message []byte, _ *uint64) []byte { return append(dst, message...) }, false},
+	"line": {func(dst, message []byte, _ *uint64) []byte { return append(append(dst, message...), '\n') }, true},
+	"nul":  {func(dst, message []byte, _ *uint64) []byte { return append(append(dst, message...), 0) }, true},
+	"hex":  {func(dst, message []byte, _ *uint64) []byte { return append(hex.AppendEncode(dst, message), '\n') }, false},
 	"json": {appendJSON, false},
 }
 
@@ -41,11 +41,11 @@ type printer struct {
 }
 
 // message writes one message by one write, so that a reader has it at once, and whole if it fits into a pipe.
-func (p *printer) message(message []byte) error {
+func (p *printer) message(message []byte, seq *uint64) error {
 	if p.visible && p.format.bytes {
 		message = appendVisible(nil, message)
 	}
-	p.line = p.format.append(p.line[:0], message)
+	p.line = p.format.append(p.line[:0], message, seq)
 	if len(p.line) == 0 {
 		return nil // a raw empty message; a write of nothing is none
 	}
@@ -57,8 +57,9 @@ func (p *printer) message(message []byte) error {
 
 // jsonMessage is a line of -o json. A message is text if it is UTF-8 and base64 otherwise, never a damaged text.
 type jsonMessage struct {
-	Time   string  `json:"time"` // when it was received
-	Size   int     `json:"size"` // bytes
+	Time   string  `json:"time"`          // when it was received
+	Seq    *uint64 `json:"seq,omitempty"` // its number in the channel; none from a sink that gets datagrams
+	Size   int     `json:"size"`          // bytes
 	Text   *string `json:"text,omitempty"`
 	Base64 *string `json:"base64,omitempty"`
 }
@@ -67,8 +68,8 @@ type jsonMessage struct {
 const jsonTime = "2006-01-02T15:04:05.000000000Z07:00"
 
 // appendJSON appends a message as one line of JSON.
-func appendJSON(dst, message []byte) []byte {
-	m := jsonMessage{Time: time.Now().Format(jsonTime), Size: len(message)}
+func appendJSON(dst, message []byte, seq *uint64) []byte {
+	m := jsonMessage{Time: time.Now().Format(jsonTime), Seq: seq, Size: len(message)}
 	if utf8.Valid(message) {
 		m.Text = new(string(message))
 	} else {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,8 @@ type publisher struct {
 	ctx      context.Context // ends with the first signal
 	channel  msgmux.Channel
 	source   *msgmux.Source
+	batch    *msgmux.Batch // what was taken and not sent yet
+	sizes    []int         // of the messages in it
 	timeout  time.Duration // for one message; 0 is none
 	nonblock bool
 	limit    int // the largest message that the channel takes, in bytes
@@ -39,48 +42,111 @@ type publisher struct {
 	stopping sync.Once
 }
 
-// askLimit asks the channel for its largest message: what is larger leaves the source like any message, and the broker
-// drops it. Who may send need not be allowed to ask, and a broker that is being restarted is not waited for; then it is
-// the most that any channel takes.
-func (p *publisher) askLimit() int {
+// dial opens the channel: for a stream with a connection, where many messages go in one packet, and else for datagrams.
+//
+// Datagrams of all go through one queue, so that even the shortest run waits, or is told, while the channel takes
+// nothing; a connection has a queue of its own, in which a single message always finds room. A connection is also no
+// good for who cannot know how large a message may be: of datagrams the broker drops the one that is too large, of a
+// connection all that comes behind it, too. To know it one must be allowed to ask, and get an answer.
+func (p *publisher) dial(stream bool) error {
 	ctx, cancel := context.WithTimeout(p.ctx, limitWithin)
-	defer cancel()
 	status, err := p.channel.Status(ctx)
-	if err != nil || status.MaxMessage == 0 || status.MaxMessage > msgmux.MaxMessage {
-		return msgmux.MaxMessage
+	cancel()
+	known := err == nil && status.MaxMessage > 0 && status.MaxMessage <= msgmux.MaxMessage
+	if p.limit = msgmux.MaxMessage; known {
+		p.limit = int(status.MaxMessage)
 	}
-	return int(status.MaxMessage)
-}
-
-// send sends one message, or leaves it out if it is too large.
-func (p *publisher) send(message []byte, tooLarge bool) error {
-	p.sending.Lock()
-	defer p.sending.Unlock()
-	err := p.ctx.Err()
-	if err == nil && !tooLarge {
-		// Mostly there is room, and waiting is what needs preparation.
-		err = p.source.TrySend(message)
-		if errors.Is(err, msgmux.ErrWouldBlock) && !p.nonblock {
-			err = p.wait(message)
+	options := msgmux.SourceOptions{Label: "pub", Datagrams: !stream || !known || p.nonblock}
+	err = p.waiting(func(ctx context.Context) (err error) {
+		p.source, err = p.channel.DialWith(ctx, options)
+		if failed, ok := errors.AsType[*msgmux.OpError](err); ok && failed.Code == "quota" {
+			options.Datagrams = true // there are too many connections already
+			p.source, err = p.channel.DialWith(ctx, options)
 		}
-	}
-	switch {
-	case tooLarge && err == nil || errors.Is(err, msgmux.ErrTooLarge):
-		p.tooLarge++
-		if p.tooLarge == 1 {
-			p.speak("message %s is too large and is left out", commas(p.sent.Load()+1))
-		}
-		return nil
-	case err != nil:
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	p.sent.Add(1)
-	p.bytes.Add(uint64(len(message)))
+	p.batch = p.source.Batch()
 	return nil
 }
 
-// wait sends a message that the channel does not take at once.
-func (p *publisher) wait(message []byte) error {
+// send takes one message to be sent, or leaves it out if it is too large. It is under way then: see flush.
+func (p *publisher) send(message []byte, tooLarge bool) error {
+	if !tooLarge && !p.batch.Fits(len(message)) {
+		if err := p.flush(); err != nil {
+			return err
+		}
+	}
+	if !tooLarge {
+		err := p.batch.Add(p.ctx, message)
+		if tooLarge = errors.Is(err, msgmux.ErrTooLarge); err != nil && !tooLarge {
+			return err
+		}
+	}
+	if tooLarge {
+		p.leaveOut()
+		return p.ctx.Err()
+	}
+	p.sizes = append(p.sizes, len(message))
+	return nil
+}
+
+// leaveOut says that the next message is not sent.
+func (p *publisher) leaveOut() {
+	p.tooLarge++
+	if p.tooLarge == 1 {
+		p.speak("message %s is too large and is left out", commas(p.sent.Load()+uint64(p.batch.Len())+1))
+	}
+}
+
+// flush sends what was taken.
+func (p *publisher) flush() error {
+	p.sending.Lock()
+	defer p.sending.Unlock()
+	for {
+		err := p.ctx.Err()
+		if err == nil {
+			// Mostly there is room, and waiting is what needs preparation.
+			err = p.batch.TryFlush()
+		}
+		if errors.Is(err, msgmux.ErrWouldBlock) && !p.nonblock {
+			err = p.waiting(p.batch.Flush)
+		}
+		left := len(p.sizes) - p.batch.Len()
+		sent := left
+		if errors.Is(err, msgmux.ErrTooLarge) {
+			sent-- // it has left the batch, but only that
+		}
+		for _, size := range p.sizes[:sent] {
+			p.sent.Add(1)
+			p.bytes.Add(uint64(size))
+		}
+		p.sizes = p.sizes[:copy(p.sizes, p.sizes[left:])]
+		if sent == left {
+			return err
+		}
+		p.leaveOut()
+	}
+}
+
+// flushing is an input that has everything sent that was read from it before it is read again, because that may wait.
+type flushing struct {
+	io.Reader
+	*publisher
+}
+
+func (f flushing) Read(b []byte) (int, error) {
+	if err := f.flush(); err != nil {
+		return 0, err
+	}
+	return f.Reader.Read(b)
+}
+
+// waiting does what the channel has to be waited for, within the time that there is for a message, and says what it
+// waits for where that takes long.
+func (p *publisher) waiting(do func(context.Context) error) error {
 	ctx, cancel := p.ctx, context.CancelFunc(func() {})
 	if p.timeout > 0 {
 		ctx, cancel = context.WithTimeout(ctx, p.timeout)
@@ -93,7 +159,7 @@ func (p *publisher) wait(message []byte) error {
 		defer close(explained)
 		p.explain(waiting)
 	})
-	err := p.source.Send(ctx, message)
+	err := do(ctx)
 	over()
 	if !notice.Stop() {
 		<-explained

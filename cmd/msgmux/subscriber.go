@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"sync/atomic"
@@ -18,7 +19,6 @@ import (
 const (
 	leaveWithin = time.Second            // how long the broker may take to let a sink go
 	lostWithin  = 500 * time.Millisecond // and to say what it lost
-	quietFor    = 20 * time.Millisecond  // a socket that nobody sends to any more is empty after this
 )
 
 // subscriber is the sink of one run of sub.
@@ -32,7 +32,8 @@ type subscriber struct {
 
 	began       time.Time
 	count, size atomic.Uint64 // messages printed, their bytes
-	lost        atomic.Uint64 // as the broker has said last
+	broken      atomic.Bool   // there may be messages missing that nobody has counted
+	lost        atomic.Uint64 // as the broker has said last, asked or not
 }
 
 // subscribe becomes a sink, and says so where that takes long.
@@ -55,7 +56,7 @@ func (s *subscriber) receive(idle time.Duration) error {
 		quiet = time.AfterFunc(idle, func() { s.cancel(errIdle) })
 		defer quiet.Stop()
 	}
-	err := s.sink.Each(s.ctx, func(message []byte) error {
+	err := s.sink.Each(s.ctx, func(message msgmux.Message) error {
 		if quiet != nil {
 			quiet.Reset(idle)
 		}
@@ -68,15 +69,30 @@ func (s *subscriber) receive(idle time.Duration) error {
 }
 
 // take prints one message; errCounted means that it was the last one wanted.
-func (s *subscriber) take(message []byte) error {
-	if err := s.print.message(message); err != nil {
+func (s *subscriber) take(message msgmux.Message) error {
+	var seq *uint64
+	if s.sink.Address() == "" {
+		seq = &message.Seq
+	}
+	if err := s.print.message(message.Payload, seq); err != nil {
 		return err
 	}
-	s.size.Add(uint64(len(message)))
+	s.size.Add(uint64(len(message.Payload)))
 	if count := s.count.Add(1); s.most != nil && count >= *s.most {
 		return errCounted
 	}
 	return nil
+}
+
+// gap says what is missing.
+func (s *subscriber) gap(g msgmux.Gap) {
+	if g.Lost > 0 {
+		say("%s lost before number %d", plural(g.Lost, "message"), g.Before)
+	}
+	if g.Anew {
+		s.broken.Store(true)
+		say("the channel's memory was made anew: there may be messages missing before number %d", g.Before)
+	}
 }
 
 // leave ends the sink. What the broker has handed to it already is nobody else's any more, so all of it is printed,
@@ -93,23 +109,17 @@ func (s *subscriber) leave(cause error) error {
 	if _, isStopped := errors.AsType[stopped](cause); !isStopped && !errors.Is(cause, errTimeout) && !errors.Is(cause, errIdle) {
 		return cause
 	}
-	for {
-		ctx, cancel := context.WithTimeout(context.Background(), quietFor)
-		message, err := s.sink.Receive(ctx)
-		cancel()
-		if err == nil {
-			err = s.take(message)
-		} else if errors.Is(err, context.DeadlineExceeded) {
-			return cause
-		}
-		if err != nil {
-			return err
-		}
+	// A broker that is late, or gone, sends nothing more; what is there comes at once.
+	err := s.sink.Each(ctx, s.take)
+	if errors.Is(err, io.EOF) || errors.Is(err, context.DeadlineExceeded) {
+		return cause
 	}
+	return err
 }
 
-// askLost asks the broker what this sink has lost; without an answer it stays as it was.
+// askLost learns what this sink has lost: what the last packet told, and what was lost since then, if the broker answers.
 func (s *subscriber) askLost() {
+	s.lost.Store(max(s.lost.Load(), s.sink.Lost()))
 	ctx, cancel := context.WithTimeout(context.Background(), lostWithin)
 	defer cancel()
 	_, sinks, err := s.channel.List(ctx)
@@ -118,7 +128,7 @@ func (s *subscriber) askLost() {
 	}
 	for _, sink := range sinks {
 		if sink.ID == s.sink.ID() {
-			s.lost.Store(sink.Lost)
+			s.lost.Store(max(s.lost.Load(), sink.Lost))
 		}
 	}
 }

@@ -11,6 +11,12 @@ import (
 	"github.com/msgmux/msgmux/broker/bench/meter"
 )
 
+// A packet holds records of 4 bytes and a payload.
+const (
+	maxPacket    = 64 << 10
+	recordHeader = 4
+)
+
 func main() {
 	if err := serve(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "goclient:", err)
@@ -33,25 +39,27 @@ func serve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		batch := source.Batch()
 		payload := make([]byte, c.Size)
 		emit := func(n int) error {
 			for range n {
 				c.Stamp(payload)
-				if err := source.Send(ctx, payload); err != nil {
+				if err := batch.Add(ctx, payload); err != nil {
 					return err
 				}
 			}
-			return nil
+			return batch.Flush(ctx)
 		}
-		return c.Source(16, emit, nil)
+		// As many as fit a packet; what is paced goes out as it falls due.
+		return c.Source(max(1, maxPacket/(int(c.Size)+recordHeader)), emit, nil)
 	}
 	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
 	if err != nil {
 		return err
 	}
 	c.Ready()
-	return sink.Each(ctx, func(message []byte) error {
-		c.Take(message)
+	return sink.Each(ctx, func(message msgmux.Message) error {
+		c.Take(message.Payload)
 		return nil
 	})
 }

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package msgmux
+
+import (
+	"context"
+	"syscall"
+
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// Batch collects messages and sends them many in one packet, which costs little more than sending one: what a message
+// costs is mostly what a packet costs. Only one goroutine may use it at a time; a source may have several.
+//
+// How many to collect: what is there. Add sends by itself whenever a packet is full, of 64 KiB. Waiting for more to come
+// gains little, because while the channel is busy Flush waits and more comes by itself.
+//
+// A packet is in the channel as a whole or not at all. On a channel without a publish socket the messages go one by
+// one.
+type Batch struct {
+	source *Source
+	packet []byte // records, back to back
+	count  int    // how many
+}
+
+// Batch makes an empty batch. It needs no closing.
+func (s *Source) Batch() *Batch { return &Batch{source: s} }
+
+// Len is how many messages are collected and not sent.
+func (b *Batch) Len() int { return b.count }
+
+// Fits says whether Add takes a message of size bytes without sending anything first. An empty batch takes everything.
+func (b *Batch) Fits(size int) bool {
+	return b.count == 0 || len(b.packet)+wire.Padded(size) <= wire.MaxPacket
+}
+
+// Add puts a copy of a message behind those that were collected. If the packet has no room for it, what was collected is
+// sent first, which can wait, and fail as Flush does: then the message was not added. ErrTooLarge is as with Send.
+func (b *Batch) Add(ctx context.Context, message []byte) error {
+	if len(message) > wire.MaxPacket {
+		if err := b.source.tooLarge(ctx, len(message)); err != nil {
+			return err
+		}
+	}
+	if !b.Fits(len(message)) {
+		if err := b.Flush(ctx); err != nil {
+			return err
+		}
+	}
+	b.packet = wire.AppendRecord(b.packet, message)
+	b.count++
+	return nil
+}
+
+// tooLarge is what Send would say about a message of that size, before it is sent.
+func (s *Source) tooLarge(ctx context.Context, size int) error {
+	if err := s.turn.take(ctx); err != nil {
+		return opError("send", s.path, err)
+	}
+	defer s.turn.give()
+	return opError("send", s.path, s.admit(ctx, size))
+}
+
+// Flush sends what was collected, and waits while the channel takes nothing, until ctx is done. What it could not send
+// stays collected: a later Flush sends it. The exception is a message for which ErrTooLarge is returned: it is left out.
+// Everything else is as with Send.
+func (b *Batch) Flush(ctx context.Context) error {
+	if b.count == 0 {
+		return nil
+	}
+	s := b.source
+	if err := s.turn.take(ctx); err != nil {
+		return opError("send", s.path, err)
+	}
+	defer s.turn.give()
+	return opError("send", s.path, b.transmit(ctx, true))
+}
+
+// TryFlush is Flush for who cannot wait, as TrySend is Send.
+func (b *Batch) TryFlush() error {
+	if b.count == 0 {
+		return nil
+	}
+	s := b.source
+	if !s.turn.try() {
+		return opError("send", s.path, syscall.EAGAIN)
+	}
+	defer s.turn.give()
+	return opError("send", s.path, b.transmit(context.Background(), false))
+}
+
+// transmit sends what was collected and keeps what could not be sent.
+//
+// Preconditions: the caller has the turn of the source.
+func (b *Batch) transmit(ctx context.Context, wait bool) error {
+	rest, err := b.source.transmit(ctx, b.packet, wait)
+	if len(rest) < len(b.packet) {
+		b.packet = b.packet[:copy(b.packet, rest)]
+		b.count = 0
+		wire.EachRecord(b.packet, func([]byte) bool { b.count++; return true })
+	}
+	return err
+}
