@@ -88,6 +88,10 @@ func UnmapTwice(b []byte) error {
 // Populate makes every page of b present and writable now, without changing a byte. A page that cannot be had in the
 // middle of a receive would lose the datagram.
 func Populate(b []byte) {
+	// One call for all (Linux 5.14) takes half the time of a fault for each, and meanwhile nothing is received.
+	if unix.Madvise(b, unix.MADV_POPULATE_WRITE) == nil {
+		return
+	}
 	for i := 0; i < len(b); i += PageSize {
 		atomic.AddUint32((*uint32)(unsafe.Pointer(&b[i])), 0)
 	}
