@@ -337,7 +337,7 @@ func TestPromise7_FlippedBytes(t *testing.T) {
 		a, b := pair(t, unix.SOCK_DGRAM)
 		ends = append(ends, [2]int{a, b})
 	}
-	sample, share := 60, 8
+	sample, share := 60, 16
 	if os.Getenv("MSGMUX_SOAK_KILLS") != "" {
 		sample, share = 3000, 1
 	}

@@ -99,26 +99,29 @@ func poison(t *testing.T, k *Keeper) {
 }
 
 // TestPromise7_KilledBeforeThereIsAnything kills the very first brokers of a channel, before and while the ring is made
-// and stored.
+// and stored, with a source and a declared sink that are there already: nothing may be received into a ring that no
+// successor will find.
 func TestPromise7_KilledBeforeThereIsAnything(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed(t), 0))
-	for range 6 {
+	for range 8 {
 		k := newKeeper(t)
-		for range 4 {
-			die(t, k, Death{}, between(random, 0, 50*time.Millisecond))
-		}
-		up(t, k, Death{})
-		works(t, k, "first")
-		_, memory, err := k.Stored()
+		l := &Load{Keeper: k, Traffic: Traffic{Seed: random.Uint64(), Largest: 4 << 10}}
+		s, err := NewSink(k.Setup.Dir, &l.Traffic, "declared", Static, forever(), Fast)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(memory) != 2 {
-			t.Errorf("the store holds %v as memory", memory)
+		if err := s.Join(); err != nil {
+			t.Fatal(err)
 		}
-		if faults, err := k.Faults(); err != nil || len(faults) > 0 {
-			t.Errorf("%v %v", faults, err)
+		l.Standing = []*Sink{s}
+		l.Sources = []*Source{StartSource(k.Setup.Dir, &l.Traffic, 0, Blocking)}
+		for range 5 {
+			// Before anything is stored, or with one of the two files in the store.
+			die(t, k, Death{}, between(random, 0, 40*time.Millisecond))
 		}
+		up(t, k, Death{})
+		time.Sleep(between(random, 0, 20*time.Millisecond))
+		balance(t, l)
 		k.Close()
 	}
 }
