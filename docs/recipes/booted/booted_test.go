@@ -41,7 +41,7 @@ func boot(t *testing.T) *machine {
 		m.Install(filepath.Join(dir, program), "/usr/bin/"+program, 0o755)
 	}
 	m.InstallUnits()
-	m.shell("systemctl enable --now msgmux.target")
+	m.shell("systemctl enable --now msgmux.target msgmux.service") // as the packages do
 	return m
 }
 

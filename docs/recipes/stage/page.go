@@ -17,14 +17,20 @@ type Page struct {
 	text string
 }
 
-// ReadPage reads a page of docs/recipes.
-func ReadPage(t testing.TB, name string) Page {
+// ReadDocument reads a file of the repository.
+func ReadDocument(t testing.TB, name string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(Top(t), "docs", "recipes", name))
+	text, err := os.ReadFile(filepath.Join(Top(t), name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Page{t, name, string(text)}
+	return string(text)
+}
+
+// ReadPage reads a page of docs/recipes.
+func ReadPage(t testing.TB, name string) Page {
+	t.Helper()
+	return Page{t, name, ReadDocument(t, "docs/recipes/"+name)}
 }
 
 // File is the content of a file as the page shows it: the fenced block below a line with the file's name alone, in code
