@@ -379,12 +379,16 @@ func (c *Channel) Run(ctx context.Context) error {
 
 	<-ctx.Done()
 	c.cfg.Notifier.Stopping()
-	c.drain()
-	// The data thread last: the others have it do things, and wait for that.
+	// The data thread last: the others have it do things, and wait for that. Meanwhile it goes on, for until a successor
+	// is there nobody else receives.
 	cancel()
 	c.workers.Wait()
+	c.drain()
 	c.loop.do(func() { c.loop.stopping = true })
 	<-c.loop.over
+	for len(c.settling) > 0 {
+		c.settleOne(<-c.settling)
+	}
 	c.sayHeld()
 	c.journal.close()
 	return nil
@@ -459,10 +463,7 @@ func (c *Channel) settle(ctx context.Context) {
 		case s := <-c.settling:
 			c.settleOne(s)
 		case <-ctx.Done():
-			for len(c.settling) > 0 {
-				c.settleOne(<-c.settling)
-			}
-			return
+			return // Run does the rest, when the data thread has ended
 		}
 	}
 }
