@@ -19,8 +19,8 @@ import (
 // replyPatience is how long a client waits for an answer before it asks again. Short: brokers die young here.
 const replyPatience = 300 * time.Millisecond
 
-// askPatience is how long it goes on asking. A broker that lives some milliseconds only does not get to everybody.
-const askPatience = time.Minute
+// askPatience is how long a client goes on asking. A broker that lives some milliseconds only does not get to everybody.
+const askPatience = 3 * time.Minute
 
 // ErrHungUp means that the channel hung up on a connection.
 var ErrHungUp = errors.New("hung up")

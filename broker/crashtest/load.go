@@ -178,6 +178,14 @@ func (l *Load) visit(name, way string, o wire.Options, how leaving, random *rand
 	return err
 }
 
+// Sent is how many messages the channel has taken so far.
+func (l *Load) Sent() (n uint64) {
+	for _, s := range l.Sources {
+		n += s.Sent.Load()
+	}
+	return n
+}
+
 // Calm makes the sources send little, and all sinks keep up with it, or lets them be as they were.
 func (l *Load) Calm(yes bool) {
 	for _, s := range l.Sources {
@@ -220,13 +228,12 @@ func (l *Load) standing(name string) *Sink {
 func (l *Load) Quiesce() (errs []error) {
 	l.stop.Store(true)
 	l.transit.Wait()
-	var sent uint64
 	for _, s := range l.Sources {
 		if err := s.Halt(); err != nil {
 			errs = append(errs, err)
 		}
-		sent += s.Sent.Load()
 	}
+	sent := l.Sent()
 	for _, s := range l.Standing {
 		s.SetPace(Fast)
 	}

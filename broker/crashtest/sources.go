@@ -33,6 +33,10 @@ const (
 	Publish     = "publish"     // a connection that takes many messages in a packet
 )
 
+// blocked is how long a source may have to wait. While brokers die one after the other nobody can tell a channel that is
+// slow from one that hangs, so this is only the very end.
+const blocked = 3 * time.Minute
+
 // newOutlet opens the way called how. The largest message to send has size bytes.
 func newOutlet(dir, how string, size int) (outlet, error) {
 	if how == Publish {
@@ -40,7 +44,7 @@ func newOutlet(dir, how string, size int) (outlet, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &packets{fd: fd}, roomFor(fd, size)
+		return &packets{fd: fd}, errors.Join(roomFor(fd, size), timeouts(fd, blocked, patience))
 	}
 	d := &datagrams{how: how}
 	var err error
@@ -53,7 +57,7 @@ func newOutlet(dir, how string, size int) (outlet, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d, errors.Join(roomFor(d.fd, size), timeouts(d.fd, patience, patience))
+	return d, errors.Join(roomFor(d.fd, size), timeouts(d.fd, blocked, patience))
 }
 
 // roomFor makes the send buffer large enough for messages of size bytes, with the kernel's own overhead.
@@ -86,7 +90,7 @@ func (d *datagrams) send(messages [][]byte) error {
 		}
 		n := 0
 		err := retry(func() (err error) {
-			n, err = unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLOUT}}, int(patience/time.Millisecond))
+			n, err = unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLOUT}}, int(blocked/time.Millisecond))
 			return err
 		})
 		if err != nil || n == 0 {
@@ -145,8 +149,8 @@ func StartSource(dir string, t *Traffic, number int, how string) *Source {
 	return s
 }
 
-// Halt lets the source finish what it is sending. A channel that does not take it within patience is an error, as is
-// every other one: no restart may be seen by a source.
+// Halt lets the source finish what it is sending. A channel that does not take it in the end is an error, as is every
+// other one: no restart may be seen by a source.
 func (s *Source) Halt() error {
 	s.stop.Store(true)
 	<-s.done
