@@ -192,24 +192,27 @@ func (s *Sink) read() (int, error) {
 		return s.read()
 	case in.last && errors.Is(err, syscall.EAGAIN), err == nil && s.framed && in.n == 0: // no packet is empty
 		err = io.EOF
-	case err == nil && in.n > len(in.buffer):
-		err = syscall.EMSGSIZE // larger than can be; no broker sent it
+	case err == nil && in.n == len(in.buffer):
+		err = syscall.EMSGSIZE // there is more of it than can be; no broker sent it
 	}
 	return in.n, err
 }
 
-// receive is the function that RawConn.Read calls: it makes one recv, again each time that the poller finds something.
-//
-// There is no room for control messages: descriptors that a stranger attaches to a datagram are closed by the kernel.
+// receive is the function that RawConn.Read calls: it reads from the socket, again each time that the poller finds
+// something. Descriptors that a stranger attaches to a datagram are closed by the kernel: read has no place for them.
 func (in *inlet) receive(fd uintptr) (done bool) {
-	flags := in.waiting.begin()
-	if in.last {
-		flags = syscall.MSG_DONTWAIT
+	for range slices {
+		may := !in.last && in.waiting.begin()
+		in.n, in.err = in.waiting.read(int(fd), in.buffer, may)
+		in.waiting.end(may)
+		switch {
+		case in.last || !isUnready(in.err):
+			return true
+		case !may:
+			return false
+		}
 	}
-	// With MSG_TRUNC the result is the size of what came and not of what fitted.
-	in.n, _, in.err = syscall.Recvfrom(int(fd), in.buffer, flags|syscall.MSG_TRUNC)
-	in.waiting.end()
-	return in.last || !isUnready(in.err)
+	return false
 }
 
 // use makes conn the socket to receive from.
@@ -265,6 +268,7 @@ func (s *Sink) hasLeft() bool {
 func (s *Sink) setReadDeadline(t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.in.waiting.stop.Store(!t.IsZero())
 	return s.conn.SetReadDeadline(t)
 }
 

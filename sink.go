@@ -269,6 +269,7 @@ func (s *Sink) release() error {
 		return net.ErrClosed
 	}
 	s.gone = true
+	s.in.waiting.stop.Store(true)
 	err := s.conn.Close()
 	if !s.address.IsZero() && !s.address.Abstract {
 		err = errors.Join(err, os.Remove(s.address.Name))

@@ -66,7 +66,7 @@ type patience int
 
 const (
 	notAtAll  patience = iota
-	aMoment            // in the kernel, see shortWait
+	aMoment            // in the kernel, one slice
 	untilDone          // in the poller, too
 )
 
@@ -306,7 +306,7 @@ func (s *Source) once(ctx context.Context, packet []byte, wait bool) error {
 	if !isUnready(err) {
 		return err
 	}
-	release := interrupt(ctx, s.conn.SetWriteDeadline)
+	release := interrupt(ctx, s.setWriteDeadline)
 	defer release()
 	return orContext(ctx, s.out.run(packet, untilDone))
 }
@@ -326,13 +326,24 @@ func (a *attempt) run(packet []byte, how patience) error {
 // writers do not do: UnixConn.Write reports an empty message as done or failed without ever waiting, and WriteMsgUnix
 // refuses connected datagram sockets.
 func (a *attempt) send(fd uintptr) (done bool) {
-	flags := a.waiting.begin()
-	if a.how != aMoment {
-		flags = syscall.MSG_DONTWAIT
+	for range slices {
+		may := a.how != notAtAll && a.waiting.begin()
+		a.err = a.waiting.send(int(fd), a.packet, may)
+		a.waiting.end(may)
+		switch {
+		case a.how != untilDone || !isUnready(a.err):
+			return true
+		case !may:
+			return false
+		}
 	}
-	_, a.err = syscall.SendmsgN(int(fd), a.packet, nil, nil, flags|syscall.MSG_NOSIGNAL)
-	a.waiting.end()
-	return a.how != untilDone || !isUnready(a.err)
+	return false
+}
+
+// setWriteDeadline is for interrupt.
+func (s *Source) setWriteDeadline(t time.Time) error {
+	s.out.waiting.stop.Store(!t.IsZero())
+	return s.conn.SetWriteDeadline(t)
 }
 
 // farewell is the refusal of an earlier packet that the broker sent before it hung up, or nil.
@@ -376,5 +387,6 @@ func (s *Source) Close() error {
 		return opError("close", s.path, net.ErrClosed)
 	}
 	s.closed = true
+	s.out.waiting.stop.Store(true)
 	return opError("close", s.path, s.conn.Close())
 }
