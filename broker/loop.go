@@ -60,7 +60,7 @@ type loop struct {
 	first   int // where the next pass over the outlets begins
 
 	// Published for the other goroutines.
-	blocked    atomic.Pointer[blockage]
+	blocked    blockages
 	blockedFor atomic.Int64 // ns, in all, the blockage that goes on left out
 	beat       func()       // the watchdog's, called by time; nil without one
 	retired    func(o *outlet, why syscall.Errno)
@@ -93,12 +93,6 @@ type source struct {
 
 // maxErrors is how many receives from a connection may fail in a row before it is taken for broken.
 const maxErrors = 3
-
-// blockage is why the sources wait.
-type blockage struct {
-	since time.Time
-	sink  *ring.Sink // the sink that is waited for; nil: there is none
-}
 
 func newLoop(r *ring.Ring, ops sys.Ops, j *journal) (*loop, error) {
 	ep, err := sys.NewEpoll()
@@ -146,7 +140,7 @@ func (l *loop) run() {
 	defer runtime.UnlockOSThread()
 	l.began = time.Now()
 	for !l.stopping {
-		if l.tick(); l.blocked.Load() != nil {
+		if l.tick(); l.blocked.waiting {
 			l.tellBlocked()
 		}
 		l.poll(l.timeout())
@@ -422,12 +416,11 @@ func (l *loop) deliver() (sent, cut bool) {
 
 // tellBlocked publishes why the sources wait, when that changes.
 func (l *loop) tellBlocked() {
-	old := l.blocked.Load()
 	none := !l.ring.HasReceiver()
 	if !none && !l.ring.Full() {
-		if old != nil {
-			l.blockedFor.Add(int64(time.Since(old.since)))
-			l.blocked.Store(nil)
+		if l.blocked.waiting {
+			l.blockedFor.Add(int64(time.Since(l.blocked.now.since)))
+			l.blocked.end()
 		}
 		return
 	}
@@ -435,13 +428,13 @@ func (l *loop) tellBlocked() {
 	if !none {
 		b.sink = l.ring.Blocker()
 	}
-	if old != nil {
-		if old.sink == b.sink {
+	if l.blocked.waiting {
+		if l.blocked.now.sink == b.sink {
 			return
 		}
-		b.since = old.since
+		b.since = l.blocked.now.since
 	}
-	l.blocked.Store(&b)
+	l.blocked.begin(b)
 }
 
 // stopReceiving ends the turns of the sources: what they still send waits in their queues.

@@ -99,7 +99,7 @@ func count(n *wire.SinkCounts, s *wire.Sink) {
 
 // sources says whether the sources wait, and why.
 func (c *Channel) sources() (s wire.Sources) {
-	b := c.loop.blocked.Load()
+	b := c.loop.blocked.load()
 	past := time.Duration(c.loop.blockedFor.Load())
 	if b != nil {
 		s.Blocked = true

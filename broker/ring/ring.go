@@ -144,7 +144,7 @@ func mapRing(g Geometry, dataFD, stateFD int, o Options) (*Ring, error) {
 	}
 	if err != nil {
 		r.unmap()
-		return nil, fmt.Errorf("cannot map the ring: %w", err)
+		return nil, fmt.Errorf("cannot map the ring, which takes %d MiB of addresses: %w", (2*g.Size+uint64(g.StateBytes()))>>20, err)
 	}
 	sys.Populate(r.state)
 	if o.Lock {

@@ -185,5 +185,5 @@ func limits(o *options, cfg *broker.Config) error {
 	if n, known := activation.StoreLimit(); known && uint64(n) < need {
 		return fmt.Errorf("--max-sinks and --max-clients need a descriptor store of %d and FileDescriptorStoreMax is %d", need, n)
 	}
-	return nil
+	return checkMemory(cfg.Geometry)
 }

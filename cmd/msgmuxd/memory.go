@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/msgmux/msgmux/broker/ring"
+)
+
+// spareMemory is what the process takes beside the ring and its state, in bytes.
+const spareMemory = 12 << 20
+
+// checkMemory fails if the control group allows less memory than the ring and its state need: the kernel would kill the
+// broker for it, at the start or, worse, in the middle of its work, and again and again.
+func checkMemory(g ring.Geometry) error {
+	need := uint64(g.DataBytes()+g.StateBytes()) + spareMemory
+	if limit, file := memoryLimit("/sys/fs/cgroup", "/proc/self/cgroup"); limit < need {
+		return fmt.Errorf("--buffer, --max-message and --max-sinks need %d MiB of memory and the control group's limit is %d MiB (%s): raise MemoryMax, or lower them",
+			(need+1<<20-1)>>20, limit>>20, file)
+	}
+	return nil
+}
+
+// memoryLimit is the lowest limit on the way from the process's control group up to the root, and the file that says so
+// (cgroups(7)). Where nothing can be read there is no limit.
+func memoryLimit(root, membership string) (limit uint64, file string) {
+	limit = math.MaxUint64
+	text, err := os.ReadFile(membership)
+	if err != nil {
+		return limit, ""
+	}
+	for line := range strings.Lines(string(text)) {
+		// "0::/path" is version 2, "4:memory:/path" the memory controller of version 1.
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		top, name := root, "memory.max"
+		switch f[1] {
+		case "":
+		case "memory":
+			top, name = path.Join(root, "memory"), "memory.limit_in_bytes"
+		default:
+			continue
+		}
+		for dir := path.Clean("/" + f[2]); ; dir = path.Dir(dir) {
+			at := path.Join(top, dir, name)
+			if b, err := os.ReadFile(at); err == nil {
+				// "max" is no number, and no limit.
+				if n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err == nil && n < limit {
+					limit, file = n, at
+				}
+			}
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	return limit, file
+}
