@@ -48,10 +48,11 @@ var installed = []struct{ from, pattern, to string }{
 	{"units/user", "*", "/usr/lib/systemd/user"},
 	{"packaging/sysusers.d", "*.conf", "/usr/lib/sysusers.d"},
 	{"packaging/tmpfiles.d", "*.conf", "/usr/lib/tmpfiles.d"},
+	{"packaging/dbus", "*.conf", "/usr/share/dbus-1/system.d"},
 }
 
-// InstallUnits installs the unit files with the users, groups and folders that they need, as a package would, and makes
-// systemd read them. Nothing is enabled or started. Programs are the caller's to install.
+// InstallUnits installs the unit files with the users, groups, folders and rights that they need, as a package would, and
+// makes systemd and the bus read them. Nothing is enabled or started. Programs are the caller's to install.
 func (m *Machine) InstallUnits() {
 	m.t.Helper()
 	for _, kind := range installed {
@@ -66,4 +67,5 @@ func (m *Machine) InstallUnits() {
 	m.MustRun("systemd-sysusers")
 	m.MustRun("systemd-tmpfiles", "--create", "msgmux.conf")
 	m.MustRun("systemctl", "daemon-reload")
+	m.MustRun("systemctl", "try-reload-or-restart", "dbus.service")
 }
