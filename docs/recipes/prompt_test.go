@@ -171,3 +171,16 @@ func numbers(n int) string {
 	}
 	return lines.String()
 }
+
+// TestDrawing holds the picture of the architecture to the program that draws it.
+func TestDrawing(t *testing.T) {
+	stage.Need(t, "python3")
+	docs := filepath.Join(stage.Top(t), "docs")
+	drawn, err := exec.Command("python3", docs+"/architecture.py").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(drawn) != read(t, docs+"/architecture.svg") {
+		t.Error("docs/architecture.svg is not what docs/architecture.py draws: python3 docs/architecture.py >docs/architecture.svg")
+	}
+}

@@ -94,9 +94,9 @@ func TestPagesUnderSystemd(t *testing.T) {
 func (m *machine) sqlite(page stage.Page) {
 	examples := "docs/examples/sqlite-writer"
 	for _, name := range []string{"archive.conf", "sqlite-writer.py", "archive.service"} {
-		m.Install(filepath.Join(examples, name), "/root/sqlite-writer/"+name, 0o644)
+		m.Install(filepath.Join(examples, name), "/srv/sqlite-writer/"+name, 0o644)
 	}
-	m.shell("cd /root/sqlite-writer\n" + page.Commands("install"))
+	m.shell("cd /srv/sqlite-writer\n" + page.Commands("install"))
 	if out, _ := m.Run(context.Background(), "systemctl", "is-active", "archive.service"); out != "inactive\n" {
 		m.t.Errorf("before the first message, archive.service is %s", out)
 	}
