@@ -43,9 +43,11 @@ func killAtRandom(t *testing.T, l *Load, random *rand.Rand, n int) (landed int) 
 			sent, moved = is, time.Now()
 		} else if time.Since(moved) > patience/5 {
 			up(t, k, Death{})
+			alone := time.Now()
 			if err := until(patience, func() (bool, error) { return l.Sent() != sent, nil }); err != nil {
 				t.Fatalf("no source gets rid of anything: %v\n%s", err, k.Autopsy())
 			}
+			t.Logf("nothing moved for %v; left alone, a broker took a message after %v", alone.Sub(moved), time.Since(alone))
 			if err := k.Kill(); err != nil {
 				t.Fatal(err)
 			}
