@@ -3,6 +3,8 @@
 package broker_test
 
 import (
+	"context"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -129,4 +131,37 @@ func TestLongWaitIsSaidOnce(t *testing.T) {
 	}
 	sink.Close()
 	brokertest.Eventually(t, "its end", func() bool { return b.Channel.Status().Sinks.Total == 0 })
+}
+
+// stuck is a log that takes nothing until it is let go.
+type stuck struct {
+	slog.Handler
+	release chan struct{}
+}
+
+func (s stuck) Handle(context.Context, slog.Record) error { <-s.release; return nil }
+
+// TestLogThatTakesNothing delays no message, and the end of the broker for a moment only.
+func TestLogThatTakesNothing(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	b := brokertest.Start(t, func(c *broker.Config) { c.Log = stuck{c.Log, release} })
+	sink := brokertest.NewSink(t, b.Dir)
+	source := brokertest.NewSource(t, b.Dir)
+	for range 600 { // more than there is room for lines
+		brokertest.NewSink(t, b.Dir).Close()
+		brokertest.Register(t, b.Dir, brokertest.Name())
+		source.Send([]byte("x"))
+		if _, err := sink.Receive(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := b.Channel.Status().LogDropped; n == 0 {
+		t.Error("no line was dropped")
+	}
+	began := time.Now()
+	b.Stop()
+	if d := time.Since(began); d > 6*time.Second { // two of them are the drain of a broker that was started by hand
+		t.Errorf("the end took %v", d)
+	}
 }

@@ -81,10 +81,19 @@ func newJournal(h slog.Handler) *journal {
 	return j
 }
 
-// close writes what is waiting, and ends. Nothing may be logged afterwards.
+// closePatience bounds how long the end of a broker waits for whoever reads its lines.
+const closePatience = 2 * time.Second
+
+// close writes what is waiting, and ends; a journal that takes nothing keeps nobody from ending. Nothing may be logged
+// afterwards.
 func (j *journal) close() {
 	close(j.lines)
-	j.done.Wait()
+	written := make(chan struct{})
+	go func() { defer close(written); j.done.Wait() }()
+	select {
+	case <-written:
+	case <-time.After(closePatience):
+	}
 }
 
 // event logs a line. It does not wait.
