@@ -183,3 +183,110 @@ func cpuTime(t testing.TB) time.Duration {
 	}
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
+
+// peer is a framed client as a broker sees it.
+type peer struct {
+	*net.UnixConn
+	hello wire.Hello
+}
+
+// listen binds one of the channel's sockets for framed clients, in place of a dead one.
+func listen(t testing.TB, channel msgmux.Channel, name string) *net.UnixListener {
+	t.Helper()
+	path := filepath.Join(channel.RuntimeDir, name)
+	os.Remove(path)
+	listener, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	return listener
+}
+
+// admit takes in the next client: it reads the hello and sends the answer, unless that is empty.
+func admit(t testing.TB, listener *net.UnixListener, answer string) *peer {
+	t.Helper()
+	listener.SetDeadline(time.Now().Add(soon))
+	conn, err := listener.AcceptUnix()
+	if err != nil {
+		t.Fatalf("no client comes: %v", err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	p := &peer{UnixConn: conn}
+	if p.hello, err = wire.ParseHello(p.packet(t)); err != nil {
+		t.Errorf("a hello that no broker takes: %v", err)
+	}
+	if answer != "" {
+		if _, err := conn.Write([]byte(answer)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p
+}
+
+// packet reads the next packet.
+func (p *peer) packet(t testing.TB) []byte {
+	t.Helper()
+	buffer := buffers.Get().(*[msgmux.MaxMessage + 1]byte)
+	defer buffers.Put(buffer)
+	p.SetReadDeadline(time.Now().Add(soon))
+	n, err := p.Read(buffer[:])
+	if err != nil {
+		t.Fatalf("cannot read a packet: %v", err)
+	}
+	return bytes.Clone(buffer[:n])
+}
+
+// deliver sends a packet to a sink.
+func (p *peer) deliver(t testing.TB, first, lost uint64, messages ...string) {
+	t.Helper()
+	packet := make([]byte, wire.SinkHeader)
+	wire.PutSinkHeader(packet, first, lost)
+	for _, message := range messages {
+		packet = wire.AppendRecord(packet, []byte(message))
+	}
+	p.SetWriteDeadline(time.Now().Add(soon))
+	if _, err := p.Write(packet); err != nil {
+		t.Errorf("cannot deliver: %v", err)
+	}
+}
+
+// dialled is a source that the channel's broker, which is the test, has taken.
+func dialled(t testing.TB, channel msgmux.Channel, listener *net.UnixListener) (*msgmux.Source, *peer) {
+	t.Helper()
+	came := make(chan *msgmux.Source, 1)
+	go func() {
+		source, err := channel.Dial(inTime(t))
+		if err != nil {
+			t.Error(err)
+		}
+		came <- source
+	}()
+	p := admit(t, listener, "ok id=7\n")
+	source := <-came
+	if source == nil {
+		t.FailNow()
+	}
+	t.Cleanup(func() { source.Close() })
+	return source, p
+}
+
+// subscribed is a sink that the channel's broker, which is the test, has taken.
+func subscribed(t testing.TB, channel msgmux.Channel, listener *net.UnixListener, options msgmux.SinkOptions) (*msgmux.Sink, *peer) {
+	t.Helper()
+	came := make(chan *msgmux.Sink, 1)
+	go func() {
+		sink, err := channel.Subscribe(inTime(t), options)
+		if err != nil {
+			t.Error(err)
+		}
+		came <- sink
+	}()
+	p := admit(t, listener, "ok id=7 news=1\n")
+	sink := <-came
+	if sink == nil {
+		t.FailNow()
+	}
+	t.Cleanup(func() { sink.Close() })
+	return sink, p
+}
