@@ -99,7 +99,7 @@ func TestPromise3_NoSink(t *testing.T) {
 			go func() { blocked <- source.Send(stamped(1, n, 300)) }()
 			select {
 			case err := <-blocked:
-				t.Errorf("a blocking send returned (%v)", err)
+				t.Fatalf("a blocking send returned (%v)", err)
 			case <-time.After(50 * time.Millisecond):
 			}
 
