@@ -44,8 +44,8 @@ func (c Channel) List(ctx context.Context) (Status, []SinkStatus, error) {
 	return *answer.Status, answer.Sinks, nil
 }
 
-// Drop removes a sink, named by its label or by "#ID". It is for root, the broker's user and the sink's owner. The sink
-// itself is not told; nothing reaches it any more.
+// Drop removes a sink, named by its label or by "#ID". It is for root, the broker's user and the sink's owner. A sink that
+// is a connection is hung up on (ErrHungUp); one that is a datagram socket is not told, nothing reaches it any more.
 func (c Channel) Drop(ctx context.Context, sink string) error {
 	_, err := c.ask(ctx, "drop the sink", wire.Request{Op: wire.OpDrop, Sink: sink})
 	return err

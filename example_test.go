@@ -3,10 +3,12 @@
 package msgmux_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"log"
+	"strings"
 	"time"
 
 	"github.com/msgmux/msgmux"
@@ -60,6 +62,7 @@ func ExampleLocate() {
 }
 
 // A program that must not wait says what it does when the channel is full: here nobody has come to take a message.
+// Collected messages are sent in the same way with Batch.TryFlush.
 func ExampleSource_TrySend() {
 	channel, stop := exampleChannel()
 	defer stop()
@@ -124,6 +127,142 @@ func ExampleSink_Each() {
 	})
 	fmt.Println(size, err)
 	// Output: 11 enough
+}
+
+// Many messages in one packet: what is there is collected, and sent before there is something to wait for. Here that is
+// the input's next line.
+func ExampleSource_Batch() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+
+	batch := source.Batch()
+	input := bufio.NewReader(strings.NewReader("one\ntwo\nthree\n"))
+	for {
+		line, err := input.ReadSlice('\n')
+		if err != nil {
+			break
+		}
+		if err := batch.Add(ctx, line[:len(line)-1]); err != nil {
+			log.Fatal(err)
+		}
+		if input.Buffered() == 0 {
+			if err := batch.Flush(ctx); err != nil {
+				log.Fatal(err)
+			}
+		}
+	}
+	for range 3 {
+		message, err := sink.Receive(ctx)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%d %s\n", message.Seq, message.Payload)
+	}
+	// Output:
+	// 0 one
+	// 1 two
+	// 2 three
+}
+
+// The same as Each, as a loop. What is to be kept is copied.
+func ExampleSink_Messages() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+	for _, text := range []string{"one", "two", "last"} {
+		if err := source.Send(ctx, []byte(text)); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	var kept []string
+	for message, err := range sink.Messages(ctx) {
+		if err != nil {
+			log.Fatal(err) // ctx is done, or the broker has hung up
+		}
+		kept = append(kept, string(message.Payload))
+		if string(message.Payload) == "last" {
+			break
+		}
+	}
+	fmt.Println(kept)
+	// Output: [one two last]
+}
+
+// A sink that is not waited for loses what it is too slow for, and is told: by OnGap where it is missing, by Lost how
+// much it is in all.
+func ExampleSinkOptions_gaps() {
+	channel, stop := exampleChannel() // its ring holds a mebibyte
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	next, missing := uint64(0), uint64(0)
+	slow, err := channel.Subscribe(ctx, msgmux.SinkOptions{
+		Patience: new(time.Duration), // 0
+		OnGap:    func(gap msgmux.Gap) { missing += gap.Before - next },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer slow.Close()
+	quick, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer quick.Close()
+	go quick.Each(ctx, func(msgmux.Message) error { return nil })
+
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+	const all = 5000
+	for range all {
+		if err := source.Send(ctx, make([]byte, 1000)); err != nil {
+			log.Fatal(err)
+		}
+	}
+	received := uint64(0)
+	for message, err := range slow.Messages(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		received, next = received+1, message.Seq+1
+		if next == all {
+			break
+		}
+	}
+	fmt.Println("something was lost:", slow.Lost() > 0)
+	fmt.Println("told where:", missing == slow.Lost())
+	fmt.Println("and how much:", received+slow.Lost() == all)
+	// Output:
+	// something was lost: true
+	// told where: true
+	// and how much: true
 }
 
 // Who is there, and how far behind.

@@ -241,3 +241,30 @@ func TestPubNeedsAnInput(t *testing.T) {
 	p.want(0)
 	until(t, "the erasing", func() bool { return strings.HasSuffix(shown.String(), "\r\x1b[K") })
 }
+
+// TestPubSendsLinesTogether that are there already, and each at once that comes alone.
+func TestPubSendsLinesTogether(t *testing.T) {
+	_, dir := startBroker(t, "--max-clients", "1")
+	sub := startSub(t, dir, "-o", "line")
+	reader, writer := io.Pipe()
+	first := prepare(t, dir, "pub").input(reader).start()
+	var want strings.Builder
+	for i := range 3 {
+		fmt.Fprintf(&want, "line %d\n", i)
+		fmt.Fprintf(writer, "line %d\n", i)
+		until(t, "the line", func() bool { return sub.stdout.String() == want.String() })
+	}
+	// Its connection is the only one that may be; the second goes another way.
+	many := strings.Repeat("many\n", 20_000) + strings.Repeat("l", 70_000) + "\nend\n"
+	prepare(t, dir, "pub").input(strings.NewReader(many)).want(0).says()
+	want.WriteString(many)
+	until(t, "all lines", func() bool { return len(sub.stdout.String()) >= want.Len() })
+	writer.Close()
+	first.want(0)
+	prepare(t, dir, "pub").input(strings.NewReader(many)).want(0).says()
+	want.WriteString(many)
+	until(t, "all lines again", func() bool { return len(sub.stdout.String()) >= want.Len() })
+	if sub.stdout.String() != want.String() {
+		t.Error("something came otherwise")
+	}
+}

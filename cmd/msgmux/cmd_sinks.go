@@ -55,7 +55,7 @@ func sinksDropCommand(where *location) *cobra.Command {
 	return &cobra.Command{
 		Use:               "drop SINK...",
 		Short:             "remove sinks from the channel",
-		Long:              "Remove sinks from the channel. What they have not been sent counts as abandoned. They are not told.",
+		Long:              "Remove sinks from the channel. What they have not been sent counts as abandoned. Those that are connected, as sub is, are hung up on; others are not told.",
 		ValidArgsFunction: completeSinks(where),
 		Args:              someSinks,
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -167,7 +167,7 @@ func TestBenchMeasures(t *testing.T) {
 	prepare(t, dir, "bench", "--size", "1000000").want(exitTooLarge)
 	sub := startSub(t, dir)
 	prepare(t, dir, "bench", "--duration", "100ms").want(exitFailure).says("1 sink", "--force")
-	prepare(t, dir, "bench", "--duration", "100ms", "--force", "--rate", "100", "-n", "1").want(0)
+	prepare(t, dir, "bench", "--duration", "100ms", "--force", "--rate", "100", "-n", "1", "--datagrams").want(0)
 	if !strings.Contains(sub.stdout.String(), "msgmux bench") {
 		t.Error("the other sink got nothing")
 	}

@@ -6,8 +6,10 @@ import (
 	"bufio"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -280,6 +282,52 @@ func TestStrictSubReportsLoss(t *testing.T) {
 		p.signal(syscall.SIGCONT)
 		p.want(status).says(" lost")
 	}
+}
+
+// TestStrictSubSaysWhereTheGapIs as soon as it knows, without asking anybody.
+func TestStrictSubSaysWhereTheGapIs(t *testing.T) {
+	_, dir := startBroker(t)
+	quick := startSub(t, dir)
+	quick.cmd.Stdout = io.Discard
+	strict := startSub(t, dir, "--strict", "--patience", "0", "-o", "json")
+	strict.signal(syscall.SIGSTOP)
+	prepare(t, dir, "pub").input(strings.NewReader(strings.Repeat(strings.Repeat("x", 10_000)+"\n", 500))).want(0)
+	if err := os.Remove(filepath.Join(dir, "control")); err != nil {
+		t.Fatal(err)
+	}
+	strict.signal(syscall.SIGCONT)
+	prepare(t, dir, "pub", "last").want(0)
+	until(t, "the last message", func() bool { return strings.Contains(strict.stdout.String(), `"last"`) })
+	var lost, before, next int
+	if _, err := fmt.Sscanf(strict.stderr.String(), "msgmux: %d messages lost before number %d\n", &lost, &before); err != nil || lost == 0 {
+		t.Fatalf("it says %q: %v", strict.stderr.String(), err)
+	}
+	for line := range strings.Lines(strict.stdout.String()) {
+		var m struct{ Seq int }
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Fatal(err)
+		}
+		if missing := m.Seq - next; missing != 0 && (missing != lost || m.Seq != before) {
+			t.Errorf("%d messages are missing before number %d, it says %q", missing, m.Seq, strict.stderr.String())
+		}
+		next = m.Seq + 1
+	}
+	strict.signal(syscall.SIGTERM)
+	strict.want(exitGap)
+}
+
+// TestSubEndsWhenItIsHungUp on, with status 3, whoever did it.
+func TestSubEndsWhenItIsHungUp(t *testing.T) {
+	broker, dir := startBroker(t)
+	dropped, stopped := startSub(t, dir, "--label", "dropped"), startSub(t, dir)
+	prepare(t, dir, "pub", "one").want(0)
+	for _, p := range []*program{dropped, stopped} {
+		until(t, "the message", func() bool { return p.stdout.String() == "one\n" })
+	}
+	prepare(t, dir, "sinks", "drop", "dropped").want(0)
+	dropped.want(exitNoBroker).says("1 message received", "the broker has hung up: this sink was dropped, or the channel was stopped")
+	broker.signal(syscall.SIGTERM)
+	stopped.want(exitNoBroker).says("the broker has hung up")
 }
 
 // TestSubTellsTheBrokerWhatItIs and starts where it is told to.

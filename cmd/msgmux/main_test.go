@@ -313,6 +313,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"bench --rate -1", "0 to"},
 		{"bench --rate NaN", "0 to"},
 		{"bench --duration 0s", "above 0"},
+		{"bench --frames --datagrams", "exclude each other"},
 		{"completion tcsh", `no command "tcsh"`},
 		{"completion bash x", "unknown command"},
 	} {
