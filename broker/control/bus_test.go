@@ -160,6 +160,11 @@ func TestBusObjectDescribesItself(t *testing.T) {
 	if err := o.Call("org.freedesktop.DBus.Introspectable.Introspect", 0).Store(&text); err != nil {
 		t.Fatal(err)
 	}
+	// The same text is installed, for tools that look before anything runs.
+	installed, err := os.ReadFile("../../packaging/dbus/" + iface + ".xml")
+	if _, rest, _ := strings.Cut(string(installed), "-->\n"); err != nil || rest != text {
+		t.Errorf("packaging/dbus/%s.xml is not what the object says of itself (%v):\n%s", iface, err, text)
+	}
 	var node introspect.Node
 	if err := xml.Unmarshal([]byte(text), &node); err != nil {
 		t.Fatalf("%v in %s", err, text)
