@@ -319,17 +319,23 @@ func (l *loop) receive() (more bool) {
 	if l.ring.Landed() {
 		l.append()
 	}
-	for got := 0; got < gather && len(l.queue) > 0 && l.receiving(); {
+	// A source that filled its batch has more. One that did not is asked again after the sinks had theirs: mostly it has
+	// nothing, and finding that out costs a call.
+	for got, turns := 0, len(l.queue); got < gather && turns > 0 && l.receiving(); turns-- {
 		s := l.queue[0]
 		l.queue = l.queue[:copy(l.queue, l.queue[1:])]
 		s.queued = false
-		got += l.takeTurn(s)
+		n, filled := l.takeTurn(s)
+		if got += n; filled {
+			turns++
+		}
 	}
 	return len(l.queue) > 0 && l.receiving()
 }
 
-// takeTurn gives one source its turn: one packet, or up to 64 datagrams, fewer if they are large and others wait. A source that may have more is queued again.
-func (l *loop) takeTurn(s *source) (n int) {
+// takeTurn gives one source its turn: one packet, or up to 64 datagrams, fewer if they are large and others wait. A
+// source that may have more is queued again. It returns how many messages came, and whether its turn was used up.
+func (l *loop) takeTurn(s *source) (n int, filled bool) {
 	limit := ring.MaxBatch
 	if len(l.queue) > 0 && s.fair > 0 {
 		limit = s.fair
@@ -338,19 +344,19 @@ func (l *loop) takeTurn(s *source) (n int) {
 	n, errno := l.ring.Receive(s.fd, s.kind, limit)
 	switch {
 	case errno == syscall.EAGAIN:
-		return 0
+		return 0, false
 	case n > 0 && l.ring.Empty():
 		l.ended(s, whyEmpty(s.fd))
-		return 0
+		return 0, false
 	case errno != 0 && s.client != nil && s.errors == maxErrors:
 		l.ended(s, nil)
-		return 0
+		return 0, false
 	case errno != 0:
 		// It comes once, and what is queued is still there: hidden behind an earlier success (recvmmsg), or telling
 		// that a client closed its end with something unread (ECONNRESET), which takes nothing from what it sent.
 		s.errors++
 		l.enqueue(s)
-		return 0
+		return 0, false
 	}
 	s.errors = 0
 	l.enqueue(s)
@@ -361,7 +367,7 @@ func (l *loop) takeTurn(s *source) (n int) {
 	if out.Bad != nil && s.client != nil {
 		l.ended(s, out.Bad)
 	}
-	return max(n, out.Entered)
+	return max(n, out.Entered), n == limit || s.kind == ring.Packets
 }
 
 // whyEmpty says what a packet of no bytes means: nil is the end of a connection, which reads the same.

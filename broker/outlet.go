@@ -80,6 +80,9 @@ func (l *loop) offer(o *outlet) bool {
 	if n > 0 {
 		o.backoff, o.tryAt = 0, 0
 		o.sink.Stall(false)
+		if errno == syscall.EAGAIN {
+			l.stall(o) // it took some, and is full
+		}
 		return true
 	}
 	switch errno {

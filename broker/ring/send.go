@@ -24,7 +24,9 @@ func (r *Ring) Behind(s *Sink) bool {
 
 // Send is the operation SEND: it offers fd, the socket of s, what is next for it, at most MaxSend datagrams or one
 // packet of frames. It does not wait. It returns how many messages were accepted; where it was none, errno says why
-// (EAGAIN: its queue is full). EMSGSIZE means that the socket can never take the next message: see Skip.
+// (EAGAIN: its queue is full). Where some were accepted and not all that was offered, errno is EAGAIN as well: mostly the
+// queue is full by then, and if it is something else, the next Send tells. EMSGSIZE means that the socket can never take
+// the next message: see Skip.
 //
 // Preconditions: Behind(s).
 func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
@@ -39,7 +41,7 @@ func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
 		vec = r.buildPacket(s, cur)
 	} else {
 		var count int
-		first, count = r.buildDatagrams(cur)
+		first, count = r.buildDatagrams(cur, s.burst)
 		vec = r.send.Hdr[first : first+count]
 	}
 	for i := range vec {
@@ -55,9 +57,27 @@ func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
 		end := r.ends(kind, first)[sent-1]
 		n = int(end.Seq - cur.Seq)
 		r.accepted(s, end, l.Base+uint64(n))
+		if sent < len(vec) {
+			errno = unix.EAGAIN
+		}
+		s.learn(sent, sent == len(vec))
 	}
 	r.done("send.done")
 	return n, errno
+}
+
+// minBurst is the least that a sink is offered at once, if there is so much.
+const minBurst = 8
+
+// learn sets how many datagrams s is offered at once: twice what it took when it did not take all, and twice as many
+// again when it did. Each one offered has its record preset, so offering 256 to a queue of 10 would cost more than the
+// send.
+func (s *Sink) learn(took int, all bool) {
+	if all {
+		s.burst = min(2*s.burst, MaxSend)
+	} else {
+		s.burst = uint64(max(minBurst, min(2*took, MaxSend)))
+	}
 }
 
 func (r *Ring) ends(kind uint32, first int) []Place {
@@ -102,9 +122,9 @@ func (r *Ring) deliver(p Place) {
 
 // buildDatagrams makes the send array hold the records from cur on, and returns where they are in it. What was built
 // for one sink serves the next one that is at the same place or a little behind.
-func (r *Ring) buildDatagrams(cur Place) (first, count int) {
+func (r *Ring) buildDatagrams(cur Place, burst uint64) (first, count int) {
 	head, b := r.c.Head.load(), &r.built
-	want := min(head.Seq-cur.Seq, MaxSend)
+	want := min(head.Seq-cur.Seq, burst)
 	if cur.Seq < b.first || cur.Seq > b.first+b.count || cur.Seq-b.first+want > sendSlots {
 		b.first, b.count = cur.Seq, 0
 	}

@@ -102,7 +102,8 @@ type Sink struct {
 	frames    bool
 	lagging   bool
 	catching  bool
-	self      bool // this socket is connected
+	self      bool   // this socket is connected
+	burst     uint64 // how many datagrams it is offered at once
 }
 
 // Spec is what the sink is. It may be read from any goroutine.
@@ -212,7 +213,7 @@ func (r *Ring) add(spec Spec, oldest, attach bool) *Sink {
 func (r *Ring) adopt(slot int, spec Spec) *Sink {
 	e := &r.entries[slot]
 	flags := e.Flags.Load()
-	s := &Sink{slot: slot, e: e, tap: spec.Tap, frames: spec.Frames,
+	s := &Sink{slot: slot, e: e, burst: MaxSend, tap: spec.Tap, frames: spec.Frames,
 		lagging: flags&flagLagging != 0, catching: flags&flagCatching != 0}
 	s.cursor = s
 	s.spec.Store(&spec)
