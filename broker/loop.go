@@ -321,7 +321,7 @@ func (l *loop) receive() (more bool) {
 	}
 	// A source that filled its batch has more. One that did not is asked again after the sinks had theirs: mostly it has
 	// nothing, and finding that out costs a call.
-	for got, turns := 0, len(l.queue); got < gather && turns > 0 && l.receiving(); turns-- {
+	for got, turns := 0, len(l.queue); got < gather && turns > 0 && len(l.queue) > 0 && l.receiving(); turns-- {
 		s := l.queue[0]
 		l.queue = l.queue[:copy(l.queue, l.queue[1:])]
 		s.queued = false
