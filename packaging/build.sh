@@ -128,10 +128,12 @@ for script in packaging/scripts/*/*; do
 done
 mv "$work/packaging/scripts" "$work/scripts"
 
-# nfpm reads its file and everything that is named in it from the working folder. It cannot mark folders as documents.
+# nfpm reads its file and everything that is named in it from the working folder. It cannot mark a
+# whole folder as documents, and a folder of our own must be named, or rpm leaves it behind.
 cp nfpm.yaml "$work/deb.yaml"
 {
 	cat nfpm.yaml
+	printf '  - dst: %s\n    type: dir\n    packager: rpm\n' /usr/share/doc/msgmux /usr/share/doc/msgmux/examples /usr/share/licenses/msgmux
 	(cd "$work" && find rpm -type f | sort) | while read -r file; do
 		case $file in */licenses/*) kind=license ;; */doc/* | */man/*) kind=doc ;; *) kind="file" ;; esac
 		printf '  - src: %s\n    dst: /%s\n    type: %s\n    packager: rpm\n' "$file" "${file#rpm/}" "$kind"
