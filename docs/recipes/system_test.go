@@ -63,6 +63,7 @@ exec ` + daemon})
 	time.Sleep(time.Second)
 	sink := broker.Subscribe("all")
 	var got []string
+	began := time.Now()
 	stage.Until(t, "the last entry", func() bool {
 		got = nil
 		for _, m := range sink.Messages() {
@@ -76,6 +77,8 @@ exec ` + daemon})
 			}
 			if text, _ := entry.Message.(string); entry.Identifier == "demo" && text != "ready" && entry.PID != "" {
 				got = append(got, text)
+			} else if time.Since(began) > 5*time.Second {
+				t.Logf("unexpected: %s", m)
 			}
 		}
 		return len(got) >= n
