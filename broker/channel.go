@@ -571,6 +571,10 @@ func (c *Channel) forget(s *ring.Sink) {
 	}
 	lost := s.Lost()
 	c.journal.watchers.tell(wire.EventRemoved, spec, c.ring.Remove(s), lost)
+	c.journal.lagging.Delete(spec.ID)
+	if c.ring.Find(spec.ShareID) == nil {
+		c.journal.lagging.Delete(spec.ShareID)
+	}
 	poke(c.changed)
 }
 

@@ -59,6 +59,9 @@ func TestWatchersAreTold(t *testing.T) {
 		default:
 		}
 	}
+	if s := sinkOf(t, b, added.ID); s.State == "lagging" && time.Since(time.Unix(s.LaggingSince, 0)) > 10*time.Second {
+		t.Errorf("it lags since %d", s.LaggingSince)
+	}
 	if lagging.Kind != wire.EventLagging || lagging.ID != added.ID || lagging.Label != "slow" || lagging.Waiting == 0 {
 		t.Errorf("got %+v", lagging)
 	}
@@ -66,6 +69,9 @@ func TestWatchersAreTold(t *testing.T) {
 		_, err = slow.ReceiveWithin(200 * time.Millisecond)
 	}
 	e := next(t, events)
+	if s := sinkOf(t, b, added.ID); s.LaggingSince != 0 {
+		t.Errorf("it lags no more, since %d", s.LaggingSince)
+	}
 	if e.Kind != wire.EventRecovered || e.ID != added.ID || e.Lost == 0 {
 		t.Errorf("got %+v", e)
 	}

@@ -45,7 +45,8 @@ type journal struct {
 	done    sync.WaitGroup
 
 	watchers watchers
-	verdicts limiter // the data thread's
+	verdicts limiter  // the data thread's
+	lagging  sync.Map // of id to time.Time: since when; an entry goes with the state, or with the sink
 }
 
 // limiter lets a line through at most once a minute for each user and reason, with bounded memory. It belongs to one
@@ -158,10 +159,12 @@ func (j *journal) verdict(v ring.Verdict, head ring.Place) {
 	waiting, lost := head.Seq-v.Sink.Cursor().Seq, v.Sink.Lost()
 	attrs := []slog.Attr{slog.String("sink", spec.Label), slog.Uint64("waiting", waiting), slog.Uint64("lost", lost)}
 	if v.Lagging {
+		j.lagging.Store(spec.ID, time.Now())
 		j.watchers.tell(wire.EventLagging, spec, waiting, lost)
 		j.limitedEvent(j.verdicts, spec.UID, "lagging:"+spec.Label, slog.LevelWarn, EventLagging,
 			"sink is no longer waited for: it loses the oldest messages until it has caught up", attrs...)
 	} else {
+		j.lagging.Delete(spec.ID)
 		j.watchers.tell(wire.EventRecovered, spec, waiting, lost)
 		j.limitedEvent(j.verdicts, spec.UID, "recovered:"+spec.Label, slog.LevelInfo, EventRecovered, "sink has caught up", attrs...)
 	}

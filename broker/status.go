@@ -73,6 +73,10 @@ func (c *Channel) sinkStatus(n *ring.Numbers) wire.Sink {
 		s.State = "absent"
 	case n.Lagging:
 		s.State = "lagging"
+		// A share lags as one.
+		if since, ok := c.journal.lagging.Load(cmp.Or(n.Spec.ShareID, n.Spec.ID)); ok {
+			s.LaggingSince = since.(time.Time).Unix()
+		}
 	case n.Stalled:
 		s.State = "stalled"
 	default:

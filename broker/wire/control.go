@@ -111,4 +111,6 @@ type Sink struct {
 	Waiting   uint64 `json:"waiting"`
 	LagBytes  uint64 `json:"lag_bytes"`
 	SinceUnix int64  `json:"since_unix"` // seconds
+
+	LaggingSince int64 `json:"lagging_since_unix,omitempty"` // seconds; 0: it is not lagging, or was when this broker began
 }
