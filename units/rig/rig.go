@@ -131,8 +131,14 @@ func (m *Machine) start() error {
 		// systemd-nspawn(1), under --notify-ready=: its leader's process id, as seen from here.
 		for line := range bytes.Lines(message[:n]) {
 			if value, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("X_NSPAWN_LEADER_PID=")); ok {
-				m.leader, err = strconv.Atoi(string(value))
-				return err
+				if m.leader, err = strconv.Atoi(string(value)); err != nil {
+					return err
+				}
+				// There is more to come: what systemd says of its state, at every re-execution and at the end. It waits
+				// until that is read.
+				notify.SetReadDeadline(time.Time{})
+				go io.Copy(io.Discard, notify)
+				return nil
 			}
 		}
 	}

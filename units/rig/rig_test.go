@@ -87,8 +87,17 @@ func TestBoot(t *testing.T) {
 				return exit == 0
 			})
 
+			// Each has systemd tell the container's keeper anew that it is ready, which somebody must read.
+			for range 6 {
+				m.MustRun("systemctl", "daemon-reexec")
+			}
+
 			leader := m.Leader()
+			began := time.Now()
 			m.Close()
+			if took := time.Since(began); took > powerOffTimeout {
+				t.Errorf("the container took %v to power off", took)
+			}
 			if err := syscall.Kill(leader, 0); err == nil {
 				t.Errorf("process %d of the container has outlived it", leader)
 			}
