@@ -28,15 +28,33 @@ type listing struct {
 }
 
 func statusCommand(where *location) *cobra.Command {
-	var asJSON bool
+	var asJSON, watching bool
+	o := watchOptions{interval: span(time.Second)}
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "show the channel and its sinks",
 		Long: `Show how the channel is, why its sources wait if they do, and every sink:
-how far it is behind, how long it would still be waited for, what it has lost.`,
+how far it is behind, how long it would still be waited for, what it has lost.
+
+With --watch it goes on doing so until it is interrupted: on a terminal as a
+table with the rate and the lag of each sink over the last minutes, those in
+trouble first and marked (! lagging, ? absent, * stalled); into a pipe as a line
+for the channel and one for each sink, every interval.`,
+		Example: `  msgmux status --watch
+  msgmux status --watch --interval 10s | grep state=lagging
+  msgmux status --watch --json | jq '.status.received'`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		Args:              noArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if watching {
+				o.json = asJSON
+				return watchChannel(where, o)
+			}
+			for _, flag := range []string{"interval", "count"} {
+				if cmd.Flags().Changed(flag) {
+					return usagef("--%s goes with --watch", flag)
+				}
+			}
 			l, err := list(where)
 			if err != nil {
 				return err
@@ -51,7 +69,10 @@ how far it is behind, how long it would still be waited for, what it has lost.`,
 			return printText(text)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object: status and sinks")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object: status and sinks; with --watch one a line")
+	cmd.Flags().BoolVarP(&watching, "watch", "w", false, "go on until interrupted")
+	cmd.Flags().Var(&o.interval, "interval", "with --watch: how often")
+	cmd.Flags().UintVar(&o.count, "count", 0, "with --watch: end after `N` times; 0: never")
 	return cmd
 }
 
