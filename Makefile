@@ -26,7 +26,7 @@ PARTS := unit systemd
 
 # The tests that boot a systemd are a part of their own. The killing parent is too slow under the race detector, and the
 # tests of promise 4 compare times and rates, which it distorts.
-UNIT_PACKAGES = $$(go list ./... | grep -vE '/units(/|$$)')
+UNIT_PACKAGES = $$(go list ./... | grep -vE '/units(/|$$)|/packaging$$')
 RACE_SKIP     = ^TestPromise4_
 RACE_PACKAGES = $$(go list ./broker/... | grep -v /broker/crashtest)
 

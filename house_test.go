@@ -67,7 +67,7 @@ var testImports = map[string][]string{
 	"*":              {unixModule, "broker/brokertest"},
 	"activation":     {"activation/activationtest"},
 	"packaging":      {".", "units/rig", "units/rig/load/tally"},
-	"units":          {"units/rig"},
+	"units":          {"units/rig", "units/rig/load/tally", unixModule},
 	"broker/control": {"broker", "broker/sys"},
 	"cmd/msgmux":     {"activation", "broker", "broker/control", "broker/ring", "broker/sys"},
 	"cmd/msgmuxd":    {".", "broker/ring", "broker/sys"},

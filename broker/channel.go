@@ -87,6 +87,9 @@ type Channel struct {
 	labels  map[string]uint64
 	perUser map[uint32]int
 
+	life   sync.RWMutex // held while the status is read, and by Close: never by the data thread
+	closed bool
+
 	outcomes outcomes
 	workers  sync.WaitGroup
 }
@@ -396,7 +399,12 @@ func (c *Channel) Run(ctx context.Context) error {
 
 // Close releases everything that the process would otherwise keep to its end: the ring, and all descriptors. It is for
 // a process that goes on without the channel, after Run.
+//
+// Whoever still asks for the status gets an empty one.
 func (c *Channel) Close() {
+	c.life.Lock()
+	defer c.life.Unlock()
+	c.closed = true
 	for _, o := range c.loop.outlets {
 		sys.Close(o.fd)
 	}

@@ -24,6 +24,11 @@ func (c *Channel) Status() wire.Status {
 func (c *Channel) List() (wire.Status, []wire.Sink) { return c.look(true) }
 
 func (c *Channel) look(list bool) (wire.Status, []wire.Sink) {
+	c.life.RLock()
+	defer c.life.RUnlock()
+	if c.closed {
+		return wire.Status{}, nil
+	}
 	t, numbers := c.ring.Snapshot(nil)
 	st := wire.Status{
 		Version: c.cfg.Version, Channel: c.cfg.Name, PID: os.Getpid(), RuntimeDir: c.cfg.RuntimeDir,

@@ -51,8 +51,13 @@ func untilReady(t *testing.T, dir string) {
 		if err != nil {
 			return false
 		}
-		conn.Close()
-		return true
+		defer conn.Close()
+		// Its answer, and not its socket: that is bound first, and the others after it.
+		_, err = conn.Write([]byte(`{"op":"status"}`))
+		if err == nil {
+			_, err = conn.Read(make([]byte, 1))
+		}
+		return err == nil
 	})
 }
 
