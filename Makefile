@@ -64,6 +64,16 @@ test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, unde
 test-systemd: ## boots Debian's systemd 252 and 257 in containers; root, some minutes
 	go test -count=1 -timeout 20m ./units/...
 
+.PHONY: test-packages
+test-packages: ## builds the packages and holds them to their rules; root, some minutes; not a part of test yet
+	go test -count=1 -timeout 20m ./packaging
+
+.PHONY: test-recipes
+test-recipes: ## runs the programs of docs/recipes beside a broker; root, some minutes; not a part of test yet
+	@.ci/need recipes python3 socat gcc jq curl || [ $$? = 2 ]
+	cd docs/recipes && go vet ./... && go test -count=1 -timeout 20m ./...
+	cd docs/recipes/statsd && go vet ./... && go test -count=1 -timeout 10m ./...
+
 .PHONY: test-race
 test-race: ## the core packages under the race detector
 	@if .ci/need unit gcc; then CGO_ENABLED=1 go test -race -count=1 -timeout 4m -skip '$(RACE_SKIP)' $(RACE_PACKAGES); else [ $$? = 2 ]; fi
