@@ -150,9 +150,19 @@ func (p *place) untilStatus(what string, done func(statusLine) bool) {
 	})
 }
 
-// dropIn adds lines to a unit, which are read at once.
-func (p *place) dropIn(unit, name, lines string) {
-	p.b.t.Helper()
-	p.b.WriteFile(fmt.Sprintf("/etc/systemd/system/%s.d/%s.conf", unit, name), []byte(lines), 0o644)
-	p.systemctl("daemon-reload")
+// dropIn adds lines to a unit of the system.
+func (b *bed) dropIn(unit, name, lines string) {
+	b.t.Helper()
+	b.WriteFile(fmt.Sprintf("/etc/systemd/system/%s.d/%s.conf", unit, name), []byte(lines), 0o644)
+	b.MustRun("systemctl", "daemon-reload")
+}
+
+// countLines counts the lines with a text in them.
+func countLines(journal, text string) (n int) {
+	for line := range strings.Lines(journal) {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
 }

@@ -33,9 +33,8 @@ func often(t *testing.T, variable string, n int) int {
 func TestRestartIsInvisible(t *testing.T) {
 	times := often(t, "MSGMUX_SOAK_RESTARTS", 10)
 	onEachBed(t, func(t *testing.T, b *bed) {
-		p := b.channel("")
-		p.systemctl("start", "msgmux.target", p.service)
-		x := b.begin(p)
+		x := b.begin()
+		p := x.place
 		var restarts []restart
 		seen := statusLine{}
 		for range times {
