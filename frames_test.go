@@ -25,13 +25,16 @@ import (
 func TestHellosSayTheOptions(t *testing.T) {
 	channel := folder(t)
 	publish, subscribe := listen(t, channel, "publish"), listen(t, channel, "subscribe")
+	dialled := make(chan error, 1)
 	go func() {
-		if _, err := channel.DialWith(inTime(t), msgmux.SourceOptions{Label: "web"}); err != nil {
-			t.Error(err)
-		}
+		_, err := channel.DialWith(inTime(t), msgmux.SourceOptions{Label: "web"})
+		dialled <- err
 	}()
 	if got, want := admit(t, publish, "ok\n").hello, (wire.Hello{Options: wire.Options{Label: "web"}}); got != want {
 		t.Errorf("the source says %+v", got)
+	}
+	if err := <-dialled; err != nil {
+		t.Error(err)
 	}
 	sink, broker := subscribed(t, channel, subscribe, msgmux.SinkOptions{
 		Label: "archive", Patience: new(1500 * time.Millisecond), Oldest: true, Share: "writers", Reconnect: true,

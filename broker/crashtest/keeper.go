@@ -223,12 +223,12 @@ func (k *Keeper) Stored() (sinks, memory []string, err error) {
 // Descriptors is how many descriptors the broker has open, as the fewest within a moment: others come and go.
 func (k *Keeper) Descriptors() int {
 	fewest := 0
-	for range 20 {
+	for range 50 {
 		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", k.child.cmd.Process.Pid))
 		if n := len(open); err == nil && (fewest == 0 || n < fewest) {
 			fewest = n
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond)
 	}
 	return fewest
 }
