@@ -103,26 +103,29 @@ put 644 "$work/rpm/usr/share/doc/msgmux" CHANGELOG.md
 put 644 "$work/rpm/usr/share/licenses/msgmux" LICENSE "$doc/copyright"
 
 # The maintainer scripts name every unit. Instances of a template are named by a pattern, which matches those that are there.
-units=() optional=() installable=() stop=() user_units=() user_installable=() user_stop=()
+units=() optional=() install_units=() stop=() user_units=() install_user_units=() user_stop=()
 for file in units/system/*.{socket,service,target}; do
 	unit=${file##*/}
-	units+=("$unit")
 	stop+=("'${unit/@./@*.}'")
-	grep -q '^\[Install\]' "$file" || continue
-	installable+=("$unit")
-	case $unit in msgmux.target | msgmux.service) ;; *) optional+=("$unit") ;; esac
+	installable=false
+	! grep -q '^\[Install\]' "$file" || installable=true
+	! $installable || install_units+=("$unit")
+	# As debhelper does, nothing is remembered of templates: what of them is enabled, and what for, is for the administrator.
+	case $unit in *@.*) continue ;; esac
+	units+=("$unit")
+	case $unit in msgmux.target | msgmux.service) ;; *) ! $installable || optional+=("$unit") ;; esac
 done
 for file in units/user/*.{socket,service,target}; do
 	unit=${file##*/}
-	user_units+=("$unit")
 	user_stop+=("'${unit/@./@*.}'")
-	! grep -q '^\[Install\]' "$file" || user_installable+=("$unit")
+	! grep -q '^\[Install\]' "$file" || install_user_units+=("$unit")
+	case $unit in *@.*) ;; *) user_units+=("$unit") ;; esac
 done
 for script in packaging/scripts/*/*; do
 	mkdir -p "$work/${script%/*}"
-	sed -e "s|@UNITS@|${units[*]}|g" -e "s|@OPTIONAL_UNITS@|${optional[*]}|g" -e "s|@INSTALL_UNITS@|${installable[*]}|g" \
+	sed -e "s|@UNITS@|${units[*]}|g" -e "s|@OPTIONAL_UNITS@|${optional[*]}|g" -e "s|@INSTALL_UNITS@|${install_units[*]}|g" \
 		-e "s|@STOP_UNITS@|${stop[*]}|g" -e "s|@USER_UNITS@|${user_units[*]}|g" \
-		-e "s|@INSTALL_USER_UNITS@|${user_installable[*]}|g" -e "s|@STOP_USER_UNITS@|${user_stop[*]}|g" \
+		-e "s|@INSTALL_USER_UNITS@|${install_user_units[*]}|g" -e "s|@STOP_USER_UNITS@|${user_stop[*]}|g" \
 		"$script" >"$work/$script"
 	if grep -n '@[A-Z_]*@' "$work/$script" >&2; then exit 1; fi
 done
