@@ -18,14 +18,14 @@ import (
 func sinksCommand(where *location) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sinks",
-		Short: "list, drop and change sinks",
-		Long: `List, drop and change the sinks of the channel. A SINK is a label, or an id as
-'#12' (in quotes, a shell takes it for a comment otherwise). Changing is for
-root, the broker's user and the sink's owner.`,
+		Short: "list, add, drop and change sinks",
+		Long: `List, add, drop and change the sinks of the channel. A SINK is a label, or an
+id as '#12' (in quotes, a shell takes it for a comment otherwise). Changing is
+for root, the broker's user and the sink's owner.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: chooseCommand,
 	}
-	cmd.AddCommand(sinksListCommand(where), sinksDropCommand(where), sinksSetCommand(where))
+	cmd.AddCommand(sinksListCommand(where), sinksAddCommand(where), sinksDropCommand(where), sinksSetCommand(where))
 	return cmd
 }
 

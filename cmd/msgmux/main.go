@@ -79,6 +79,7 @@ Exit status:
 		subCommand(&where),
 		statusCommand(&where),
 		sinksCommand(&where),
+		doctorCommand(&where),
 		benchCommand(&where),
 		benchSourceCommand(&where),
 		benchSinkCommand(&where),

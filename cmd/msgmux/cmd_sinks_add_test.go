@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/msgmux/msgmux"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// at runs msgmux with a channel of the system.
+func at(t *testing.T, folder string, args ...string) *program {
+	t.Helper()
+	p := prepare(t, "", args...)
+	p.cmd.Env = append(os.Environ(), msgmux.EnvRuntimeDir+"="+folder, "XDG_RUNTIME_DIR=/run/user/1000", "HOME=/home/alice")
+	return p
+}
+
+// TestSinksAddShowsItsPlan: the files for the default channel, for another one, and for a user's own.
+func TestSinksAddShowsItsPlan(t *testing.T) {
+	got := at(t, "/run/msgmux", "sinks", "add", "archive", "--service", "arch", "--patience", "forever", "--tap=false", "--dry-run").want(0).stdout.String()
+	want := `# /etc/systemd/system/msgmux-sink-archive.socket
+# Made by: msgmux sinks add archive --service arch.service
+[Unit]
+Description=Sink archive of a message channel
+Documentation=man:msgmux(7)
+
+[Socket]
+ListenDatagram=/run/msgmux/sinks/archive
+SocketMode=0660
+SocketGroup=msgmux
+RemoveOnStop=yes
+Service=arch.service
+
+[Install]
+WantedBy=sockets.target
+
+# /etc/msgmux/sinks/archive.conf
+patience=forever
+`
+	if got != want {
+		t.Errorf("got\n%s", got)
+	}
+	_, lines, _ := strings.Cut(got, "archive.conf\n")
+	if o, err := wire.ParseOptionLines([]byte(lines)); err != nil || o.Patience != wire.Forever {
+		t.Errorf("the broker reads %+v, %v", o, err)
+	}
+	for _, test := range []struct {
+		folder string
+		want   []string
+	}{
+		{"/run/msgmux.web", []string{"# /etc/systemd/system/msgmux.web-sink-archive.socket\n", "ListenDatagram=/run/msgmux.web/sinks/archive\n", "# /etc/msgmux.web/sinks/archive.conf\ntap=yes\n"}},
+		{"/run/user/1000/msgmux", []string{"# /home/alice/.config/systemd/user/msgmux-sink-archive.socket\n", "ListenDatagram=%t/msgmux/sinks/archive\n", "SocketMode=0600\n"}},
+	} {
+		args := []string{"sinks", "add", "archive", "--service", "arch@x.service", "--dry-run"}
+		if strings.Contains(test.folder, "web") {
+			args = append(args, "--tap")
+		}
+		got := at(t, test.folder, args...).want(0).stdout.String()
+		for _, want := range test.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: no %q in\n%s", test.folder, want, got)
+			}
+		}
+	}
+}
+
+// TestSinksAddRefuses what cannot be, before anything is written.
+func TestSinksAddRefuses(t *testing.T) {
+	for _, test := range []struct {
+		folder string
+		args   []string
+		want   string
+	}{
+		{"/run/msgmux", []string{"a/b", "--service", "x"}, "the name"},
+		{"/run/msgmux", []string{".a", "--service", "x"}, "the name"},
+		{"/run/msgmux", []string{"a"}, "--service"},
+		{"/run/msgmux", []string{"--service", "x"}, "NAME"},
+		{"/run/msgmux", []string{"a", "--service", "x.timer"}, "not the name of a service"},
+		{"/run/msgmux", []string{"a", "--service", "x\nExecStart=y"}, "not the name of a service"},
+		{"/run/msgmux", []string{"a", "--service", "x", "--share", "not good"}, "share"},
+		{"/run/msgmux", []string{"a", "--service", "x", "--start", "later"}, "start"},
+		{"/run/user/1000/msgmux", []string{"a", "--service", "x", "--tap"}, "no files of options"},
+		{"/somewhere/else", []string{"a", "--service", "x"}, "no channel of systemd's"},
+	} {
+		p := at(t, test.folder, append([]string{"sinks", "add", "--dry-run"}, test.args...)...).want(exitUsage).says(test.want)
+		if p.stdout.String() != "" {
+			t.Errorf("%q prints %q", test.args, p.stdout.String())
+		}
+	}
+}
+
+// TestSinksAddNeedsSystemd and says so.
+func TestSinksAddNeedsSystemd(t *testing.T) {
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		t.Skip("this host has a systemd, which is not to get a sink")
+	}
+	p := at(t, "/run/msgmux", "sinks", "add", "archive", "--service", "archive").want(exitFailure).says("systemd does not run this host")
+	if _, err := os.Stat("/etc/systemd/system/msgmux-sink-archive.socket"); err == nil || p.stdout.String() != "" {
+		t.Error("something was written all the same")
+	}
+}

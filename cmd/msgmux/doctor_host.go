@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/msgmux/msgmux"
+)
+
+// patient is who the doctor looks at: a host, and one channel on it.
+type patient struct {
+	channel msgmux.Channel
+	units   channelUnits
+	status  *msgmux.Status // nil: the broker does not answer
+	sinks   []msgmux.SinkStatus
+	silence error // why it does not
+}
+
+func newPatient(where *location) (*patient, error) {
+	c, err := where.locate()
+	if err != nil {
+		return nil, err
+	}
+	p := &patient{channel: c, units: unitsOf(c)}
+	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
+	defer cancel()
+	status, sinks, err := c.List(ctx)
+	if p.silence = err; err == nil {
+		p.status, p.sinks = &status, sinks
+	}
+	return p, nil
+}
+
+// examine looks at everything, from the ground up.
+func (p *patient) examine() []finding {
+	findings := []finding{p.queueLength(), p.sendBuffer(), sockDiag(), p.groups()}
+	findings = append(findings, p.examineUnits()...)
+	findings = append(findings, p.descriptors(), p.lockedMemory())
+	return append(findings, p.examineChannel()...)
+}
+
+// kernelNumber reads a setting of the kernel (sysctl(8)).
+func kernelNumber(name string) (uint64, error) {
+	text, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+}
+
+// queueLength is how many datagrams may wait in one socket. The kernel's own value of 10 makes senders wait for every
+// wink of the broker; systemd raises it at boot.
+func (p *patient) queueLength() finding {
+	const name = "net.unix.max_dgram_qlen"
+	n, err := kernelNumber(name)
+	advice := "sysctl -w " + name + "=512, and a file in /etc/sysctl.d for the next boot; sockets that are there keep their limit, so stop and start the channel"
+	switch {
+	case err != nil:
+		return found(name, poor, "see whether /proc is mounted here", "cannot be read: %v", err)
+	case n < 100:
+		return found(name, poor, advice, "only %d datagrams may wait in a socket", n)
+	}
+	return found(name, good, "", "%d datagrams may wait in a socket", n)
+}
+
+// defaultMaxMessage is that of msgmuxd, for when no broker can be asked.
+const defaultMaxMessage = 256 << 10
+
+// sendBuffer is how large a message can be. The kernel doubles what a program asks for and takes off 32 bytes.
+func (p *patient) sendBuffer() finding {
+	const name = "net.core.wmem_max"
+	n, err := kernelNumber(name)
+	if err != nil {
+		return found(name, poor, "see whether /proc is mounted here", "cannot be read: %v", err)
+	}
+	want := uint64(defaultMaxMessage)
+	if p.status != nil {
+		want = p.status.MaxMessage
+	}
+	if 2*n < want+4096 {
+		return found(name, bad, fmt.Sprintf("sysctl -w %s=%d, or a smaller --max-message; then restart the broker", name, want+4096),
+			"%s: a message of %s does not fit into any socket", byteCount(n), byteCount(want))
+	}
+	return found(name, good, "", "%s, for messages of up to %s", byteCount(n), byteCount(want))
+}
+
+// The numbers of the kernel's interface (sock_diag(7), linux/unix_diag.h).
+const (
+	netlinkSockDiag  = 4
+	sockDiagByFamily = 20
+	diagShowPeer     = 1 << 2
+	diagShowUID      = 1 << 6
+	diagUID          = 7
+)
+
+// sockDiag asks the kernel who made the socket at the other end of one of ours, as the broker does for each sink that is
+// registered.
+func sockDiag() finding {
+	const name = "sock_diag"
+	uid, err := socketOwner()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return found(name, bad, "modprobe unix_diag, or a kernel with CONFIG_UNIX_DIAG", "the kernel does not tell about unix sockets: no sink can be registered")
+	case err != nil:
+		return found(name, bad, "sinks cannot be registered; use the subscribe socket, or static sinks", "the kernel does not tell whose a socket is: %v", err)
+	case uid != uint32(os.Geteuid()):
+		return found(name, bad, "please report this with the version of the kernel", "a socket of user %d is said to be of %d", os.Geteuid(), uid)
+	}
+	return found(name, good, "", "the kernel tells whose a socket is")
+}
+
+func socketOwner() (uid uint32, err error) {
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, os.NewSyscallError("socketpair", err)
+	}
+	defer syscall.Close(pair[0])
+	defer syscall.Close(pair[1])
+	var st syscall.Stat_t
+	if err := syscall.Fstat(pair[0], &st); err != nil {
+		return 0, os.NewSyscallError("fstat", err)
+	}
+	fd, err := syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_RAW|syscall.SOCK_CLOEXEC, netlinkSockDiag)
+	if err != nil {
+		return 0, os.NewSyscallError("socket", err)
+	}
+	defer syscall.Close(fd)
+	// struct nlmsghdr, and struct unix_diag_req: family, protocol, padding, states, inode, what to show, cookie.
+	order := binary.NativeEndian
+	q := order.AppendUint32(nil, 16+24)
+	q = order.AppendUint16(q, sockDiagByFamily)
+	q = order.AppendUint16(q, syscall.NLM_F_REQUEST)
+	q = append(q, make([]byte, 8)...)
+	q = append(q, syscall.AF_UNIX, 0, 0, 0)
+	for _, n := range []uint32{^uint32(0), uint32(st.Ino), diagShowPeer | diagShowUID, ^uint32(0), ^uint32(0)} {
+		q = order.AppendUint32(q, n)
+	}
+	if err := syscall.Sendto(fd, q, 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
+		return 0, os.NewSyscallError("sendto", err)
+	}
+	timeout := syscall.NsecToTimeval(int64(time.Second))
+	if err := syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &timeout); err != nil {
+		return 0, os.NewSyscallError("setsockopt", err)
+	}
+	answer := make([]byte, 8192)
+	n, _, err := syscall.Recvfrom(fd, answer, 0)
+	if err != nil {
+		return 0, os.NewSyscallError("recvfrom", err)
+	}
+	messages, err := syscall.ParseNetlinkMessage(answer[:n])
+	if err != nil || len(messages) == 0 {
+		return 0, errors.New("the answer is none")
+	}
+	m := messages[0]
+	if m.Header.Type == syscall.NLMSG_ERROR && len(m.Data) >= 4 {
+		return 0, syscall.Errno(-int32(order.Uint32(m.Data)))
+	}
+	// Behind struct unix_diag_msg, 16 bytes, come attributes: length, type, value, padded to 4.
+	for b := m.Data[min(16, len(m.Data)):]; len(b) >= 4; {
+		size := int(order.Uint16(b))
+		if size < 4 || size > len(b) {
+			break
+		}
+		if order.Uint16(b[2:]) == diagUID && size >= 8 {
+			return order.Uint32(b[4:]), nil
+		}
+		b = b[min((size+3)/4*4, len(b)):]
+	}
+	return 0, errors.New("its kernel is older than 5.3")
+}
+
+// groups are those that the units give the sockets to.
+func (p *patient) groups() finding {
+	const name = "groups"
+	if p.units.user || p.units.unmanaged {
+		return found(name, good, "", "not needed: the channel is of one user")
+	}
+	for _, group := range []string{"msgmux", "msgmux-send"} {
+		if _, err := user.LookupGroup(group); err != nil {
+			return found(name, bad, "systemd-sysusers makes what /usr/lib/sysusers.d/msgmux.conf says; or groupadd --system "+group, "there is no group %s", group)
+		}
+	}
+	if _, err := user.Lookup("msgmux"); err != nil {
+		return found(name, bad, "systemd-sysusers makes what /usr/lib/sysusers.d/msgmux.conf says", "there is no user msgmux")
+	}
+	return found(name, good, "", "msgmux may look and listen, msgmux-send may send")
+}
+
+// limitOf reads the limits of the broker's process (proc_pid_limits(5)).
+func (p *patient) limitOf(name string) (n uint64, known bool) {
+	if p.status == nil {
+		return 0, false
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p.status.PID))
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			first, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+			if first == "unlimited" {
+				return ^uint64(0), true
+			}
+			n, err := strconv.ParseUint(first, 10, 64)
+			return n, err == nil
+		}
+	}
+	return 0, false
+}
+
+// descriptors compares what the broker may open with what it may need: one for each sink, and those of systemd's store.
+func (p *patient) descriptors() finding {
+	const name = "descriptors"
+	n, known := p.limitOf("Max open files")
+	if !known {
+		return found(name, poor, "run the doctor as root, and start the broker", "not known: there is no broker to be looked at")
+	}
+	need := p.status.MaxSinks + 1024
+	if p.units.storeMax > 0 {
+		need = max(need, p.units.storeMax+1024)
+	}
+	used := "-"
+	if entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.status.PID)); err == nil {
+		used = strconv.Itoa(len(entries))
+	}
+	if n < need {
+		return found(name, bad, fmt.Sprintf("LimitNOFILE=%d in a drop-in: systemctl edit %s; by hand, ulimit -n", need, p.units.serviceOr("msgmux.service")),
+			"the broker may open %d, and %d sinks and the descriptor store need %d", n, p.status.MaxSinks, need)
+	}
+	return found(name, good, "", "%s of %d are open, %d may be needed", used, n, need)
+}
+
+// lockedMemory is whether the part of the ring that the kernel writes to can be swapped out. A page that cannot be had in
+// the middle of a receive loses a datagram.
+func (p *patient) lockedMemory() finding {
+	const name = "memlock"
+	if p.status == nil {
+		return found(name, poor, "start the broker", "not known: there is no broker to be looked at")
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.status.PID))
+	if err != nil {
+		return found(name, poor, "run the doctor as root", "not known: %v", err)
+	}
+	var locked uint64
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "VmLck:"); ok {
+			locked, _ = strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+		}
+	}
+	if locked == 0 {
+		limit, _ := p.limitOf("Max locked memory")
+		return found(name, poor, fmt.Sprintf("LimitMEMLOCK=infinity in a drop-in: systemctl edit %s; by hand, ulimit -l", p.units.serviceOr("msgmux.service")),
+			"nothing of the broker is locked in memory; its limit is %s", byteCount(limit))
+	}
+	return found(name, good, "", "%s of the broker are locked in memory", byteCount(locked<<10))
+}
+
+// blockedLong is after how long it is not a sink's patience any more that sources wait.
+const blockedLong = 10 // seconds
+
+// examineChannel is how the channel itself is.
+func (p *patient) examineChannel() []finding {
+	if p.status == nil {
+		advice := "is it running? systemctl status " + p.units.serviceOr("msgmux.service")
+		if errors.Is(p.silence, fs.ErrPermission) {
+			advice = "be root, or in the group of " + filepath.Join(p.channel.RuntimeDir, "control")
+		}
+		return []finding{found("channel", bad, advice, "no broker answers: %v", p.silence)}
+	}
+	s := p.status
+	findings := []finding{found("channel", good, "", "version %s in %s, %s received, %s lost", s.Version, s.RuntimeDir, commas(s.Received), commas(s.Lost))}
+	switch b := s.Sources; {
+	case b.Blocked && b.Sink != "":
+		v := poor
+		if b.ForSeconds >= blockedLong {
+			v = bad
+		}
+		findings = append(findings, found("sources", v, fmt.Sprintf("see what its program does; msgmux sinks set %s --patience 1s leaves it behind", visible(b.Sink)),
+			"they have waited for the sink %s for %s", b.Sink, roughly(seconds(b.ForSeconds))))
+	case b.Blocked && s.Sinks.Total == 0:
+		findings = append(findings, found("sources", poor, "start a consumer; msgmux sub is one", "there is no sink: what they send waits"))
+	case b.Blocked:
+		findings = append(findings, found("sources", bad, "start one; taps do not count", "no sink is there to take their messages"))
+	default:
+		findings = append(findings, found("sources", good, "", "nobody makes them wait"))
+	}
+	for _, k := range p.sinks {
+		switch k.State {
+		case "lagging":
+			if k.Tap || k.Patience == "0" || k.Patience == "0s" {
+				continue // losing is its way of life
+			}
+			findings = append(findings, found("sink "+visible(k.Label), poor, fmt.Sprintf("see what its program does; msgmux sinks set '%s' --patience 10s has it waited for longer", visible(k.Label)),
+				"it was left behind and has lost %s", plural(k.Lost, "message")))
+		case "absent":
+			findings = append(findings, found("sink "+visible(k.Label), poor, "start what binds it, or remove the entry", "nobody is at %s", k.Address))
+		}
+	}
+	return findings
+}

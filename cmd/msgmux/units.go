@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+
+	"github.com/msgmux/msgmux"
+)
+
+// channelUnits are the units that a channel is made of, by the folder it is in, and what their systemd says of them.
+type channelUnits struct {
+	instance  string // "" for the default channel
+	user      bool   // of a user's own systemd
+	unmanaged bool   // the folder is none that units have
+
+	storeMax uint64 // FileDescriptorStoreMax=, once it was looked at
+}
+
+func unitsOf(c msgmux.Channel) channelUnits {
+	parent, folder := filepath.Split(c.RuntimeDir)
+	name, isOurs := strings.CutPrefix(folder, "msgmux")
+	instance, named := strings.CutPrefix(name, ".")
+	isOurs = isOurs && (name == "" || named && instance != "")
+	switch {
+	case isOurs && filepath.Clean(parent) == "/run":
+		return channelUnits{instance: instance}
+	case isOurs && name == "" && os.Getenv("XDG_RUNTIME_DIR") != "" && filepath.Clean(parent) == filepath.Clean(os.Getenv("XDG_RUNTIME_DIR")):
+		return channelUnits{user: true}
+	}
+	return channelUnits{unmanaged: true}
+}
+
+// name is such as msgmux-source.socket, or msgmux-source@web.socket.
+func (u channelUnits) name(part, kind string) string {
+	if part != "" {
+		part = "-" + part
+	}
+	if u.instance != "" {
+		part += "@" + u.instance
+	}
+	return "msgmux" + part + "." + kind
+}
+
+// serviceOr is the name of the service, or another if there is none.
+func (u channelUnits) serviceOr(other string) string {
+	if u.unmanaged {
+		return other
+	}
+	return u.name("", "service")
+}
+
+// errNoSystemd is a host that systemd does not run (sd_booted(3)).
+var errNoSystemd = errors.New("systemd does not run this host: there is no /run/systemd/system")
+
+// systemdAnswers bounds every conversation with systemd.
+const systemdAnswers = 30 * time.Second
+
+// connect connects to the systemd that the units belong to.
+func (u channelUnits) connect(ctx context.Context) (*dbus.Conn, error) {
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		return nil, errNoSystemd
+	}
+	var conn *dbus.Conn
+	var err error
+	if u.user {
+		conn, err = dbus.NewUserConnectionContext(ctx)
+	} else {
+		conn, err = dbus.NewWithContext(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach systemd: %w", err)
+	}
+	return conn, nil
+}
+
+// examineUnits asks systemd for the units, and for what it grants the broker.
+func (p *patient) examineUnits() []finding {
+	const name = "units"
+	u := &p.units
+	if u.unmanaged {
+		return []finding{found(name, good, "", "none: %s was started by hand, and a kill of its broker loses what it holds", p.channel.RuntimeDir)}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), systemdAnswers)
+	defer cancel()
+	conn, err := u.connect(ctx)
+	if errors.Is(err, errNoSystemd) {
+		return []finding{found(name, poor, "start a broker by hand: msgmuxd --runtime-dir DIR; then msgmux doctor --runtime-dir DIR", "%v", err)}
+	}
+	if err != nil {
+		return []finding{found(name, poor, "see whether D-Bus runs, or be root", "%v", err)}
+	}
+	defer conn.Close()
+	var missing, idle []string
+	for _, unit := range []string{u.name("", "target"), u.name("source", "socket"), u.name("publish", "socket"), u.name("register", "socket"),
+		u.name("subscribe", "socket"), u.name("control", "socket"), u.name("", "service")} {
+		properties, err := conn.GetUnitPropertiesContext(ctx, unit)
+		switch {
+		case err != nil || properties["LoadState"] != "loaded":
+			missing = append(missing, unit)
+		case properties["ActiveState"] != "active":
+			idle = append(idle, fmt.Sprintf("%s is %v", unit, properties["ActiveState"]))
+		}
+	}
+	start := "systemctl enable --now "
+	if u.user {
+		start = "systemctl --user enable --now "
+	}
+	var findings []finding
+	switch {
+	case len(missing) > 0:
+		findings = append(findings, found(name, bad, "install the package, or copy units/ and run systemctl daemon-reload", "not there: %s", strings.Join(missing, ", ")))
+	case len(idle) == 1 && strings.HasPrefix(idle[0], u.name("", "service")):
+		findings = append(findings, found(name, poor, start+u.name("", "service")+"; or send a message, which starts it", "%s, the sockets listen", idle[0]))
+	case len(idle) > 0:
+		findings = append(findings, found(name, bad, start+u.name("", "target")+" "+u.name("", "service"), "%s", strings.Join(idle, ", ")))
+	default:
+		findings = append(findings, found(name, good, "", "%s, its sockets and its broker are active", u.name("", "target")))
+	}
+	return append(findings, p.descriptorStore(ctx, conn))
+}
+
+// descriptorStore is where the ring and the sinks outlive the broker.
+func (p *patient) descriptorStore(ctx context.Context, conn *dbus.Conn) finding {
+	const name = "fd store"
+	u := &p.units
+	service := u.name("", "service")
+	properties, err := conn.GetUnitTypePropertiesContext(ctx, service, "Service")
+	if err != nil {
+		return found(name, poor, "see what systemctl status "+service+" says", "not known: %v", err)
+	}
+	most, _ := properties["FileDescriptorStoreMax"].(uint32)
+	held, _ := properties["NFileDescriptorStore"].(uint32)
+	u.storeMax = uint64(most)
+	need := uint64(4096 + 1024 + 8) // the defaults of --max-sinks and --max-clients
+	if p.status != nil {
+		need = p.status.MaxSinks + 8
+	}
+	if uint64(most) < need {
+		return found(name, bad, fmt.Sprintf("FileDescriptorStoreMax=%d in a drop-in: systemctl edit %s", need+1024, service),
+			"it takes %d descriptors, and the sinks alone may be %d: the broker does not start", most, need)
+	}
+	if preserve, known := properties["FileDescriptorStorePreserve"].(string); known && preserve != "yes" {
+		return found(name, poor, "FileDescriptorStorePreserve=yes in a drop-in: systemctl edit "+service, "%d of %d; a stop of %s gives up what it holds", held, most, service)
+	} else if !known {
+		return found(name, good, "", "%d of %d; this systemd keeps them over a restart, and not over a stop", held, most)
+	}
+	return found(name, good, "", "%d of %d; kept over restarts and stops", held, most)
+}
