@@ -311,6 +311,7 @@ func flood(t *testing.T, b *brokertest.Broker) (stop func() (n int, gap time.Dur
 	return func() (int, time.Duration) {
 		cancel()
 		r := <-done
+		in.Close() // a sink that reads no more would be waited for by the next flood
 		return r.n, r.gap
 	}
 }
