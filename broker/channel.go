@@ -441,16 +441,29 @@ func (c *Channel) drain() {
 	}
 }
 
-// sayHeld tells what is left in the ring, and how long it lives.
+// sayHeld tells what is left in the ring, and how long it lives: messages that no sink has, and, counted for each sink,
+// those that it has not been sent.
 func (c *Channel) sayHeld() {
-	head, delivered := c.ring.Head(), c.ring.Delivered()
-	if n := head.Seq - delivered.Seq; n > 0 {
-		text := "messages that no sink has are lost with this process"
-		if c.cfg.Notifier != nil {
-			text = "messages that no sink has; a restart keeps them, a stop does not before systemd 254"
+	t, numbers := c.ring.Snapshot(nil)
+	nobody, waiting := t.Head.Seq-t.Delivered.Seq, uint64(0)
+	for i := range numbers {
+		if n := &numbers[i]; n.Spec.ShareID == 0 && !n.Spec.Tap {
+			waiting += n.Waiting
 		}
-		c.journal.event(slog.LevelWarn, EventHeld, text, slog.Uint64("messages", n))
 	}
+	if nobody == 0 && waiting == 0 {
+		return
+	}
+	text := "messages that no sink has"
+	if nobody == 0 {
+		text = "messages that some sinks have not been sent"
+	}
+	if c.cfg.Notifier != nil {
+		text += "; a restart keeps them, a stop does not before systemd 254"
+	} else {
+		text += " are lost with this process"
+	}
+	c.journal.event(slog.LevelWarn, EventHeld, text, slog.Uint64("messages", nobody), slog.Uint64("waiting", waiting))
 }
 
 // Rescan has the static sinks looked at now, whatever the folder told, and those that are absent tried.
