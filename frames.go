@@ -62,8 +62,8 @@ func greet(ctx context.Context, conn *net.UnixConn, hello wire.Hello) (wire.Repl
 	}
 	reply, err := wire.ParseReply(answer[:n])
 	if err != nil {
-		// Not %w: it is no refusal by the broker.
-		return wire.Reply{}, fmt.Errorf("cannot read the answer to the hello: %v", err)
+		// Only its text: it is no refusal by the broker.
+		return wire.Reply{}, fmt.Errorf("cannot read the answer to the hello: %s", err.Error())
 	}
 	return reply, nil
 }

@@ -231,7 +231,7 @@ func (s *Sink) unpack(n int) error {
 	in := &s.in
 	packet, err := wire.ParseSinkPacket(in.buffer[:n])
 	if err != nil {
-		return fmt.Errorf("%w: %v", errBadPacket, err) // not %w: it is no refusal by the broker
+		return fmt.Errorf("%w: %s", errBadPacket, err.Error()) // only its text: it is no refusal by the broker
 	}
 	shared := s.options.Share != ""
 	if shared && !in.begun {
