@@ -461,7 +461,7 @@ func (c *Channel) sayHeld() {
 	if c.cfg.Notifier != nil {
 		text += "; a restart keeps them, a stop does not before systemd 254"
 	} else {
-		text += " are lost with this process"
+		text += ": lost with this process"
 	}
 	c.journal.event(slog.LevelWarn, EventHeld, text, slog.Uint64("messages", nobody), slog.Uint64("waiting", waiting))
 }
