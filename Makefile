@@ -57,7 +57,7 @@ known-parts:
 test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, under five minutes
 	@.ci/need unit python3 socat gcc || [ $$? = 2 ]
 	go vet ./...
-	go test -count=1 -timeout 4m $(UNIT_PACKAGES)
+	go test -count=1 -p 1 -timeout 6m $(UNIT_PACKAGES)
 	@$(MAKE) --no-print-directory test-race fuzz
 
 .PHONY: test-systemd

@@ -58,7 +58,7 @@ func TestControlRefusesNonsense(t *testing.T) {
 			t.Errorf("%.60q was answered with %d bytes: %.100q", packet, len(a.Error.Text), a.Error.Text)
 		}
 	}
-	if n, gap := stop(); n < 100 || gap > slow*time.Second {
+	if n, gap := stop(); n < 10 || gap > slow*time.Second {
 		t.Errorf("%d messages, %v between two", n, gap)
 	}
 }

@@ -15,7 +15,7 @@ import (
 func at(t *testing.T, folder string, args ...string) *program {
 	t.Helper()
 	p := prepare(t, "", args...)
-	p.cmd.Env = append(os.Environ(), msgmux.EnvRuntimeDir+"="+folder, "XDG_RUNTIME_DIR=/run/user/1000", "HOME=/home/alice")
+	p.cmd.Env = append(os.Environ(), msgmux.EnvRuntimeDir+"="+folder, "XDG_RUNTIME_DIR=/run/user/1000", "HOME=/srv/alice")
 	return p
 }
 
@@ -53,7 +53,7 @@ patience=forever
 		want   []string
 	}{
 		{"/run/msgmux.web", []string{"# /etc/systemd/system/msgmux.web-sink-archive.socket\n", "ListenDatagram=/run/msgmux.web/sinks/archive\n", "# /etc/msgmux.web/sinks/archive.conf\ntap=yes\n"}},
-		{"/run/user/1000/msgmux", []string{"# /home/alice/.config/systemd/user/msgmux-sink-archive.socket\n", "ListenDatagram=%t/msgmux/sinks/archive\n", "SocketMode=0600\n"}},
+		{"/run/user/1000/msgmux", []string{"# /srv/alice/.config/systemd/user/msgmux-sink-archive.socket\n", "ListenDatagram=%t/msgmux/sinks/archive\n", "SocketMode=0600\n"}},
 	} {
 		args := []string{"sinks", "add", "archive", "--service", "arch@x.service", "--dry-run"}
 		if strings.Contains(test.folder, "web") {
