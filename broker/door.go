@@ -149,12 +149,12 @@ func (d *door) hear(ready []bool) {
 // enter reads a hello and attaches the client, or sends it away.
 func (d *door) enter(v *visitor) {
 	p, errno := sys.Peek(v.fd, d.buf[:], d.control[:])
+	if _, fds, _ := sys.ParseControl(p.Control); len(fds) > 0 {
+		d.discard(fds)
+	}
 	if errno != 0 || p.Size == 0 && sys.IsHungUp(v.fd) {
 		d.closeStranger(v.fd)
 		return
-	}
-	if _, fds, _ := sys.ParseControl(p.Control); len(fds) > 0 {
-		d.discard(fds)
 	}
 	var refusal *wire.Error
 	if p.Size > wire.MaxHello {

@@ -149,6 +149,9 @@ func TestSilentClients(t *testing.T) {
 			if many == 1000 && codes[wire.CodeTimeout] != uint64(many) || codes[wire.CodeTimeout]+codes[wire.CodeBusy] != uint64(many) {
 				t.Errorf("they were told %v", codes)
 			}
+			if many == 3000 && codes[wire.CodeBusy] < 900 {
+				t.Errorf("%d gave way: that many were kept waiting", codes[wire.CodeBusy])
+			}
 			st := b.Channel.Status()
 			for code, n := range codes {
 				if st.Registrations[code] != n {

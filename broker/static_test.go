@@ -195,6 +195,8 @@ func TestStaticGone(t *testing.T) {
 
 	removeFile(t, path)
 	becomes(t, b, "s", "absent")
+	b.Channel.Rescan()
+	time.Sleep(50 * time.Millisecond)
 	pass(1)
 	pass(2)
 	receivesNothing(t, sink, "a sink whose entry was removed")
@@ -246,6 +248,9 @@ func TestStaticReplaced(t *testing.T) {
 	for i := uint64(3); ; i++ {
 		if err := source.Send(stamped(1, i, 100)); err != nil {
 			t.Fatal(err)
+		}
+		if i > 200 {
+			t.Fatal("the old socket is the sink still")
 		}
 		if _, err := old.ReceiveWithin(20 * time.Millisecond); err != nil {
 			receiveSeq(t, anew, 1, i, i+1)
