@@ -76,9 +76,14 @@ func (s *Server) Serve(ctx context.Context) error {
 	return nil
 }
 
+// requests are buffers for one request each: a new one for each would be most of the garbage that an answer makes.
+var requests = sync.Pool{New: func() any { return new([wire.MaxRequest + 1]byte) }}
+
 // answer serves one client.
 func (s *Server) answer(g *guest) {
-	buf := make([]byte, wire.MaxRequest+1)
+	b := requests.Get().(*[wire.MaxRequest + 1]byte)
+	defer requests.Put(b)
+	buf := b[:]
 	n, err := g.Read(buf)
 	if !g.ask() {
 		return
