@@ -361,7 +361,8 @@ func (i *identity) ShareID() uint64 { return i.Share }
 func (r *Ring) Freed() int { return r.freed }
 
 // Salvage reads what can be known of the sinks from a state file that Open has called broken: the specs of all entries
-// whose sums hold. It changes nothing. layouts other than this one give nothing.
+// whose sums hold. It changes nothing. A newer layout, after a downgrade, gives as much as it has kept of this one's shape:
+// the size of the file and the sum of each entry tell.
 func Salvage(stateFD int) (specs []Spec) {
 	size, err := sys.FileSize(stateFD)
 	if err != nil || size < headerSize {
@@ -374,7 +375,7 @@ func Salvage(stateFD int) (specs []Spec) {
 	defer sys.Unmap(b)
 	h := at[header](b, 0)
 	g := h.Geometry
-	if !readable(h.Layout) || g.Check() != nil || g.StateBytes() != size {
+	if g.Check() != nil || g.StateBytes() != size {
 		return nil
 	}
 	for i, n := 0, g.slots(); i < n; i++ {
