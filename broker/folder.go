@@ -434,7 +434,8 @@ func (f *folder) settle(r joined) {
 	if r.refusal != nil {
 		d.next = time.Now().Add(d.retry)
 		d.retry = min(2*d.retry, retryLast)
-		if r.refusal.Code != wire.CodeNoPeer {
+		// A socket gets its group and mode after it was bound, and the first attempts may come in between.
+		if r.refusal.Code != wire.CodeNoPeer && d.retry > 4*retryFirst {
 			f.journal.limitedEvent(f.limiter, 0, d.name+":"+r.refusal.Code, slog.LevelWarn, EventStatic, "static sink cannot be reached",
 				slog.String("sink", d.name), slog.Any("error", r.refusal))
 		}

@@ -40,9 +40,11 @@ func TestChannelsAreSeenAndSteered(t *testing.T) {
 			}
 			for _, name := range []string{"", "web"} {
 				p := b.channel(name)
-				p.systemctl("start", p.service)
+				p.systemctl("start", strings.Replace(p.service, ".service", ".target", 1), p.service)
 				b.steerByBus(p, name)
 			}
+			b.addSink()
+			b.askTheDoctor()
 			b.scrapeByUnit()
 			b.restartBus(bus)
 			if said := b.Journal("_COMM=msgmuxd", "--priority=info", "--output=cat"); said != "" {
@@ -105,6 +107,55 @@ func (b *bed) steerByBus(p *place, channel string) {
 	// Nobody but the broker may have the name.
 	if _, exit := b.busctl("alice", "org.freedesktop.DBus", "org.freedesktop.DBus", "RequestName", "su", name, "4"); exit == 0 {
 		b.t.Errorf("alice may have the name %s", name)
+	}
+}
+
+// addSink adds a static sink by one command: the service that reads it is started by the first message.
+func (b *bed) addSink() {
+	b.t.Helper()
+	b.WriteFile("/etc/systemd/system/keeper.service", []byte("[Service]\nExecStart=/usr/bin/socat -u FD:3 OPEN:/run/kept,creat,append\n"), 0o644)
+	add := []string{"msgmux", "sinks", "add", "kept", "--service", "keeper", "--patience", "5s"}
+	for range 2 { // the second time changes nothing
+		out := b.MustRun(add...)
+		for _, want := range []string{"# /etc/systemd/system/msgmux-sink-kept.socket\n", "Service=keeper.service\n", "# /etc/msgmux/sinks/kept.conf\npatience=5s\n"} {
+			if !strings.Contains(out, want) {
+				b.t.Errorf("it does not print %q but\n%s", want, out)
+			}
+		}
+	}
+	if out := b.MustRun("msgmux", "sinks", "list", "--json"); !strings.Contains(out, `"label": "kept"`) || !strings.Contains(out, `"patience": "5s"`) {
+		b.t.Errorf("the channel has\n%s", out)
+	}
+	if out := b.MustRun("systemctl", "is-enabled", "msgmux-sink-kept.socket"); out != "enabled\n" {
+		b.t.Errorf("the socket is %s", out)
+	}
+	b.MustRun("msgmux", "pub", "kept for good")
+	b.Until("the service has the message", 10*time.Second, func() bool {
+		out, _ := b.Run(b.t.Context(), "cat", "/run/kept")
+		return out == "kept for good"
+	})
+	// A service that is not there: nothing is left of the attempt.
+	if _, exit := b.Run(b.t.Context(), "msgmux", "sinks", "add", "other", "--service", "nowhere", "--tap"); exit != 1 {
+		b.t.Errorf("without its service: exit status %d", exit)
+	}
+	if out, _ := b.Run(b.t.Context(), "sh", "-c", "ls /etc/systemd/system /etc/systemd/system/sockets.target.wants /etc/msgmux/sinks | grep other"); out != "" {
+		b.t.Errorf("left behind: %s", out)
+	}
+	if _, exit := b.Run(b.t.Context(), "setpriv", "--reuid=alice", "--regid=alice", "--clear-groups", "--", "msgmux", "sinks", "add", "mine", "--service", "keeper"); exit == 0 {
+		b.t.Error("alice may add a sink")
+	}
+}
+
+// askTheDoctor who finds nothing wrong, but for memory that this host may let nobody lock; and, with the sockets stopped, does.
+func (b *bed) askTheDoctor() {
+	b.t.Helper()
+	out, exit := b.Run(b.t.Context(), "msgmux", "doctor")
+	if exit != 0 || strings.Contains(out, "fail ") || strings.Contains(strings.ReplaceAll(out, "warn  memlock", ""), "warn ") {
+		b.t.Errorf("exit status %d\n%s", exit, out)
+	}
+	b.MustRun("systemctl", "stop", "msgmux@web.target")
+	if out, exit := b.Run(b.t.Context(), "msgmux", "-c", "web", "doctor"); exit != 1 || !strings.Contains(out, "msgmux@web.target is inactive") {
+		b.t.Errorf("exit status %d\n%s", exit, out)
 	}
 }
 
