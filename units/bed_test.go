@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,7 +54,13 @@ func (p *place) ctl(arguments ...string) []string {
 // show asks for properties of the service.
 func (p *place) show(properties ...string) map[string]string {
 	p.b.t.Helper()
-	out := p.systemctl("show", "--property="+strings.Join(properties, ","), p.service)
+	return p.showUnit(p.service, properties...)
+}
+
+// showUnit asks for properties of any unit.
+func (p *place) showUnit(unit string, properties ...string) map[string]string {
+	p.b.t.Helper()
+	out := p.systemctl("show", "--property="+strings.Join(properties, ","), unit)
 	got := map[string]string{}
 	for line := range strings.Lines(out) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
@@ -73,15 +80,16 @@ func (p *place) kill(signal string) bool {
 // account is what the control socket tells of a channel, as far as tests look at it.
 type account struct {
 	Status struct {
-		Starts, Received, Accepted, Lost, Abandoned, Uncertain uint64
-		Sinks                                                  struct{ Total, Static, Dynamic, Lagging, Absent int }
+		Starts, Received, Delivered, Accepted, Lost, Abandoned, Uncertain uint64
+		Sinks                                                             struct{ Total, Static, Dynamic, Lagging, Absent int }
 	}
 	Sinks []accountSink
 }
 
 type accountSink struct {
-	Label, Kind, State      string
-	Accepted, Lost, Waiting uint64
+	ID                             uint64
+	Label, Kind, State, Patience   string
+	Start, Accepted, Lost, Waiting uint64
 }
 
 // account asks the broker for its counts.
@@ -94,14 +102,32 @@ func (p *place) account() (a account) {
 	return a
 }
 
-// state is what a sink is doing, "" if there is none of that label.
-func (a account) state(label string) string {
+// sink is what the account says of the sink with a label; all zero if there is none.
+func (a account) sink(label string) accountSink {
 	for _, s := range a.Sinks {
 		if s.Label == label {
-			return s.State
+			return s
 		}
 	}
-	return ""
+	return accountSink{}
+}
+
+// state is what a sink is doing, "" if there is none of that label.
+func (a account) state(label string) string { return a.sink(label).State }
+
+// untilDelivered waits until no sink has anything to come any more.
+func (p *place) untilDelivered() {
+	p.b.t.Helper()
+	var a account
+	defer func() {
+		if p.b.t.Failed() {
+			p.b.t.Logf("the sinks of %s: %+v", p.folder, a.Sinks)
+		}
+	}()
+	p.b.Until("every sink has everything", 60*time.Second, func() bool {
+		a = p.account()
+		return !slices.ContainsFunc(a.Sinks, func(s accountSink) bool { return s.Waiting > 0 })
+	})
 }
 
 // statusLine is what systemctl status shows, taken apart.

@@ -24,7 +24,7 @@ const answerTimeout = 30 * time.Second
 // sinkOptions are the flags of the command sink.
 type sinkOptions struct {
 	bind, register, log string
-	inherit             bool
+	inherit, umask      bool
 	number, largest     int
 	delay, settle       time.Duration
 	options             []string
@@ -35,6 +35,7 @@ func sink(arguments []string, stop <-chan struct{}) (any, error) {
 	var o sinkOptions
 	flags := flag.NewFlagSet("sink", flag.ContinueOnError)
 	flags.StringVar(&o.bind, "bind", "", "`NAME` of the socket, @NAME or /PATH; with --number, -0, -1, ... is added")
+	flags.BoolVar(&o.umask, "umask", false, "leave the socket the mode that the umask gives it; otherwise all may send to it")
 	flags.BoolVar(&o.inherit, "inherit", false, "receive on the socket that the service manager gave (sd_listen_fds(3))")
 	flags.StringVar(&o.register, "register", "", "`PATH` of the channel's register socket: become a dynamic sink")
 	flags.Func("option", "`KEY=VALUE` to register with; may be repeated", func(option string) error {
@@ -102,7 +103,7 @@ func (o *sinkOptions) open(i int) (*net.UnixConn, string, error) {
 		if err != nil {
 			return nil, "", fmt.Errorf("cannot bind: %w", err)
 		}
-		if strings.HasPrefix(name, "/") {
+		if strings.HasPrefix(name, "/") && !o.umask {
 			// The broker must be able to write to it, whatever the umask here.
 			if err := os.Chmod(name, 0o666); err != nil {
 				return nil, "", fmt.Errorf("cannot open socket to all: %w", err)
