@@ -13,16 +13,17 @@ COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 DATE    := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
-# How long each fuzz target runs, and how many kills a soak makes.
+# How long each fuzz target runs, and how many kills and upgrades a soak makes.
 FUZZTIME   ?= 20s
 SOAK_FUZZ  ?= 10m
 SOAK_KILLS ?= 10000
+SOAK_UPGRADES ?= 10
 
 # Pinned: a new release must not turn a green tree red overnight. Run by version, so it never enters go.mod.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # What `make test` runs. A part joins the list with the change that brings it.
-PARTS := unit systemd
+PARTS := unit systemd packages
 
 # The tests that boot a systemd are a part of their own. The killing parent is too slow under the race detector, and the
 # tests of promise 4 compare times and rates, which it distorts.
@@ -39,6 +40,15 @@ help: ## list the targets
 .PHONY: build
 build: ## bin/msgmuxd, the broker, and bin/msgmux, the command line
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/msgmuxd ./cmd/msgmux
+
+.PHONY: packages
+packages: ## .deb and .rpm for amd64 and arm64, build/packages
+	rm -rf build/packages
+	packaging/build.sh build/packages
+
+.PHONY: man
+man: ## bring the man pages up to date with --help and docs/protocol.md
+	go run ./packaging/generate man
 
 .PHONY: run
 run: build ## see it work: a broker in a temporary folder, two sinks, this host's own log lines
@@ -65,8 +75,9 @@ test-systemd: ## boots Debian's systemd 252 and 257 in containers; root, some mi
 	go test -count=1 -timeout 20m ./units/...
 
 .PHONY: test-packages
-test-packages: ## builds the packages and holds them to their rules; root, some minutes; not a part of test yet
-	go test -count=1 -timeout 20m ./packaging
+test-packages: ## builds the packages, installs, upgrades and purges them under load in containers; root, ten minutes
+	@.ci/need packages git lintian rpmlint rpm shellcheck mandoc || [ $$? = 2 ]
+	go test -count=1 -timeout 20m ./packaging/...
 
 .PHONY: test-recipes
 test-recipes: ## runs the programs of docs/recipes beside a broker; root, some minutes; not a part of test yet
@@ -83,8 +94,9 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	@.ci/fuzz $(FUZZTIME)
 
 .PHONY: soak
-soak: ## hours: SOAK_KILLS (10000) kills under load, SOAK_FUZZ (10m) of each fuzz target
+soak: ## hours: SOAK_KILLS (10000) kills and SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
 	MSGMUX_SOAK_KILLS=$(SOAK_KILLS) go test -count=1 -timeout 0 -v ./broker/crashtest
+	MSGMUX_SOAK_UPGRADES=$(SOAK_UPGRADES) go test -count=1 -timeout 0 -v -run TestUpgradeUnderLoad ./packaging
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAK_FUZZ)
 
 .PHONY: bench
@@ -98,6 +110,14 @@ lint: ## gofmt, vet, golangci-lint, shellcheck
 	cd broker/bench && go vet ./...
 	go run $(GOLANGCI) run
 	@if .ci/need lint shellcheck; then shellcheck $(SCRIPTS); else [ $$? = 2 ]; fi
+
+.PHONY: release-check
+release-check: ## hours: prints what must hold before a release, and does it
+	@.ci/release-check
+
+.PHONY: parts
+parts:
+	@echo $(PARTS)
 
 .PHONY: cover
 cover: ## test coverage, build/cover.html

@@ -7,6 +7,7 @@ package packaging
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -99,7 +100,7 @@ func need(t *testing.T, tools ...string) {
 	if err == nil {
 		return
 	}
-	if cmd, ok := err.(*exec.ExitError); ok && cmd.ExitCode() == 2 {
+	if cmd, ok := errors.AsType[*exec.ExitError](err); ok && cmd.ExitCode() == 2 {
 		t.Skipf("%s", out)
 	}
 	t.Fatalf("%v: %s", err, out)

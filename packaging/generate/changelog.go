@@ -108,7 +108,7 @@ func wrap(first, rest, text string) string {
 	var out strings.Builder
 	line := first
 	empty := true
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		if !empty && len(line)+1+len(word) > 76 {
 			out.WriteString(line + "\n")
 			line, empty = rest, true

@@ -138,7 +138,7 @@ func table(markdown, head string) (string, error) {
 // cells are the texts of one line of a table.
 func cells(line string) []string {
 	var texts []string
-	for _, cell := range strings.Split(strings.Trim(line, "|"), "|") {
+	for cell := range strings.SplitSeq(strings.Trim(line, "|"), "|") {
 		texts = append(texts, plain(strings.TrimSpace(cell)))
 	}
 	return texts
@@ -220,7 +220,7 @@ var sentenceEnd = regexp.MustCompile(`([\w)"][.!?:]\)?) +`)
 // prose writes running text, in short lines, each sentence on a new one. It reads the same as the text.
 func prose(text string) string {
 	var out strings.Builder
-	for _, sentence := range strings.Split(sentenceEnd.ReplaceAllString(strings.Join(strings.Fields(text), " "), "$1\n"), "\n") {
+	for sentence := range strings.SplitSeq(sentenceEnd.ReplaceAllString(strings.Join(strings.Fields(text), " "), "$1\n"), "\n") {
 		for line := range strings.Lines(wrap("", "", sentence)) {
 			out.WriteString(escapeLine(strings.TrimRight(line, "\n")) + "\n")
 		}
