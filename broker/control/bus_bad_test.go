@@ -61,9 +61,12 @@ func TestFloodOfCallsDelaysNobody(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		stop := flood(t, b)
+		var callers []*dbus.Conn // all of them before the bus is full
 		for range 8 {
-			conn := d.connect()
+			callers = append(callers, d.connect())
+		}
+		stop := flood(t, b)
+		for _, conn := range callers {
 			go func() {
 				target := conn.Object(control.BusName(""), control.BusPath)
 				calls := make(chan *dbus.Call, 1<<16)
