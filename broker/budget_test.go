@@ -55,7 +55,7 @@ func TestPromise9_NoAllocations(t *testing.T) {
 	plain := make([]byte, 100)
 	source.Conn.SetWriteDeadline(time.Time{})
 	publisher.Conn.SetWriteDeadline(time.Time{})
-	const rounds = 1000
+	const rounds = 500
 	run := func() uint64 {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -114,7 +114,7 @@ func TestPromise9_Memory(t *testing.T) {
 	t.Logf("at start: Rss %d KiB, Pss %d KiB", rollup(t, pid, "Rss")>>10, rollup(t, pid, "Pss")>>10)
 	var readers sync.WaitGroup
 	defer readers.Wait()
-	for range 3 {
+	for range 2 {
 		s := brokertest.NewSink(t, p.Dir)
 		defer s.Close()
 		readers.Go(func() {
@@ -129,7 +129,7 @@ func TestPromise9_Memory(t *testing.T) {
 	source, publisher := brokertest.NewSource(t, p.Dir), brokertest.NewPublisher(t, p.Dir)
 	big, small := make([]byte, 256<<10), bytes.Repeat(wire.AppendRecord(nil, make([]byte, 60)), 1000)
 	var held int64
-	for round := range 4 {
+	for round := range 3 {
 		for range 70 { // more than the ring
 			if err := source.Send(big); err != nil {
 				t.Fatal(err)
@@ -138,7 +138,7 @@ func TestPromise9_Memory(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for range 200 { // bad input as well
+		for range 50 { // bad input as well
 			brokertest.Register(t, p.Dir, "@nobody")
 			p.status(t)
 		}
