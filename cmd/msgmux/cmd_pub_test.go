@@ -119,7 +119,9 @@ func fillChannel(t *testing.T, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		blocked = status.Sources.Blocked
+		// For a while: a sink that was told to stop reads on for a moment.
+		blocked = status.Sources.Blocked && status.Sources.ForSeconds > 0.3
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
