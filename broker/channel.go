@@ -66,6 +66,10 @@ type StaticSink struct {
 // drainFor is how long a broker that was started by hand goes on delivering when it is told to stop.
 const drainFor = 2 * time.Second
 
+// lastWord is the time that the journal gets to read what this process says at its end: it asks who a process is, and what
+// unit it belongs to, only then, and files what it finds nobody for under no unit. The data thread goes on meanwhile.
+const lastWord = 30 * time.Millisecond
+
 // Channel is one broker with its sockets.
 type Channel struct {
 	cfg     Config
@@ -386,13 +390,20 @@ func (c *Channel) Run(ctx context.Context) error {
 	// is there nobody else receives.
 	cancel()
 	c.workers.Wait()
-	c.drain()
+	if c.cfg.Notifier != nil {
+		if c.sayHeld() {
+			time.Sleep(lastWord)
+		}
+		c.loop.call(c.loop.stopReceiving)
+	} else {
+		c.drain()
+		c.sayHeld()
+	}
 	c.loop.do(func() { c.loop.stopping = true })
 	<-c.loop.over
 	for len(c.settling) > 0 {
 		c.settleOne(<-c.settling)
 	}
-	c.sayHeld()
 	c.journal.close()
 	return nil
 }
@@ -425,13 +436,9 @@ func (c *Channel) Close() {
 	c.ring.Retire()
 }
 
-// drain lets the sinks have what they take: once over for a service manager, which keeps the rest for a successor, and
-// up to 2 s for nobody.
+// drain receives nothing any more, and for 2 s lets the sinks have what they take: nobody comes afterwards.
 func (c *Channel) drain() {
 	c.loop.call(c.loop.stopReceiving)
-	if c.cfg.Notifier != nil {
-		return
-	}
 	for deadline := time.Now().Add(drainFor); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		done := false
 		c.loop.call(func() { done = c.loop.idleNow() })
@@ -442,8 +449,8 @@ func (c *Channel) drain() {
 }
 
 // sayHeld tells what is left in the ring, and how long it lives: messages that no sink has, and, counted for each sink,
-// those that it has not been sent.
-func (c *Channel) sayHeld() {
+// those that it has not been sent. It says whether there was anything to tell.
+func (c *Channel) sayHeld() bool {
 	t, numbers := c.ring.Snapshot(nil)
 	nobody, waiting := t.Head.Seq-t.Delivered.Seq, uint64(0)
 	for i := range numbers {
@@ -452,7 +459,7 @@ func (c *Channel) sayHeld() {
 		}
 	}
 	if nobody == 0 && waiting == 0 {
-		return
+		return false
 	}
 	text := "messages that no sink has"
 	if nobody == 0 {
@@ -464,6 +471,7 @@ func (c *Channel) sayHeld() {
 		text += ": lost with this process"
 	}
 	c.journal.event(slog.LevelWarn, EventHeld, text, slog.Uint64("messages", nobody), slog.Uint64("waiting", waiting))
+	return true
 }
 
 // Rescan has the static sinks looked at now, whatever the folder told, and those that are absent tried.
