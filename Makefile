@@ -76,7 +76,7 @@ test-systemd: ## boots Debian's systemd 252 and 257 in containers; root, some mi
 
 .PHONY: test-packages
 test-packages: ## builds the packages, installs, upgrades and purges them under load in containers; root, ten minutes
-	@.ci/need packages git lintian rpmlint rpm shellcheck mandoc || [ $$? = 2 ]
+	@.ci/need packages git lintian rpmlint rpm cpio shellcheck mandoc || [ $$? = 2 ]
 	go test -count=1 -timeout 20m ./packaging/...
 
 .PHONY: test-recipes
