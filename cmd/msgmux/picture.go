@@ -91,6 +91,9 @@ func columnsByWorth(now time.Time) []column {
 const (
 	rateSpark, lagSpark = "RATE", "LAG"
 	sparkMin, sparkMax  = 6, 60
+	// sparkGood is how wide they are to be before there is room for what is only nice to know.
+	sparkGood  = 16
+	niceToKnow = "accepted" // and what stands behind it
 	// labelMax is how much of a label is shown where that leaves room for other columns.
 	labelMax = 24
 )
@@ -101,7 +104,8 @@ func sinkLines(v *view, columns, rows int, s style) []string {
 	for _, w := range v.sinks {
 		sinks = append(sinks, w)
 	}
-	slices.SortFunc(sinks, func(a, b *watched) int { return byTrouble(a.SinkStatus, b.SinkStatus) })
+	order := byTrouble(v.status.Buffer)
+	slices.SortFunc(sinks, func(a, b *watched) int { return order(a.SinkStatus, b.SinkStatus) })
 	left := 0
 	if len(sinks) > rows-1 {
 		left = len(sinks) - max(rows-2, 1)
@@ -111,7 +115,7 @@ func sinkLines(v *view, columns, rows int, s style) []string {
 	cells := make([][]string, len(all))
 	widths := make([]int, len(all))
 	var chosen []int
-	used, sparks := 0, 0
+	used, sparks, nice := 0, 0, false
 	for i, c := range all {
 		widths[i] = utf8.RuneCountInString(c.name)
 		if c.cell == nil {
@@ -130,8 +134,15 @@ func sinkLines(v *view, columns, rows int, s style) []string {
 		if len(chosen) > 0 {
 			need += 2
 		}
+		nice = nice || c.name == niceToKnow
+		if nice {
+			need += sparks * (sparkGood - sparkMin)
+		}
 		if used+need > columns && len(chosen) > 0 {
 			break
+		}
+		if nice {
+			need -= sparks * (sparkGood - sparkMin)
 		}
 		used += need
 		chosen = append(chosen, i)
@@ -188,20 +199,21 @@ func row(all []column, chosen, widths []int, cell func(i int) string) string {
 	return strings.TrimRight(line.String(), " ")
 }
 
-// byTrouble orders sinks for who looks for the cause of something.
-func byTrouble(a, b msgmux.SinkStatus) int {
-	return cmp.Or(cmp.Compare(trouble(b), trouble(a)), cmp.Compare(a.Label, b.Label), cmp.Compare(a.ID, b.ID))
-}
-
-// trouble says how bad a state is. A stalled sink is none: its queue is full for a moment, as is usual under load.
-func trouble(s msgmux.SinkStatus) int {
-	switch s.State {
-	case "lagging":
-		return 2
-	case "absent":
-		return 1
+// byTrouble orders sinks for who looks for the cause of something: those that are left behind, those that are not there,
+// and the others by how many eighths of the ring they are behind. A finer measure would have the lines jump about.
+func byTrouble(buffer uint64) func(a, b msgmux.SinkStatus) int {
+	trouble := func(s msgmux.SinkStatus) uint64 {
+		switch s.State {
+		case "lagging":
+			return 11
+		case "absent":
+			return 10
+		}
+		return min(8*s.LagBytes/max(buffer, 1), 8)
 	}
-	return 0
+	return func(a, b msgmux.SinkStatus) int {
+		return cmp.Or(cmp.Compare(trouble(b), trouble(a)), cmp.Compare(a.Label, b.Label), cmp.Compare(a.ID, b.ID))
+	}
 }
 
 // mark tells the state of a sink without colours and in one character.

@@ -185,7 +185,7 @@ func (v *view) ordered() []msgmux.SinkStatus {
 	for _, w := range v.sinks {
 		sinks = append(sinks, w.SinkStatus)
 	}
-	slices.SortFunc(sinks, byTrouble)
+	slices.SortFunc(sinks, byTrouble(v.status.Buffer))
 	return sinks
 }
 

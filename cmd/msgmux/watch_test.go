@@ -85,6 +85,10 @@ func TestPictureTellsWhatMatters(t *testing.T) {
 	if i, j := strings.Index(small, "!sink-number-2"), strings.Index(small, "sink-number-0"); i < 0 || j < i {
 		t.Errorf("the lagging sink does not stand first:\n%s", small)
 	}
+	// And who is further behind stands before who is not.
+	if i, j := strings.Index(small, "sink-number-5"), strings.Index(small, "sink-number-0"); i < 0 || j < i {
+		t.Errorf("the sink that is behind does not stand before one that is not:\n%s", small)
+	}
 	large := strings.Join(picture(v, 200, 50, plain), "\n")
 	for _, want := range []string{"RATE ", "LAG ", "waiting", "left", "accepted", "USER", "KIND", "ADDRESS", "@some/where"} {
 		if !strings.Contains(large, want) {
