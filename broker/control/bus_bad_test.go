@@ -86,7 +86,7 @@ func TestFloodOfCallsDelaysNobody(t *testing.T) {
 		n, gap := stop()
 		cancel()
 		t.Logf("%d messages, at most %v between two; %d goroutines", n, gap, most)
-		if n < 1000 || gap > slow*time.Second {
+		if n < 100 || gap > slow*time.Second {
 			t.Errorf("%d messages, %v between two", n, gap)
 		}
 	})

@@ -69,7 +69,9 @@ func listen(fd int, name string) (net.Listener, error) {
 func (s *Server) Serve(ctx context.Context) error {
 	c := crowd{room: maxClients, serve: s.answer, busy: func(conn net.Conn) {
 		out, _ := json.Marshal(wire.Answer{Error: wire.Refuse(wire.CodeBusy, "too many clients say nothing; try again")})
-		conn.SetWriteDeadline(time.Now().Add(time.Millisecond))
+		// The first packet on a connection finds its buffer empty: the deadline is for what cannot happen, and so long
+		// that a busy machine does not let it pass before the write is tried.
+		conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 		conn.Write(out)
 	}}
 	c.run(ctx, s.listener)
