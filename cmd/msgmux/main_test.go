@@ -236,14 +236,24 @@ func sinksOf(t *testing.T, dir string) []msgmux.SinkStatus {
 // startSub starts a sub and waits until the broker knows it.
 func startSub(t *testing.T, dir string, args ...string) *program {
 	t.Helper()
-	before := len(sinksOf(t, dir))
+	before := newestSink(t, dir)
 	p := prepare(t, dir, append([]string{"sub"}, args...)...).start()
 	p.registered(dir, before)
 	return p
 }
 
-// registered waits until the broker has one sink more than before.
-func (p *program) registered(dir string, before int) {
+// newestSink is the highest number of a sink that is there; 0 if none is. How many there are says less: one of them may
+// be about to leave.
+func newestSink(t *testing.T, dir string) (id uint64) {
+	t.Helper()
+	for _, s := range sinksOf(t, dir) {
+		id = max(id, s.ID)
+	}
+	return id
+}
+
+// registered waits until the broker has a newer sink than the one numbered before.
+func (p *program) registered(dir string, before uint64) {
 	p.t.Helper()
 	until(p.t, "the registration of the sink", func() bool {
 		select {
@@ -251,7 +261,7 @@ func (p *program) registered(dir string, before int) {
 			p.t.Fatalf("%q has ended: %s", p.cmd.Args[1:], p.stderr.String())
 		default:
 		}
-		return len(sinksOf(p.t, dir)) > before
+		return newestSink(p.t, dir) > before
 	})
 }
 
