@@ -261,10 +261,11 @@ func refuseConnect(addr wire.Address, err error) *wire.Error {
 			addr)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return wire.Refuse(wire.CodeNoPeer, "no datagram socket is bound to %q in the broker's network "+
-			"namespace; bind it first, then register", addr)
+			"namespace; bind it first, then register, or, from a container, connect to the subscribe socket instead", addr)
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
 		return wire.Refuse(wire.CodeNoPeer, "the broker finds no file %q; bind the socket first, in a folder that the "+
-			"broker sees too (a service with PrivateTmp= has a /tmp of its own), or use an abstract name", addr)
+			"broker sees too (a container, and a service with PrivateTmp=, has a /tmp of its own), "+
+			"or connect to the subscribe socket instead", addr)
 	case errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.ENAMETOOLONG):
 		return wire.Refuse(wire.CodeBadAddress, "%q is not an address that a socket can have (%v)", addr, err)
 	}

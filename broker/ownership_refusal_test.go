@@ -53,12 +53,12 @@ func TestPromise8_Refusals(t *testing.T) {
 		{dir + "/file", wire.CodeWrongType, []string{"not a socket", "-rwx"}},
 		{dir + "/to-file", wire.CodeWrongType, []string{"not a socket", "-rwx"}},
 		{dir + "/stale", wire.CodeNoPeer, []string{"bind again"}},
-		{dir + "/nowhere", wire.CodeNoPeer, []string{"bind the socket first", "PrivateTmp="}},
+		{dir + "/nowhere", wire.CodeNoPeer, []string{"bind the socket first", "container", "PrivateTmp=", "subscribe"}},
 		{dir + "/dangling", wire.CodeNoPeer, []string{"bind the socket first"}},
 		{dir + "/file/s", wire.CodeNoPeer, []string{"bind the socket first"}},
 		{dir + "/round", wire.CodeBadAddress, []string{"symbolic links"}},
 		{dir + "/connected", wire.CodeAccess, []string{"connected to another socket", "bound and not connected"}},
-		{ownAbstract(t, "nobody"), wire.CodeNoPeer, []string{"bind it first"}},
+		{ownAbstract(t, "nobody"), wire.CodeNoPeer, []string{"bind it first", "container", "subscribe"}},
 	} {
 		mustRefuse(t, p, test.name, me(), test.code, append(test.words, test.name)...)
 	}
