@@ -29,6 +29,8 @@ func (c *Channel) adopt(salvaged []ring.Spec) {
 	known := make(map[uint64]ring.Spec, len(salvaged))
 	for _, spec := range salvaged {
 		known[spec.ID] = spec
+		// All of them before any is entered: the first member of a share makes an entry for the share, which needs an id of its own.
+		c.ring.Reserve(spec.ID)
 	}
 	seen := make(map[uint32]bool)
 	for _, d := range c.cfg.Inherited.Stored {
@@ -87,7 +89,6 @@ func (c *Channel) revive(spec ring.Spec) *ring.Sink {
 	if err != nil {
 		return nil
 	}
-	c.ring.Reserve(spec.ID)
 	c.labels[spec.Label] = spec.ID
 	c.perUser[spec.UID]++
 	return s
