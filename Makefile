@@ -23,11 +23,11 @@ SOAK_UPGRADES ?= 10
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # What `make test` runs. A part joins the list with the change that brings it.
-PARTS := unit systemd packages
+PARTS := unit systemd packages recipes
 
-# The tests that boot a systemd are a part of their own. The killing parent is too slow under the race detector, and the
+# The tests that boot a systemd are a part of their own, and so is what the packages are made of. The killing parent is too slow under the race detector, and the
 # tests of promise 4 compare times and rates, which it distorts.
-UNIT_PACKAGES = $$(go list ./... | grep -vE '/units(/|$$)|/packaging$$')
+UNIT_PACKAGES = $$(go list ./... | grep -vE '/(units|packaging)(/|$$)')
 RACE_SKIP     = ^TestPromise4_
 RACE_PACKAGES = $$(go list ./broker/... | grep -v /broker/crashtest)
 
@@ -80,9 +80,9 @@ test-packages: ## builds the packages, installs, upgrades and purges them under 
 	go test -count=1 -timeout 20m ./packaging/...
 
 .PHONY: test-recipes
-test-recipes: ## runs the programs of docs/recipes beside a broker; root, some minutes; not a part of test yet
-	@.ci/need recipes python3 socat gcc jq curl || [ $$? = 2 ]
-	cd docs/recipes && go vet ./... && go test -count=1 -timeout 20m ./...
+test-recipes: ## runs the programs of docs/recipes beside a broker; root, some minutes
+	@.ci/need recipes python3 socat gcc jq curl logger journalctl || [ $$? = 2 ]
+	cd docs/recipes && go vet ./... && go test -count=1 -p 1 -timeout 20m ./...
 	cd docs/recipes/statsd && go vet ./... && go test -count=1 -timeout 10m ./...
 
 .PHONY: test-race
@@ -104,10 +104,9 @@ bench: build ## figures beside the floors, root, 7 minutes; broker/bench/README.
 	cd broker/bench && go run ./driver suite
 
 .PHONY: lint
-lint: ## gofmt, vet, golangci-lint, shellcheck
+lint: ## gofmt, vet of every module, golangci-lint, shellcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt these:"; echo "$$unformatted"; exit 1; }
-	go vet ./...
-	cd broker/bench && go vet ./...
+	git ls-files -- go.mod '*/go.mod' | while read -r module; do (cd "$$(dirname "$$module")" && go vet ./...); done
 	go run $(GOLANGCI) run
 	@if .ci/need lint shellcheck; then shellcheck $(SCRIPTS); else [ $$? = 2 ]; fi
 
