@@ -192,3 +192,13 @@ func countLines(journal, text string) (n int) {
 	}
 	return n
 }
+
+// same tells whether two answers of systemctl show are alike.
+func same(a, b map[string]string) bool {
+	for name, value := range a {
+		if b[name] != value {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
