@@ -85,10 +85,31 @@ mkdir -p "$files"/usr/share/{bash-completion/completions,fish/vendor_completions
 "$work/host/msgmux" completion zsh | tee "$work/deb/usr/share/zsh/vendor-completions/_msgmux" >"$work/rpm/usr/share/zsh/site-functions/_msgmux"
 "$work/host/msgmux" completion fish >"$files/usr/share/fish/vendor_completions.d/msgmux.fish"
 
-# Documents, which each format marks in its way. Debian wants the change log and the copyright file by these names.
+# Documents lie as in docs/, the README above them. Their links to what is not packaged lead to the repository instead.
+repository=https://github.com/msgmux/msgmux/blob/main
+documents() {
+	local to=$1 file out
+	for file in README.md docs/*.{md,svg} docs/*/*.md; do
+		out=$to/${file#docs/}
+		install -D -m 644 "$file" "$out"
+		case $file in
+		*.svg) ;;
+		docs/*/*) sed -i "s|](\.\./\.\./|]($repository/|g" "$out" ;;
+		docs/*) sed -i "s|](\.\./|]($repository/|g" "$out" ;;
+		*) sed -i "s#](docs/#](#g; s#](\(LICENSE\|CONTRIBUTING.md\|CHANGELOG.md\))#]($repository/\1)#g" "$out" ;;
+		esac
+	done
+}
+
+# Each format marks documents in its way. Debian wants the change log and the copyright file by these names.
 for format in deb rpm; do
-	put 644 "$work/$format/usr/share/doc/msgmux" README.md docs/*.md
-	put 644 "$work/$format/usr/share/doc/msgmux/examples" packaging/sysctl.d/*.conf units/examples/*
+	documents "$work/$format/usr/share/doc/msgmux"
+	examples=$work/$format/usr/share/doc/msgmux/examples
+	put 644 "$examples" packaging/sysctl.d/*.conf units/examples/*
+	# All but run.sh, which wants what was built beside it; where Python has left something, not that.
+	find docs/examples -type f ! -path docs/examples/run.sh ! -name '*.pyc' | while read -r file; do
+		install -D -m 644 "$file" "$examples/${file#docs/examples/}"
+	done
 	for page in docs/man/*.[0-9]; do
 		put 644 "$work/$format/usr/share/man/man${page##*.}" "$page"
 	done
@@ -136,7 +157,9 @@ mv "$work/packaging/scripts" "$work/scripts"
 cp nfpm.yaml "$work/deb.yaml"
 {
 	cat nfpm.yaml
-	printf '  - dst: %s\n    type: dir\n    packager: rpm\n' /usr/share/doc/msgmux /usr/share/doc/msgmux/examples /usr/share/licenses/msgmux
+	(cd "$work/rpm" && find usr/share/doc/msgmux usr/share/licenses/msgmux -type d | sort) | while read -r folder; do
+		printf '  - dst: /%s\n    type: dir\n    packager: rpm\n' "$folder"
+	done
 	(cd "$work" && find rpm -type f | sort) | while read -r file; do
 		case $file in */licenses/*) kind=license ;; */doc/* | */man/*) kind=doc ;; *) kind="file" ;; esac
 		printf '  - src: %s\n    dst: /%s\n    type: %s\n    packager: rpm\n' "$file" "${file#rpm/}" "$kind"

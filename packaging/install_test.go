@@ -350,22 +350,38 @@ func offline(m *rig.Machine, script string, arguments ...string) string {
 		"mount -t tmpfs tmpfs /run\nexport DEBIAN_FRONTEND=noninteractive\n" + script, "sh"}, arguments...)...)
 }
 
-// TestInstallsWithoutSystemd running: into an image. Nothing is started, and what is enabled is there at the next boot.
-func TestInstallsWithoutSystemd(t *testing.T) {
+// TestWithoutSystemd installs, upgrades, removes and purges where systemd does not run: in an image. Nothing is started, and
+// what is enabled is there at the next boot.
+func TestWithoutSystemd(t *testing.T) {
 	onEach(t, func(t *testing.T, m *rig.Machine, by tool) {
 		before := snapshot(m)
-		file := packageFile(t, first, by.name)
-		m.Install(file, "/opt/"+filepath.Base(file), 0o644)
-		offline(m, `"$@"; test ! -e /run/msgmux-install`, append(slices.Clone(by.install), "/opt/"+filepath.Base(file))...)
-		m.MustRun("rm", "/opt/"+filepath.Base(file))
+		put := func(version string) {
+			t.Helper()
+			file := packageFile(t, version, by.name)
+			guest := "/opt/" + filepath.Base(file)
+			m.Install(file, guest, 0o644)
+			offline(m, `"$@"; test ! -e /run/msgmux-install`, append(slices.Clone(by.install), guest)...)
+			m.MustRun("rm", guest)
+			if got := m.MustRun("msgmuxd", "--version"); !strings.HasPrefix(got, "msgmuxd "+version+" ") {
+				t.Errorf("%s: %s is installed instead of %s", m.Suite(), got, version)
+			}
+			if got := m.MustRun("readlink", "/etc/systemd/system/sockets.target.wants/msgmux.target"); !strings.HasSuffix(got, "/lib/systemd/system/msgmux.target\n") {
+				t.Errorf("%s: the target is not enabled: %s", m.Suite(), got)
+			}
+			if got := m.MustRun("id", "-un", "msgmux") + m.MustRun("getent", "group", "msgmux-send"); !strings.HasPrefix(got, "msgmux\nmsgmux-send:") {
+				t.Errorf("%s: users and groups are %s", m.Suite(), got)
+			}
+		}
+		put(first)
+		put(second)
+		put(second)
+		offline(m, `"$@"`, by.remove...)
+		if out, exit := m.Run(t.Context(), "sh", "-c", "command -v msgmux msgmuxd"); exit == 0 {
+			t.Errorf("%s: after the removal there is %s", m.Suite(), out)
+		}
+		put(first)
 		if out := m.MustRun("sh", "-c", "pgrep -l msgmux || true"); out != "" {
 			t.Errorf("%s: started: %s", m.Suite(), out)
-		}
-		if got := m.MustRun("readlink", "/etc/systemd/system/sockets.target.wants/msgmux.target"); !strings.HasSuffix(got, "/lib/systemd/system/msgmux.target\n") {
-			t.Errorf("%s: the target is not enabled: %s", m.Suite(), got)
-		}
-		if got := m.MustRun("id", "-un", "msgmux") + m.MustRun("getent", "group", "msgmux-send"); !strings.HasPrefix(got, "msgmux\nmsgmux-send:") {
-			t.Errorf("%s: users and groups are %s", m.Suite(), got)
 		}
 		offline(m, `"$@"`, by.purge...)
 		m.MustRun("systemctl", "daemon-reload")

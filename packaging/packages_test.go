@@ -5,19 +5,23 @@ package packaging
 // Builds the packages that the tests install, once for each kind, and looks at what is in them.
 
 import (
+	"archive/tar"
 	"bytes"
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/msgmux/msgmux/units/rig"
 )
@@ -162,23 +166,37 @@ func contents(t *testing.T, file string) []string {
 func TestPackagesHoldWhatTheyShould(t *testing.T) {
 	top := rig.Top(t)
 	want := []string{"/usr/bin/msgmux", "/usr/bin/msgmuxd", "/usr/share/bash-completion/completions/msgmux",
-		"/usr/share/fish/vendor_completions.d/msgmux.fish", "/usr/share/doc/msgmux/examples/60-msgmux.conf"}
+		"/usr/share/fish/vendor_completions.d/msgmux.fish", "/usr/share/doc/msgmux/README.md"}
 	for _, place := range []struct{ from, to, suffix string }{
 		{"units/system/*", "/usr/lib/systemd/system/", ""},
 		{"units/user/*", "/usr/lib/systemd/user/", ""},
 		{"packaging/sysusers.d/*.conf", "/usr/lib/sysusers.d/", ""},
 		{"packaging/tmpfiles.d/*.conf", "/usr/lib/tmpfiles.d/", ""},
 		{"packaging/catalog/*.catalog", "/usr/lib/systemd/catalog/", ""},
+		{"packaging/sysctl.d/*.conf", "/usr/share/doc/msgmux/examples/", ""},
 		{"packaging/dbus/*.conf", "/usr/share/dbus-1/system.d/", ""},
+		{"packaging/dbus/*.xml", "/usr/share/dbus-1/interfaces/", ""},
+		{"units/examples/*", "/usr/share/doc/msgmux/examples/", ""},
 		{"docs/*.md", "/usr/share/doc/msgmux/", ""},
+		{"docs/*.svg", "/usr/share/doc/msgmux/", ""},
+		{"docs/*/*.md", "/usr/share/doc/msgmux/", ""},
+		{"docs/examples/*.py", "/usr/share/doc/msgmux/examples/", ""},
+		{"docs/examples/*/*", "/usr/share/doc/msgmux/examples/", ""},
 		{"docs/man/*.1", "/usr/share/man/man1/", ".gz"},
 		{"docs/man/*.5", "/usr/share/man/man5/", ".gz"},
 		{"docs/man/*.7", "/usr/share/man/man7/", ".gz"},
 		{"docs/man/*.8", "/usr/share/man/man8/", ".gz"},
 	} {
 		files, _ := filepath.Glob(filepath.Join(top, place.from))
+		if len(files) == 0 {
+			t.Errorf("the repository has no %s", place.from)
+		}
+		// What the pattern matches keeps its place below the folder that is named.
+		folder, _, _ := strings.Cut(filepath.Join(top, place.from), "*")
 		for _, file := range files {
-			want = append(want, place.to+filepath.Base(file)+place.suffix)
+			if !strings.HasSuffix(file, ".pyc") {
+				want = append(want, place.to+strings.TrimPrefix(file, folder)+place.suffix)
+			}
 		}
 	}
 	for format, own := range map[string][]string{
@@ -203,6 +221,106 @@ func TestPackagesHoldWhatTheyShould(t *testing.T) {
 	}
 	if out := output(t, "dpkg-deb", "--info", packageFile(t, first, "deb")); strings.Contains(out, "conffiles") {
 		t.Errorf("the deb has configuration files:\n%s", out)
+	}
+}
+
+// TestDocumentsLeadSomewhere follows the relative links of the documents as they are in a package.
+func TestDocumentsLeadSomewhere(t *testing.T) {
+	file := packageFile(t, first, "deb")
+	need(t, "dpkg-deb")
+	root := t.TempDir()
+	output(t, "dpkg-deb", "--extract", file, root)
+	link := regexp.MustCompile(`\]\(([^()\s#]+)`)
+	followed := 0
+	err := filepath.WalkDir(filepath.Join(root, "usr/share/doc/msgmux"), func(page string, _ os.DirEntry, err error) error {
+		if err != nil || filepath.Ext(page) != ".md" {
+			return err
+		}
+		text, err := os.ReadFile(page)
+		if err != nil {
+			return err
+		}
+		for _, found := range link.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(found[1], "://") {
+				continue
+			}
+			followed++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), found[1])); err != nil {
+				t.Errorf("%s: the link %s leads nowhere", strings.TrimPrefix(page, root), found[1])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if followed < 20 {
+		t.Errorf("only %d links found", followed)
+	}
+}
+
+// TestEveryTimeIsTheCommits looks at each time that is written into a package: the build's own must not be among them, though
+// two builds on one day would not show it.
+func TestEveryTimeIsTheCommits(t *testing.T) {
+	deb, rpm := packageFile(t, first, "deb"), packageFile(t, first, "rpm")
+	need(t, "dpkg-deb", "rpm")
+	commit := strings.TrimSpace(output(t, "git", "-c", "safe.directory=*", "log", "-1", "--format=%ct"))
+	check := func(where, when string) {
+		t.Helper()
+		if when != commit {
+			t.Errorf("%s is of %s, the commit of %s", where, when, commit)
+		}
+	}
+	members := 0
+	archive, err := os.ReadFile(deb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// deb(5), ar(5): a header of 60 bytes before each member, which is padded to an even length.
+	for at := len("!<arch>\n"); at+60 <= len(archive); members++ {
+		header := strings.Fields(string(archive[at : at+60]))
+		check("the deb's "+header[0], header[1])
+		size, err := strconv.Atoi(header[5])
+		if err != nil {
+			t.Fatalf("the deb has the header %q", header)
+		}
+		at += 60 + (size+1)&^1
+	}
+	root := t.TempDir()
+	for _, kind := range []string{"--ctrl-tarfile", "--fsys-tarfile"} {
+		files := tar.NewReader(strings.NewReader(output(t, "dpkg-deb", kind, deb)))
+		for {
+			file, err := files.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			members++
+			check("the deb's "+file.Name, strconv.FormatInt(file.ModTime.Unix(), 10))
+			// gzip(1) may write down a time, too.
+			if head := make([]byte, 8); strings.HasSuffix(file.Name, ".gz") {
+				if _, err := io.ReadFull(files, head); err != nil || !bytes.Equal(head[4:], make([]byte, 4)) {
+					t.Errorf("the deb's %s has a time in it: % x, %v", file.Name, head, err)
+				}
+			}
+		}
+	}
+	for line := range strings.Lines(output(t, "rpm", "--query", "--package", "--queryformat", `build %{BUILDTIME}\n[%{FILENAMES} %{FILEMTIMES}\n]`, rpm)) {
+		members++
+		fields := strings.Fields(line)
+		check("the rpm's "+fields[0], fields[1])
+	}
+	if members < 150 {
+		t.Errorf("only %d times found", members)
+	}
+	// The change logs end with the date of their newest entry, and that is the commit's, too, or a release's.
+	output(t, "dpkg-deb", "--extract", deb, root)
+	log := output(t, "zcat", filepath.Join(root, "usr/share/doc/msgmux/changelog.gz"))
+	epoch, _ := strconv.ParseInt(commit, 10, 64)
+	if want := time.Unix(epoch, 0).UTC().Format(time.RFC1123Z); !strings.Contains(log, "  "+want+"\n") {
+		t.Errorf("the change log does not have the date %s:\n%s", want, log)
 	}
 }
 
