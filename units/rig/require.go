@@ -20,14 +20,17 @@ const requireVariable = "MSGMUX_REQUIRE"
 func Require(t testing.TB, part string) {
 	t.Helper()
 	if why := lacking(); why != "" {
-		absent(t, part, why)
+		absent(t, why, part)
 	}
 }
 
-// absent skips the test, or fails it where its part is required.
-func absent(t testing.TB, part, why string) {
+// booting are the parts whose tests boot containers.
+var booting = []string{"systemd", "packages", "recipes"}
+
+// absent skips the test, or fails it where one of the parts is required that it may be of.
+func absent(t testing.TB, why string, parts ...string) {
 	t.Helper()
-	if required(os.Getenv(requireVariable), part) {
+	if slices.ContainsFunc(parts, func(part string) bool { return required(os.Getenv(requireVariable), part) }) {
 		t.Fatalf("cannot boot a container: %s; %s does not let this test be skipped", why, requireVariable)
 	}
 	t.Skipf("skipped, as it boots a systemd of its own: %s", why)

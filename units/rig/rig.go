@@ -59,7 +59,7 @@ func Boot(t testing.TB, suite string, packages ...string) *Machine {
 	Require(t, "systemd")
 	r, err := prepare(t.Context(), suite, packages)
 	if errors.Is(err, errNoArchive) {
-		absent(t, "systemd", err.Error())
+		absent(t, err.Error(), booting...)
 	}
 	if err != nil {
 		t.Fatal(err)
