@@ -214,7 +214,8 @@ func (c *Channel) drop(s *ring.Sink) {
 	c.forget(s)
 }
 
-// Find is the sink that a label, or an id as "#12", names. The data thread calls it.
+// find is the sink that a label, or an id as "#12", names. An id of a connected source or of a share names none: the
+// table has entries for them, but nobody can drop or change these. The data thread calls it.
 func (c *Channel) find(name string) (*ring.Sink, *wire.Error) {
 	id, ok := c.labels[name]
 	if !ok && len(name) > 1 && name[0] == '#' {
@@ -222,7 +223,7 @@ func (c *Channel) find(name string) (*ring.Sink, *wire.Error) {
 		ok = err == nil
 		id = n
 	}
-	if s := c.ring.Find(id); ok && s != nil {
+	if s := c.ring.Find(id); ok && s != nil && s.Spec().Kind < ring.Share {
 		return s, nil
 	}
 	return nil, wire.Refuse(wire.CodeNotFound, "there is no sink %q", name)
