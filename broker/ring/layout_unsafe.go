@@ -189,16 +189,16 @@ const (
 // applying it again does no harm. Phase is stored last and cleared before any field is touched again.
 type opLog struct {
 	Phase atomic.Uint32
-	Slot  uint32 // SEND, SKIP, REMOVE: the sink whose cursor it is
-	By    uint32 // SEND: the sink that takes the messages (a member of a share, or Slot itself)
+	Slot  uint32 // SEND, PUT, SKIP, REMOVE: the sink whose cursor it is
+	By    uint32 // SEND, PUT: the sink that takes the messages (a member of a share, or Slot itself)
 	First uint32 // SEND: the first slot of the send array
 	Count uint32 // SEND: how many slots
 	Kind  uint32 // SEND: datagrams or a packet
-	Base  uint64 // SEND: what By had accepted before
+	Base  uint64 // SEND, PUT: what By had accepted before
 	From  uint64 // SEND: the sequence number that the cursor stood at
 
-	Place Place  // APPEND: head. SKIP: the cursor. TAIL: tail
-	Other Place  // TAIL: delivered
+	Place Place  // APPEND: head. SKIP, PUT: the cursor. TAIL: tail
+	Other Place  // TAIL: delivered. PUT: where the cursor stood
 	Lost  uint64 // SKIP: what the sink has lost. REMOVE: GoneLost
 	Acc   uint64 // REMOVE: GoneAccepted
 	Left  uint64 // REMOVE: GoneAbandoned

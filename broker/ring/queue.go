@@ -19,7 +19,7 @@ const maxGive = 64
 // take is the operation TAKE: Receive for a message queue.
 func (r *Ring) take(fd, limit int) (n int, errno unix.Errno) {
 	r.preset()
-	for i := range r.recv.Priority[:limit] {
+	for i := range r.recv.Priority { // the one behind the batch too: recovery looks at it
 		r.recv.Priority[i] = sys.Untouched
 	}
 	r.c.LandKind = Datagrams
@@ -66,12 +66,15 @@ func (r *Ring) give(s *Sink, fd int) (n int, errno unix.Errno) {
 		cur := s.cursor.e.Cursor.load()
 		size := int(r.length(cur.Pos))
 		payload := r.data[cur.Pos&r.mask+wire.RecordHeader:][:size:size]
-		r.c.Log.Maybe = r.c.Uncertain.Load() + 1
+		end := Place{cur.Pos + uint64(wire.Padded(size)), cur.Seq + 1}
+		l := &r.c.Log
+		l.Slot, l.By, l.Base = uint32(s.cursor.slot), uint32(s.slot), s.e.Accepted.Load()
+		l.Place, l.Other, l.Maybe = end, cur, r.c.Uncertain.Load()+1
 		r.log(opPut, "put.logged")
 		errno = r.ops.QueueSend("put", fd, payload)
 		if errno == 0 {
 			r.ops.Seam("put.sent")
-			r.accepted(s, Place{cur.Pos + uint64(wire.Padded(size)), cur.Seq + 1}, s.e.Accepted.Load()+1)
+			r.accepted(s, end, l.Base+1)
 			n++
 		}
 		r.done("put.done")
@@ -83,4 +86,24 @@ func (r *Ring) give(s *Sink, fd int) (n int, errno unix.Errno) {
 		errno = 0
 	}
 	return n, errno
+}
+
+// recoverPut makes the cursor whole: its sequence number is written behind its position, so that tells how far the dead
+// broker came. Where the cursor had not moved, the message is given again, if it was given.
+func (r *Ring) recoverPut() {
+	l := &r.c.Log
+	e := &r.entries[l.Slot]
+	switch e.Cursor.Seq.Load() {
+	case l.Other.Seq:
+		e.Cursor.store(l.Other)
+		r.c.Uncertain.Store(l.Maybe)
+	case l.Place.Seq:
+		e.Cursor.store(l.Place)
+		if l.By != l.Slot {
+			r.entries[l.By].Accepted.Store(l.Base + 1)
+		}
+		if e.Bits&bitTap == 0 {
+			r.recoverDelivered(l.Place)
+		}
+	}
 }

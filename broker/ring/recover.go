@@ -121,7 +121,7 @@ func (r *Ring) recover() error {
 	if c.LandKind != Datagrams && c.LandKind != Packets {
 		return fmt.Errorf("landed kind %d", c.LandKind)
 	}
-	if phase == opSend || phase == opSkip || phase == opRemove || phase == opUpdate || phase == opGreet {
+	if phase == opSend || phase == opSkip || phase == opRemove || phase == opUpdate || phase == opGreet || phase == opPut {
 		if uint64(l.Slot) >= uint64(len(r.entries)) || uint64(l.By) >= uint64(len(r.entries)) {
 			return fmt.Errorf("operation %d on slot %d", phase, l.Slot)
 		}
@@ -137,7 +137,7 @@ func (r *Ring) recover() error {
 	case opTake:
 		r.recoverTake()
 	case opPut:
-		c.Uncertain.Store(l.Maybe)
+		r.recoverPut()
 	case opAppend:
 		r.applyAppend()
 	case opSkip:
