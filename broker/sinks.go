@@ -29,8 +29,11 @@ func (c *Channel) adopt(salvaged []ring.Spec) {
 	known := make(map[uint64]ring.Spec, len(salvaged))
 	for _, spec := range salvaged {
 		known[spec.ID] = spec
-		// All of them before any is entered: the first member of a share makes an entry for the share, which needs an id of its own.
-		c.ring.Reserve(spec.ID)
+	}
+	// Before anything is entered: the entry of a share needs an id of its own. And a descriptor that is of no use is taken
+	// out of the store by its name, sooner or later: nobody else may be stored by that name meanwhile.
+	for _, d := range c.cfg.Inherited.Stored {
+		c.ring.Reserve(d.ID)
 	}
 	seen := make(map[uint32]bool)
 	for _, d := range c.cfg.Inherited.Stored {

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker_test
+
+import (
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker"
+	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/sys"
+)
+
+// stored connects to a sink's socket, as the broker does, and is what a successor gets of it out of the store.
+func stored(t *testing.T, s *brokertest.Sink, id uint64) activation.Stored {
+	t.Helper()
+	fd, err := sys.ConnectDatagram(s.Name, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := activation.SinkName(activation.DatagramSink, id)
+	return activation.Stored{Descriptor: activation.Descriptor{Name: name, FD: fd, Kind: activation.Datagram}, Letter: activation.DatagramSink, ID: id}
+}
+
+// brokenRing is a pair of files with these sinks in it, and a head that cannot be.
+func brokenRing(t *testing.T, specs ...ring.Spec) (data, state activation.Descriptor) {
+	t.Helper()
+	r, err := ring.Create(brokertest.Config().Geometry, 7, ring.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Retire()
+	for _, spec := range specs {
+		spec.ID = r.NewID()
+		if _, err := r.Add(spec, false, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, s := r.Descriptors()
+	again := func(fd int, name string) activation.Descriptor {
+		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return activation.Descriptor{Name: activation.MemoryName(name, 7), FD: n, Kind: activation.Memfd}
+	}
+	data, state = again(d, activation.DataName), again(s, activation.StateName)
+	const head = 4096 + 8 // control.Head.Pos
+	if _, err := unix.Pwrite(state.FD, []byte{1, 2, 3, 4, 5, 6, 7, 8}, head); err != nil {
+		t.Fatal(err)
+	}
+	return data, state
+}
+
+// TestSetAsideKeepsAllSinks: when a ring is set aside its sinks go on under their ids, and no other entry gets one of
+// these, in whatever order their descriptors come.
+func TestSetAsideKeepsAllSinks(t *testing.T) {
+	plain, member := brokertest.NewSocket(t, brokertest.Name()), brokertest.NewSocket(t, brokertest.Name())
+	uid := uint32(os.Getuid())
+	b := brokertest.Start(t, func(cfg *broker.Config) {
+		data, state := brokenRing(t,
+			ring.Spec{Kind: ring.Dynamic, Label: "plain", Address: plain.Name, UID: uid},
+			ring.Spec{Kind: ring.Dynamic, Label: "member", Address: member.Name, UID: uid, Group: "g"})
+		cfg.Inherited.Data, cfg.Inherited.State = []activation.Descriptor{data}, []activation.Descriptor{state}
+		cfg.Inherited.Stored = []activation.Stored{stored(t, member, 2), stored(t, plain, 1)}
+	})
+	for id, label := range map[uint64]string{1: "plain", 2: "member"} {
+		if s, ok := findSink(b, id); !ok || s.Label != label || s.State != "ready" {
+			t.Errorf("sink %d is %+v, there: %v", id, s, ok)
+		}
+	}
+	if err := brokertest.NewSource(t, b.Dir).Send(stamped(1, 0, 100)); err != nil {
+		t.Fatal(err)
+	}
+	receiveSeq(t, plain, 1, 0, 1)
+	receiveSeq(t, member, 1, 0, 1)
+}
+
+// TestLeftoverIdsAreNotUsedAgain: a descriptor without an entry is taken out of the store by its name, some time after
+// the start. Nobody who comes meanwhile is stored by that name.
+func TestLeftoverIdsAreNotUsedAgain(t *testing.T) {
+	b := brokertest.Start(t, func(cfg *broker.Config) {
+		for id := uint64(1); id <= 3; id++ {
+			cfg.Inherited.Stored = append(cfg.Inherited.Stored, stored(t, brokertest.NewSocket(t, brokertest.Name()), id))
+		}
+	})
+	if s := brokertest.NewSink(t, b.Dir); s.ID <= 3 {
+		t.Errorf("a new sink has id %d, and so the name of a descriptor that is being removed", s.ID)
+	}
+}
