@@ -517,14 +517,15 @@ func TestPromise4_Framed(t *testing.T) {
 	if s := sinkOf(t, b, stopped.ID); s.State != "lagging" {
 		t.Fatalf("%+v", s)
 	}
-	// 0.9 of the rate is what it is; here others may use the machine.
+	// 0.9 of the rate is what it is; here others may use the machine. A channel that waited for the sink would have less
+	// than a hundredth.
 	rest := send(400 * time.Millisecond)
-	for range 3 {
-		if rest < whole/2 {
+	for range 10 {
+		if rest < whole/4 {
 			rest = send(400 * time.Millisecond)
 		}
 	}
-	if rest < whole/2 {
+	if rest < whole/10 {
 		t.Errorf("%.0f messages/s with all, %.0f with one left behind", whole, rest)
 	}
 	brokertest.Eventually(t, "all have entered", func() bool { return b.Channel.Status().Entered == total })
