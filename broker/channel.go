@@ -430,6 +430,14 @@ func (c *Channel) Close() {
 			sys.Close(d.FD)
 		}
 	}
+	for _, d := range in.SourceQueues {
+		sys.Close(d.FD)
+	}
+	for _, s := range c.cfg.Sinks {
+		if s.queue >= 0 {
+			sys.Close(s.queue)
+		}
+	}
 	c.prover.close()
 	c.loop.ep.Close()
 	c.loop.wake.Close()

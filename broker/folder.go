@@ -10,10 +10,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/broker/sys"
 	"github.com/msgmux/msgmux/broker/wire"
@@ -33,7 +35,7 @@ const (
 type folder struct {
 	*Channel
 	limiter  limiter
-	declared map[string]*declared // by path
+	declared map[string]*declared // by address
 	results  chan joined
 	unwatch  func()        // ends watching the folder; nil while it is not watched
 	watched  fileID        // which folder that is
@@ -191,9 +193,9 @@ func (f *folder) scan() {
 		}
 	}
 	now := time.Now()
-	for path, d := range f.declared {
+	for name, d := range f.declared {
 		switch {
-		case d.flag || present[path]:
+		case d.flag || present[name]:
 			d.gone = time.Time{}
 			if f.replaced(d) {
 				f.disconnect(d)
@@ -202,7 +204,7 @@ func (f *folder) scan() {
 			d.gone = now
 			f.disconnect(d)
 		case now.Sub(d.gone) >= f.goneAfter():
-			delete(f.declared, path)
+			delete(f.declared, name)
 			f.loop.call(func() {
 				if s := f.ring.Find(d.id); s != nil {
 					f.drop(s)
@@ -298,7 +300,7 @@ func (f *folder) declare(d *declared) {
 		return
 	}
 	d.retry, d.next = retryFirst, time.Now()
-	f.declared[d.addr.Name] = d
+	f.declared[d.addr.String()] = d
 	f.update(d)
 }
 
@@ -421,10 +423,25 @@ func (f *folder) reach(d *declared) (at proven, queue bool, refusal *wire.Error)
 	} else {
 		fd, err = sys.OpenQueue(d.addr.Name)
 	}
+	if err == nil && f.receivesFrom(fd) {
+		sys.Close(fd)
+		return at, true, wire.Refuse(wire.CodeLoop, "%q is a message queue that this broker receives from; what it sent there would come back for ever", d.addr)
+	}
 	if err != nil {
 		return at, true, wire.Refuse(wire.CodeAccess, "cannot open the message queue %q for sending (%v): its mode must let the broker's user or group write", d.addr, err)
 	}
 	return proven{fd: fd, cookie: unknownCookie}, true, nil
+}
+
+// receivesFrom says whether the queue behind fd is one of the channel's own sources.
+func (f *folder) receivesFrom(fd int) bool {
+	var queue, source syscall.Stat_t
+	if syscall.Fstat(fd, &queue) != nil {
+		return false
+	}
+	return slices.ContainsFunc(f.cfg.Inherited.SourceQueues, func(d activation.Descriptor) bool {
+		return syscall.Fstat(d.FD, &source) == nil && source.Dev == queue.Dev && source.Ino == queue.Ino
+	})
 }
 
 // settle takes the result of an attempt.
