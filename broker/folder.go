@@ -180,12 +180,13 @@ func (f *folder) wait() time.Duration {
 // goneAfter is how long an entry may be gone before its sink is.
 func (f *folder) goneAfter() time.Duration { return cmp.Or(f.cfg.goneAfter, goneAfter) }
 
-// scan compares the folder with what is declared.
+// scan compares the folder with what is declared. A folder that is not there has no entries; one that cannot be read, for
+// want of descriptors or memory, says nothing.
 func (f *folder) scan() {
-	present := make(map[string]bool)
+	present, unread := make(map[string]bool), false
 	if f.cfg.SinksDir != "" {
 		entries, err := os.ReadDir(f.cfg.SinksDir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if unread = err != nil && !errors.Is(err, fs.ErrNotExist); unread {
 			f.journal.limitedEvent(f.limiter, 0, "readdir", slog.LevelError, EventStatic, "cannot read the folder of static sinks", slog.Any("error", err))
 		}
 		for _, e := range entries {
@@ -200,6 +201,7 @@ func (f *folder) scan() {
 			if f.replaced(d) {
 				f.disconnect(d)
 			}
+		case d.gone.IsZero() && unread:
 		case d.gone.IsZero():
 			d.gone = now
 			f.disconnect(d)

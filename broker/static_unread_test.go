@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/msgmux/msgmux/broker"
+	"github.com/msgmux/msgmux/broker/brokertest"
+)
+
+// TestStaticFolderUnreadable: a folder that cannot be read just now, because the process has no descriptor left, says
+// nothing about its entries. They stay as they are.
+func TestStaticFolderUnreadable(t *testing.T) {
+	log := &journal{}
+	b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) { broker.SetGoneAfter(cfg, 50*time.Millisecond) })
+	sink := brokertest.NewSocket(t, b.Dir+"/sinks/s")
+	id := becomes(t, b, "s", "ready").ID
+	source := brokertest.NewSource(t, b.Dir)
+
+	withoutDescriptors(t, func() {
+		b.Channel.Rescan()
+		for range 300 {
+			if s, ok := static(b, "s"); !ok || s.State != "ready" {
+				t.Errorf("%+v, there: %v", s, ok)
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	log.logged(t, 1, "cannot read the folder")
+	if s := becomes(t, b, "s", "ready"); s.ID != id {
+		t.Errorf("it is another sink now: %+v", s)
+	}
+	if err := source.Send(stamped(1, 0, 100)); err != nil {
+		t.Fatal(err)
+	}
+	receiveSeq(t, sink, 1, 0, 1)
+}
+
+// withoutDescriptors runs f while the process can open no descriptor.
+func withoutDescriptors(t *testing.T, f func()) {
+	t.Helper()
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	// The limit is on the number of a descriptor: what is free below the highest one has to be taken.
+	highest := 0
+	entries, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if n, _ := strconv.Atoi(filepath.Base(e)); n > highest {
+			highest = n
+		}
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: uint64(highest + 1), Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old)
+	var taken []*os.File
+	for {
+		file, err := os.Open("/dev/null")
+		if err != nil {
+			break
+		}
+		taken = append(taken, file)
+	}
+	defer func() {
+		for _, file := range taken {
+			file.Close()
+		}
+	}()
+	f()
+}
