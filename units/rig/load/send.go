@@ -36,7 +36,7 @@ type sender struct {
 
 	sent, bytes, again atomic.Uint64
 	longest            atomic.Int64 // nanoseconds
-	longestAt          atomic.Int64 // nanoseconds of CLOCK_MONOTONIC
+	waits              []tally.Wait
 	errors             map[string]uint64
 }
 
@@ -170,10 +170,7 @@ func (s *sender) run(stop <-chan struct{}) {
 			s.again.Add(1)
 			s.waitForRoom()
 		}
-		if took := int64(time.Since(began)); took > s.longest.Load() {
-			s.longest.Store(took)
-			s.longestAt.Store(monotonic() - took)
-		}
+		s.note(time.Since(began))
 		s.sent.Store(number)
 		s.bytes.Add(uint64(size))
 		if stopped(stop) {
@@ -183,6 +180,14 @@ func (s *sender) run(stop <-chan struct{}) {
 			next = next.Add(s.interval)
 			time.Sleep(time.Until(next))
 		}
+	}
+}
+
+// note notes how long the message waited that was just taken.
+func (s *sender) note(took time.Duration) {
+	s.longest.Store(max(s.longest.Load(), int64(took)))
+	if took >= tally.LongWait && len(s.waits) < tally.MaxWaits {
+		s.waits = append(s.waits, tally.Wait{At: time.Duration(monotonic() - int64(took)).Seconds(), For: took.Seconds()})
 	}
 }
 
@@ -226,9 +231,9 @@ func (s *sender) waitForRoom() {
 // report is the state of the sender.
 func (s *sender) report(blocked bool) tally.Sender {
 	r := tally.Sender{Source: s.source, Sent: s.sent.Load(), Bytes: s.bytes.Load(), Again: s.again.Load(),
-		LongestWait: time.Duration(s.longest.Load()).Seconds(), LongestAt: time.Duration(s.longestAt.Load()).Seconds(), Blocked: blocked}
-	if !blocked {
-		r.Errors = s.errors
+		LongestWait: time.Duration(s.longest.Load()).Seconds(), Blocked: blocked}
+	if !blocked { // otherwise run is still writing them
+		r.Errors, r.Waits = s.errors, s.waits
 	}
 	return r
 }

@@ -5,6 +5,7 @@ package tally
 import (
 	"fmt"
 	"slices"
+	"time"
 )
 
 // prime is the multiplier of the 64-bit FNV hash.
@@ -148,9 +149,18 @@ type Sender struct {
 	Again       uint64            `json:"again"`            // how often a sender that does not wait was told to come again
 	Errors      map[string]uint64 `json:"errors,omitempty"` // every other error, by its name; the message was then sent again
 	LongestWait float64           `json:"longest_wait"`     // of all messages, the longest time from the first try, in seconds
-	LongestAt   float64           `json:"longest_at"`       // when that began, in seconds of CLOCK_MONOTONIC
+	Waits       []Wait            `json:"waits,omitempty"`  // the first MaxWaits that were at least LongWait
 	Blocked     bool              `json:"blocked"`          // the report was made while message Sent+1 was waiting
 }
+
+// Wait is the time that one message waited before it was taken: from At, in seconds of CLOCK_MONOTONIC, for so many seconds.
+type Wait struct{ At, For float64 }
+
+// LongWait is what counts as a wait, and MaxWaits how many of them a report has.
+const (
+	LongWait = 5 * time.Millisecond
+	MaxWaits = 10000
+)
 
 // Problems says what is not as it must be if this sink was there before the first message and until after the last: every
 // message of every sender exactly once, whole, in order, and none of anybody else.
