@@ -61,16 +61,21 @@ type bed struct {
 // onEachBed runs a test on a machine of each suite.
 func onEachBed(t *testing.T, test func(t *testing.T, b *bed)) {
 	rig.Require(t, "systemd")
-	dir := build(t)
+	build(t)
 	for _, suite := range rig.Suites {
-		t.Run(suite, func(t *testing.T) {
-			b := &bed{rig.Boot(t, suite), t}
-			for _, program := range programs {
-				name := filepath.Base(program)
-				b.Install(filepath.Join(dir, name), "/usr/bin/"+name, 0o755)
-			}
-			b.InstallUnits()
-			test(t, b)
-		})
+		t.Run(suite, func(t *testing.T) { test(t, newBed(t, suite)) })
 	}
+}
+
+// newBed boots one machine.
+func newBed(t *testing.T, suite string) *bed {
+	t.Helper()
+	dir := build(t)
+	b := &bed{rig.Boot(t, suite), t}
+	for _, program := range programs {
+		name := filepath.Base(program)
+		b.Install(filepath.Join(dir, name), "/usr/bin/"+name, 0o755)
+	}
+	b.InstallUnits()
+	return b
 }
