@@ -187,21 +187,14 @@ func (l *loop) judge() {
 	l.tellBlocked()
 }
 
-// hasReadAll says whether a sink that was sent everything has also read it; for a share, whether a member has.
+// hasReadAll says whether a sink that was sent everything has also read it; for a share, whether a member has. It is asked
+// of every sink within one turn, so only a share has all outlets looked through.
 func (l *loop) hasReadAll(s *ring.Sink) bool {
-	for _, o := range l.outlets {
-		if !o.sink.Uses(s) {
-			continue
-		}
-		if o.queue {
-			if a, err := sys.QueueAttributesOf(o.fd); err == nil && a.Messages == 0 {
-				return true
-			}
-		} else if n, err := sys.OutQueue(o.fd); err == nil && n == 0 {
-			return true
-		}
+	if s.Spec().Kind != ring.Share {
+		o := l.byID[s.ID()]
+		return o != nil && o.hasReadAll()
 	}
-	return false
+	return slices.ContainsFunc(l.outlets, func(o *outlet) bool { return o.sink.Uses(s) && o.hasReadAll() })
 }
 
 // timeout is how long epoll may wait: -1 for ever.

@@ -74,6 +74,16 @@ func (l *loop) shut(o *outlet) {
 	l.tellBlocked()
 }
 
+// hasReadAll says whether nothing is left in the kernel's queue.
+func (o *outlet) hasReadAll() bool {
+	if o.queue {
+		a, err := sys.QueueAttributesOf(o.fd)
+		return err == nil && a.Messages == 0
+	}
+	n, err := sys.OutQueue(o.fd)
+	return err == nil && n == 0
+}
+
 // offer sends o what is next for it, and settles what came of it. It says whether the sink's cursor moved.
 func (l *loop) offer(o *outlet) bool {
 	n, errno := l.ring.Send(o.sink, o.fd)
