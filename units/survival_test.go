@@ -61,13 +61,14 @@ func TestLogout(t *testing.T) {
 		p.systemctl("start", p.service)
 		hung := p.held()
 		defer hung.Signal(unix.SIGKILL)
-		// What logind does some seconds after the last session has ended, unless the user lingers.
-		b.MustRun("systemctl", "stop", "user@"+id+".service")
+		// What logind does by itself some seconds after the last session has ended, unless the user lingers.
+		b.MustRun("loginctl", "disable-linger", "alice")
+		b.MustRun("loginctl", "terminate-user", "alice")
 		b.Until("the user's folder is gone", 30*time.Second, func() bool {
 			_, exit := b.Run(t.Context(), "test", "-e", p.folder)
 			return exit != 0
 		})
-		b.MustRun("systemctl", "start", "user@"+id+".service")
+		b.MustRun("loginctl", "enable-linger", "alice")
 		waitForUser(t, b.Machine, "alice")
 		p.systemctl("start", p.service)
 		p.untilActive()
