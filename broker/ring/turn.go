@@ -2,7 +2,10 @@
 
 package ring
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Turn applies the rule of patience (see Patience) for the d of channel time since it was last called, and moves the
 // clock on by it. It says whether a sink was left behind or forgiven: then Append may find room.
@@ -76,8 +79,10 @@ func (s *Sink) patience() time.Duration {
 
 // Owing says whether some account or verdict is open, so that the rule has something to do.
 func (r *Ring) Owing() bool {
-	if len(r.accounts) > 0 {
-		return true
+	for _, a := range r.accounts {
+		if a.Owed > 0 {
+			return true
+		}
 	}
 	for _, s := range r.cursors {
 		if s.lagging || s.account.Owed > 0 {
@@ -87,19 +92,22 @@ func (r *Ring) Owing() bool {
 	return false
 }
 
-// payBack pays back the accounts of ordinary users that have no sink now, and closes those that owe nothing.
+// payBack pays back the accounts of ordinary users that have no sink now, and closes those that owe nothing. The others
+// were paid back in this turn: Patience sees every sink.
 func (r *Ring) payBack(d time.Duration) {
 	for uid, a := range r.accounts {
-		used := false
-		for _, s := range r.cursors {
-			used = used || s.account == a
-		}
-		if !used {
-			a.PayBack(d)
-			if a.Owed == 0 {
+		if a.paid != r.patience.turn {
+			if a.PayBack(d); a.Owed == 0 {
 				delete(r.accounts, uid)
 			}
 		}
+	}
+}
+
+// closeAccount closes the account of an ordinary user's sink that has gone, if nothing is owed and it was the last one.
+func (r *Ring) closeAccount(uid uint32, a *Account) {
+	if a.Shared && a.Owed == 0 && !slices.ContainsFunc(r.cursors, func(s *Sink) bool { return s.account == a }) {
+		delete(r.accounts, uid)
 	}
 }
 
