@@ -275,13 +275,17 @@ func (c *Channel) greet(s *ring.Sink, fd int) {
 	}
 }
 
-// openClient puts an attached client to work. The data thread calls it, or nobody else runs yet.
+// openClient puts an attached client to work; false if it cannot be watched. The data thread calls it, or nobody else runs yet.
 func (c *Channel) openClient(s *ring.Sink, fd int) bool {
 	if s.Spec().Kind == ring.Source {
 		return c.loop.addSource(fd, s.ID(), ring.Packets, s) == nil
 	}
 	cookie, _ := sys.SocketCookie(fd)
-	return c.loop.open(s, fd, cookie).watched
+	o := c.loop.open(s, fd, cookie)
+	if !o.watched {
+		c.loop.shut(o) // its end would never be told
+	}
+	return o.watched
 }
 
 // reattach goes on with a client that a predecessor stored.

@@ -272,11 +272,15 @@ func (l *loop) receiving() bool {
 
 // addSource gives the loop a socket to receive from; client is nil for the channel's own source socket. The socket is
 // watched edge-triggered: while sources are not read, those that have something do not wake the loop again and again.
+// With an error the loop knows nothing of it.
 func (l *loop) addSource(fd int, key uint64, kind uint32, client *ring.Sink) error {
+	if err := l.ep.Add(fd, sys.Readable|sys.HungUp|sys.Edge, key); err != nil {
+		return err
+	}
 	s := &source{fd: fd, key: key, kind: kind, client: client}
 	l.sources[key] = s
 	l.enqueue(s)
-	return l.ep.Add(fd, sys.Readable|sys.HungUp|sys.Edge, key)
+	return nil
 }
 
 // hear is epoll telling of s: it has something, or it hung up. One that has left nothing behind goes at once: while
