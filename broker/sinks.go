@@ -106,9 +106,10 @@ func (c *Channel) queueBytes() uint64 {
 // sendBuffer is queueBytes as setsockopt(2) takes it: the kernel doubles it.
 func (c *Channel) sendBuffer() int { return int(c.queueBytes() / 2) }
 
-// admit checks the limits for one more sink of a user. The data thread calls it.
+// admit checks the limits for one more sink of a user. Sinks that are absent count: nobody asks when they are back. The data
+// thread calls it.
 func (c *Channel) admit(uid uint32) *wire.Error {
-	switch n := len(c.loop.outlets) + 1; {
+	switch n := len(c.labels) + 1; { // each sink has a label of its own
 	case uint64(n) > c.cfg.Geometry.MaxSinks:
 		return wire.Refuse(wire.CodeQuota, "there are %d sinks already, as many as --max-sinks allows", n-1)
 	case uint64(n)*c.queueBytes() > c.cfg.QueueTotal:

@@ -3,6 +3,7 @@
 package broker_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/broker/wire"
 )
 
 // TestStaticFolderUnreadable: a folder that cannot be read just now, because the process has no descriptor left, says
@@ -79,4 +81,25 @@ func withoutDescriptors(t *testing.T, f func()) {
 		}
 	}()
 	f()
+}
+
+// TestStaticSinksAreCounted: those that are absent take a place too, of the table and of what may wait in the kernel: they
+// may be back at any time, when nobody is asked.
+func TestStaticSinksAreCounted(t *testing.T) {
+	log := &journal{}
+	b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) {
+		cfg.Geometry.MaxSinks = 3
+		for i := range 5 {
+			if err := os.Symlink("nowhere", fmt.Sprintf("%s/absent%d", cfg.SinksDir, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	log.logged(t, 1, "static sink not added", "max-sinks")
+	if n := b.Channel.Status().Sinks.Total; n != 3 {
+		t.Errorf("%d sinks where there may be 3", n)
+	}
+	if r := brokertest.Register(t, b.Dir, brokertest.NewSocket(t, brokertest.Name()).Name); r.Err == nil || r.Err.Code != wire.CodeQuota {
+		t.Errorf("one more: %+v", r)
+	}
 }
