@@ -31,7 +31,7 @@ type Config struct {
 	Geometry     ring.Geometry
 	Patience     time.Duration // of sinks that do not ask for one
 	SinksPerUser int           // for others than root
-	Queue        uint64        // bytes that may wait in the kernel for one sink
+	Queue        uint64        // bytes that may wait in the kernel for one sink; at most MaxQueue
 	QueueTotal   uint64        // and for all
 
 	Sinks      []StaticSink  // declared by flag
@@ -54,6 +54,9 @@ type Config struct {
 	// IgnoreRecords is for the test that shows what the commit records are good for.
 	IgnoreRecords bool
 }
+
+// MaxQueue is the largest Config.Queue, in bytes: the kernel keeps a send buffer's size in an int.
+const MaxQueue = 1 << 30
 
 // StaticSink is a sink that was declared on the command line.
 type StaticSink struct {

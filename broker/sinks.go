@@ -97,14 +97,14 @@ func (c *Channel) revive(spec ring.Spec) *ring.Sink {
 	return s
 }
 
-// queueBytes is the send buffer of one sink as the kernel counts it: what the administrator allows, but never less
+// QueueBytes is the send buffer of one sink as the kernel counts it: what the administrator allows, but never less
 // than one message or one packet. What does not fit a send buffer is refused for ever (EMSGSIZE), and lost.
-func (c *Channel) queueBytes() uint64 {
-	return max(c.cfg.Queue, max(c.cfg.Geometry.MaxMessage, wire.MaxPacket)+4096)
+func (cfg *Config) QueueBytes() uint64 {
+	return max(cfg.Queue, max(cfg.Geometry.MaxMessage, wire.MaxPacket)+4096)
 }
 
-// sendBuffer is queueBytes as setsockopt(2) takes it: the kernel doubles it.
-func (c *Channel) sendBuffer() int { return int(c.queueBytes() / 2) }
+// sendBuffer is Config.QueueBytes as setsockopt(2) takes it: the kernel doubles it.
+func (c *Channel) sendBuffer() int { return int(c.cfg.QueueBytes() / 2) }
 
 // admit checks the limits for one more sink of a user. Sinks that are absent count: nobody asks when they are back. The data
 // thread calls it.
@@ -112,8 +112,8 @@ func (c *Channel) admit(uid uint32) *wire.Error {
 	switch n := len(c.labels) + 1; { // each sink has a label of its own
 	case uint64(n) > c.cfg.Geometry.MaxSinks:
 		return wire.Refuse(wire.CodeQuota, "there are %d sinks already, as many as --max-sinks allows", n-1)
-	case uint64(n)*c.queueBytes() > c.cfg.QueueTotal:
-		return wire.Refuse(wire.CodeQuota, "%d sinks with %d bytes of queue each are all that --queue-total allows", n-1, c.queueBytes())
+	case uint64(n)*c.cfg.QueueBytes() > c.cfg.QueueTotal:
+		return wire.Refuse(wire.CodeQuota, "%d sinks with %d bytes of queue each are all that --queue-total allows", n-1, c.cfg.QueueBytes())
 	case c.ordinary(uid) && c.perUser[uid] >= c.cfg.SinksPerUser:
 		return wire.Refuse(wire.CodeQuota, "user %d has %d sinks already, as many as --max-sinks-per-user allows", uid, c.perUser[uid])
 	}

@@ -73,11 +73,11 @@ func (o *options) finish() error {
 	if o.maxSinksPerUser < 1 {
 		return errors.New("--max-sinks-per-user must be at least 1")
 	}
-	if o.queue < 4<<10 {
-		return errors.New("--queue must be at least 4K")
+	if o.queue < 4<<10 || o.queue > broker.MaxQueue {
+		return errors.New("--queue must be from 4K to 1G")
 	}
-	if o.queueTotal < o.queue {
-		return errors.New("--queue-total must be at least as large as --queue")
+	if cfg := o.config(); cfg.QueueTotal < cfg.QueueBytes() {
+		return fmt.Errorf("--queue-total must be at least the %d bytes of one sink: --queue, or what --max-message needs", cfg.QueueBytes())
 	}
 	if err := o.logLevel.UnmarshalText([]byte(o.level)); err != nil {
 		return fmt.Errorf("--log-level %q: debug, info, warn or error", o.level)
