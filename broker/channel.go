@@ -222,7 +222,8 @@ func (c *Channel) openRing() (salvaged []ring.Spec, err error) {
 	pairs, highest := c.pairs()
 	for i, p := range pairs {
 		r, err := ring.Open(p.data.FD, p.state.FD, opt)
-		if errors.Is(err, ring.ErrBusy) {
+		if err != nil && !errors.Is(err, ring.ErrBroken) {
+			// In use, or no room for it: the messages in it are not to be given up for that. The next start may do better.
 			return nil, fmt.Errorf("cannot go on with the ring: %w", err)
 		}
 		if err != nil {

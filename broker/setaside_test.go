@@ -3,6 +3,8 @@
 package broker_test
 
 import (
+	"fmt"
+	"log/slog"
 	"os"
 	"testing"
 
@@ -91,4 +93,49 @@ func TestLeftoverIdsAreNotUsedAgain(t *testing.T) {
 	if s := brokertest.NewSink(t, b.Dir); s.ID <= 3 {
 		t.Errorf("a new sink has id %d, and so the name of a descriptor that is being removed", s.ID)
 	}
+}
+
+// TestNoRoomIsNotBroken: a ring that cannot be mapped for want of memory is not set aside. Its messages are kept for the
+// next start.
+func TestNoRoomIsNotBroken(t *testing.T) {
+	log := &journal{Handler: slog.NewTextHandler(t.Output(), nil)}
+	cfg := brokertest.Config()
+	cfg.Log, cfg.Geometry.Size = log, 256<<20
+	r, err := ring.Create(cfg.Geometry, 1, ring.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Retire()
+	data, state := r.Descriptors()
+	cfg.Inherited.Data = []activation.Descriptor{{Name: activation.DataName, FD: data, Kind: activation.Memfd}}
+	cfg.Inherited.State = []activation.Descriptor{{Name: activation.StateName, FD: state, Kind: activation.Memfd}}
+	withoutAddresses(t, func() { _, err = broker.Open(cfg) })
+	if err == nil || len(log.grep("ring-broken")) > 0 {
+		t.Errorf("%v, logged %q", err, log.lines)
+	}
+	if _, ok := ring.GenerationOf(state); !ok {
+		t.Error("the ring is closed")
+	}
+}
+
+// withoutAddresses runs f while this process can map hardly anything more.
+func withoutAddresses(t *testing.T, f func()) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pages, spare uint64
+	fmt.Sscan(string(b), &pages)
+	spare = 128 << 20 // for the runtime, which dies when it gets none
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_AS, &old); err != nil {
+		t.Fatal(err)
+	}
+	limit := unix.Rlimit{Cur: pages*uint64(os.Getpagesize()) + spare, Max: old.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_AS, &limit); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_AS, &old)
+	f()
 }

@@ -3,6 +3,7 @@
 package ring
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -19,8 +20,8 @@ const busyRetry = 5 * time.Second
 // Open maps a ring that another process has left, and brings it to where that process would have been after the
 // operation that it was in. The Ring owns the descriptors; with an error they stay the caller's.
 //
-// The errors are ErrBusy, which names the holder, after busyRetry; and ErrBroken, with what is wrong, if the files do
-// not hold a ring that this program can go on with. Dying in the middle of Open is harmless: every step sets absolute
+// The errors are ErrBusy, which names the holder, after busyRetry; ErrBroken, with what is wrong, if the files do not hold
+// a ring that this program can go on with; and others, if the ring may be sound and there is no room for it now. Dying in the middle of Open is harmless: every step sets absolute
 // values.
 func Open(dataFD, stateFD int, o Options) (*Ring, error) {
 	g, err := readGeometry(dataFD, stateFD)
@@ -33,7 +34,7 @@ func Open(dataFD, stateFD int, o Options) (*Ring, error) {
 			break
 		}
 		if err != unix.EAGAIN {
-			return nil, fmt.Errorf("cannot lock the state: %w", err)
+			return nil, unusable("lock the state", err)
 		}
 		if time.Now().After(deadline) {
 			return nil, fmt.Errorf("%w by process %d", ErrBusy, holder)
@@ -41,7 +42,7 @@ func Open(dataFD, stateFD int, o Options) (*Ring, error) {
 	}
 	r, err := mapRing(g, dataFD, stateFD, o)
 	if err != nil {
-		return nil, err
+		return nil, err // its header could be mapped, so the files are not to blame
 	}
 	r.bind()
 	r.ops.Seam("recover.begin")
@@ -71,7 +72,7 @@ func readGeometry(dataFD, stateFD int) (g Geometry, err error) {
 		}
 		b, err := sys.Map(fd, 0, headerSize)
 		if err != nil {
-			return g, fmt.Errorf("cannot map a header: %w", err)
+			return g, unusable("map a header", err)
 		}
 		p := at[header](b, 0)
 		valid := p.Magic.Load() == magic
@@ -100,6 +101,15 @@ func readGeometry(dataFD, stateFD int) (g Geometry, err error) {
 		return g, fmt.Errorf("%w: geometries differ", ErrBroken)
 	}
 	return g, nil
+}
+
+// unusable tells a file that is not what it should be, such as one that is open for reading only, from a want of memory or
+// locks, which passes.
+func unusable(what string, err error) error {
+	if errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.ENFILE) {
+		return fmt.Errorf("cannot %s: %w", what, err)
+	}
+	return fmt.Errorf("%w: cannot %s: %w", ErrBroken, what, err)
 }
 
 // readable says whether this program can read a layout: its own and the one before. So far there has been one shape;

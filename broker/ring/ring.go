@@ -96,13 +96,17 @@ func Create(g Geometry, generation uint64, o Options) (*Ring, error) {
 	}
 	stateFD, err := sys.CreateMemfd("msgmux-state", g.StateBytes())
 	if err != nil {
+		sys.Close(dataFD)
 		return nil, fmt.Errorf("cannot create the state: %w", err)
 	}
 	r, err := mapRing(g, dataFD, stateFD, o)
 	if err != nil {
+		sys.Close(dataFD)
+		sys.Close(stateFD)
 		return nil, err
 	}
 	if _, err := sys.Guard(stateFD, lockOffset); err != nil {
+		r.Retire()
 		return nil, fmt.Errorf("cannot lock the state: %w", err)
 	}
 	for role, b := range map[uint32][]byte{roleData: r.dataHeader, roleState: r.state} {
