@@ -39,7 +39,8 @@ const journalRoom = 256
 // journal writes log lines in a goroutine of its own. Nobody who logs waits: a line that finds no room is dropped and
 // counted.
 type journal struct {
-	lines   chan slog.Record
+	lines   chan slog.Record // never closed: somebody may be late
+	ended   chan struct{}    // closed when nothing more is to be written
 	log     slog.Handler
 	dropped atomic.Uint64
 	done    sync.WaitGroup
@@ -73,22 +74,38 @@ const (
 const everybody = ^uint32(0)
 
 func newJournal(h slog.Handler) *journal {
-	j := &journal{lines: make(chan slog.Record, journalRoom), log: h, verdicts: make(limiter)}
-	j.done.Go(func() {
-		for r := range j.lines {
-			j.log.Handle(context.Background(), r)
-		}
-	})
+	j := &journal{lines: make(chan slog.Record, journalRoom), ended: make(chan struct{}), log: h, verdicts: make(limiter)}
+	j.done.Go(j.write)
 	return j
+}
+
+// write writes lines until the end, and then those that wait.
+func (j *journal) write() {
+	for {
+		select {
+		case r := <-j.lines:
+			j.log.Handle(context.Background(), r)
+			continue
+		case <-j.ended:
+		}
+		for {
+			select {
+			case r := <-j.lines:
+				j.log.Handle(context.Background(), r)
+			default:
+				return
+			}
+		}
+	}
 }
 
 // closePatience bounds how long the end of a broker waits for whoever reads its lines.
 const closePatience = 2 * time.Second
 
-// close writes what is waiting, and ends; a journal that takes nothing keeps nobody from ending. Nothing may be logged
-// afterwards.
+// close writes what is waiting, and ends; a journal that takes nothing keeps nobody from ending. What is logged afterwards
+// is not written.
 func (j *journal) close() {
-	close(j.lines)
+	close(j.ended)
 	written := make(chan struct{})
 	go func() { defer close(written); j.done.Wait() }()
 	select {
