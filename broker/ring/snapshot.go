@@ -71,6 +71,9 @@ func (r *Ring) Snapshot(buf []Numbers) (Totals, []Numbers) {
 			continue
 		}
 		n := s.numbers(t.Head)
+		if r.table[i].Load() != s {
+			continue // gone meanwhile, and the numbers are perhaps those of who has its entry now
+		}
 		if n.Spec.Kind == Share {
 			byID[n.Spec.ID] = n
 		}
