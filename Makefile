@@ -96,6 +96,7 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 .PHONY: soak
 soak: ## hours: SOAK_KILLS (10000) kills and SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
 	MSGMUX_SOAK_KILLS=$(SOAK_KILLS) go test -count=1 -timeout 0 -v ./broker/crashtest
+	MSGMUX_SOAK_RESTARTS=100 MSGMUX_SOAK_KILLS=300 go test -count=1 -timeout 0 -v -run 'TestRestartIsInvisible|TestKillIsInvisible' ./units
 	MSGMUX_SOAK_UPGRADES=$(SOAK_UPGRADES) go test -count=1 -timeout 0 -v -run TestUpgradeUnderLoad ./packaging
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAK_FUZZ)
 
