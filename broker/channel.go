@@ -3,17 +3,12 @@
 package broker
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"os"
-	"slices"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/msgmux/msgmux/activation"
@@ -101,12 +96,6 @@ type Channel struct {
 	workers  sync.WaitGroup
 }
 
-// settlement is a descriptor to be taken out of the store and closed.
-type settlement struct {
-	fd   int
-	name string // in the descriptor store; "" if it is not there
-}
-
 // Open makes a channel, or goes on with the one that the inherited descriptors hold. When it returns, whatever a
 // predecessor was in the middle of is settled, and nothing has been received yet.
 func Open(cfg Config) (*Channel, error) {
@@ -164,192 +153,6 @@ func (c *Channel) open() error {
 	c.loop.tellBlocked()
 	return nil
 }
-
-// addQueue makes a message queue a source.
-func (c *Channel) addQueue(d activation.Descriptor, key uint64) error {
-	a, err := sys.QueueAttributesOf(d.FD)
-	if err != nil {
-		return fmt.Errorf("cannot receive from message queue %s: %w", d.Name, err)
-	}
-	if room := max(c.cfg.Geometry.MaxMessage, wire.MaxPacket); uint64(a.MessageSize) > room {
-		return fmt.Errorf("cannot receive from message queue %s: its messages have up to %d bytes; --max-message must be at least that", d.Name, a.MessageSize)
-	}
-	return c.loop.addSource(d.FD, key, ring.Queues, nil)
-}
-
-// takeSink makes a static sink of a descriptor that an administrator handed over. The socket itself is of no use to a
-// sender, and while this process had it open, a dead consumer's would look alive and swallow messages: so it is closed,
-// and connected to by its address like any other. Of a queue, a descriptor for sending is kept.
-func (c *Channel) takeSink(d activation.Descriptor) {
-	defer sys.Close(d.FD)
-	s := StaticSink{queue: -1}
-	name, err := "", error(nil)
-	if d.Kind == activation.MessageQueue {
-		if name, err = sys.QueueName(d.FD); err == nil {
-			name = "/dev/mqueue" + name
-			s.queue, err = sys.ReopenQueue(d.FD)
-		}
-	} else {
-		name, err = sys.BoundTo(d.FD)
-	}
-	if err == nil {
-		s.Address, err = wire.ParseAddress(name)
-	}
-	if err == nil && s.Address.IsZero() {
-		err = errors.New("it is not bound")
-	}
-	if err != nil {
-		c.journal.event(slog.LevelError, EventStatic, "a descriptor that was handed over is no sink", slog.String("name", d.Name), slog.Any("error", err))
-		return
-	}
-	s.Options.Set("label", strings.TrimPrefix(d.Name, "sink-"))
-	c.cfg.Sinks = append(c.cfg.Sinks, s)
-}
-
-// openRing goes on with the inherited pair of files of the highest generation that is sound, or makes a new one.
-func (c *Channel) openRing() (salvaged []ring.Spec, err error) {
-	in := &c.cfg.Inherited
-	c.refuses = true
-	for _, d := range []activation.Descriptor{in.Source, in.Publish, in.Register, in.Subscribe, in.Control} {
-		if d.Given() {
-			c.refuses = c.refuseRights(d.FD) && c.refuses
-		}
-	}
-	opt := ring.Options{Ops: c.cfg.Ops, Descriptors: !c.refuses, Closer: c.discard, Lock: true, IgnoreRecords: c.cfg.IgnoreRecords,
-		LockError: func(err error) {
-			c.journal.event(slog.LevelDebug, EventInternal, "the ring's state is not locked in memory; raise LimitMEMLOCK", slog.Any("error", err))
-		}}
-	pairs, highest := c.pairs()
-	for i, p := range pairs {
-		r, err := ring.Open(p.data.FD, p.state.FD, opt)
-		if err != nil && !errors.Is(err, ring.ErrBroken) {
-			// In use, or no room for it: the messages in it are not to be given up for that. The next start may do better.
-			return nil, fmt.Errorf("cannot go on with the ring: %w", err)
-		}
-		if err != nil {
-			salvaged = append(salvaged, ring.Salvage(p.state.FD)...)
-			c.journal.event(slog.LevelError, EventRingBroken,
-				"the ring of the last broker cannot be used; its sinks are kept, the messages in it are given up", slog.Any("error", err))
-			c.retire(p)
-			continue
-		}
-		for _, old := range pairs[i+1:] {
-			c.retire(old)
-		}
-		c.ring = r
-		if n := r.Freed(); n > 0 {
-			c.journal.event(slog.LevelError, EventRingBroken, "entries of the sink table were damaged and are gone", slog.Int("entries", n))
-		}
-		// The predecessor may have died before they were stored; a second copy of a file is not kept.
-		if err := c.storeRing(); err != nil {
-			return nil, err
-		}
-		if r.Outdated() || r.Geometry() != c.cfg.Geometry {
-			return nil, c.moveRing(p, opt)
-		}
-		return nil, nil
-	}
-	if c.ring, err = ring.Create(c.cfg.Geometry, highest+1, opt); err != nil {
-		return nil, err
-	}
-	return salvaged, c.storeRing()
-}
-
-// moveRing goes over to a new pair of files, because the options or the layout have changed. Killed anywhere, a
-// successor finds the old pair valid, or both with the new one of the higher generation.
-func (c *Channel) moveRing(old pair, opt ring.Options) error {
-	from := c.ring
-	opt.Unpublished = true
-	to, err := ring.Create(c.cfg.Geometry, from.Generation()+1, opt)
-	if err == nil {
-		c.cfg.Ops.Seam("move.created")
-		if err = from.MoveTo(to); err != nil {
-			to.Retire()
-		}
-	}
-	if err != nil {
-		c.journal.event(slog.LevelWarn, EventNotMoved, "the ring keeps its old shape until the next start", slog.Any("error", err))
-		c.cfg.Geometry = from.Geometry()
-		return nil
-	}
-	c.ring = to
-	c.cfg.Ops.Seam("move.copied")
-	if err := c.storeRing(); err != nil {
-		return err
-	}
-	c.cfg.Ops.Seam("move.stored")
-	to.Publish()
-	c.cfg.Ops.Seam("move.published")
-	c.cfg.Notifier.Remove(old.data.Name)
-	c.cfg.Notifier.Remove(old.state.Name)
-	from.Retire()
-	return nil
-}
-
-// pair is the two files of one generation.
-type pair struct {
-	data, state activation.Descriptor
-	generation  uint64
-}
-
-// pairs finds the files that belong together, the highest generation first.
-func (c *Channel) pairs() (pairs []pair, highest uint64) {
-	in := &c.cfg.Inherited
-	used := make(map[int]bool)
-	for _, d := range in.Data {
-		gd, okd := ring.GenerationOf(d.FD)
-		for _, s := range in.State {
-			gs, oks := ring.GenerationOf(s.FD)
-			highest = max(highest, gd, gs)
-			if okd && oks && gd == gs && !used[s.FD] && !used[d.FD] {
-				pairs = append(pairs, pair{d, s, gd})
-				used[s.FD], used[d.FD] = true, true
-			}
-		}
-	}
-	// Files whose generation does not say so may still belong together, and hold the sinks.
-	if len(pairs) == 0 && len(in.Data) == 1 && len(in.State) == 1 {
-		pairs = append(pairs, pair{in.Data[0], in.State[0], 0})
-		used[in.Data[0].FD], used[in.State[0].FD] = true, true
-	}
-	for _, d := range slices.Concat(in.Data, in.State) {
-		if !used[d.FD] {
-			c.cfg.Notifier.Remove(d.Name)
-			sys.Close(d.FD)
-		}
-	}
-	slices.SortFunc(pairs, func(a, b pair) int { return cmp.Compare(b.generation, a.generation) })
-	return pairs, highest
-}
-
-func (c *Channel) retire(p pair) {
-	c.cfg.Notifier.Remove(p.data.Name)
-	c.cfg.Notifier.Remove(p.state.Name)
-	sys.Close(p.data.FD)
-	sys.Close(p.state.FD)
-}
-
-// storeRing gives both files to the descriptor store. Nothing is received before that is certain.
-func (c *Channel) storeRing() error {
-	data, state := c.ring.Descriptors()
-	gen := c.ring.Generation()
-	err := c.cfg.Notifier.Store(activation.MemoryName(activation.DataName, gen), data)
-	if err == nil {
-		err = c.cfg.Notifier.Store(activation.MemoryName(activation.StateName, gen), state)
-	}
-	if err == nil {
-		err = c.barrier()
-	}
-	if err != nil {
-		return fmt.Errorf("cannot store the ring: %w", err)
-	}
-	return nil
-}
-
-// barrierTimeout is how long the service manager may take to read its mail.
-const barrierTimeout = 10 * time.Second
-
-func (c *Channel) barrier() error { return c.cfg.Notifier.Barrier(barrierTimeout) }
 
 // beat is the sign of life for the watchdog, given by the data thread at half the interval that is asked for.
 func (c *Channel) beat() func() {
@@ -497,76 +300,6 @@ func poke(ch chan struct{}) {
 	}
 }
 
-// settle takes descriptors that are done with out of the store and closes them: both can wait.
-func (c *Channel) settle(ctx context.Context) {
-	for {
-		select {
-		case s := <-c.settling:
-			c.settleOne(s)
-		case <-ctx.Done():
-			return // Run does the rest, when the data thread has ended
-		}
-	}
-}
-
-func (c *Channel) settleOne(s settlement) {
-	if s.name != "" {
-		if err := c.cfg.Notifier.Remove(s.name); err != nil {
-			c.journal.event(slog.LevelError, EventInternal, "cannot take a descriptor out of the store", slog.Any("error", err))
-		}
-	}
-	c.closeStranger(s.fd)
-}
-
-// finish hands a descriptor to settle without waiting.
-func (c *Channel) finish(fd int, name string) {
-	s := settlement{fd, name}
-	select {
-	case c.settling <- s:
-	default:
-		go c.settleOne(s)
-	}
-}
-
-// refuseRights says whether fd refuses descriptors from now on.
-func (c *Channel) refuseRights(fd int) bool {
-	if c.cfg.KeepRights {
-		return false
-	}
-	refuses, err := activation.RefuseRights(fd)
-	return refuses && err == nil
-}
-
-// maxClosing is how many descriptors are closed at a time. Each takes a thread while it lasts, and a process has only so
-// many (10,000, debug.SetMaxThreads).
-const maxClosing = 64
-
-// discard closes what strangers attached to messages, elsewhere: it may take seconds for each. There are never more of
-// these goroutines than descriptors that the process may have.
-func (c *Channel) discard(fds []int) {
-	go func() {
-		c.closing <- struct{}{}
-		defer func() { <-c.closing }()
-		sys.CloseDescriptors(fds)
-	}()
-}
-
-// take reads one datagram or packet and forgets it, without waiting.
-func (c *Channel) take(fd int) {
-	if fds, _ := sys.Take(fd); len(fds) > 0 {
-		c.discard(fds)
-	}
-}
-
-// closeStranger closes a socket that strangers send to: descriptors may be in its queue.
-func (c *Channel) closeStranger(fd int) {
-	if c.refuses {
-		sys.Close(fd)
-		return
-	}
-	c.discard([]int{fd})
-}
-
 // outcomes counts registrations by what became of them.
 type outcomes struct {
 	mu sync.Mutex
@@ -583,51 +316,4 @@ func (o *outcomes) all() map[string]uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return maps.Clone(o.n)
-}
-
-// retired is the data thread finding that a sink's socket is gone.
-func (c *Channel) retired(o *outlet, why syscall.Errno) {
-	spec := o.sink.Spec()
-	c.loop.shut(o)
-	c.journal.event(slog.LevelDebug, EventSinkGone, "sink is gone", slog.String("sink", spec.Label), slog.String("why", why.Error()))
-	switch spec.Kind {
-	case ring.Static:
-		c.finish(o.fd, "")
-		poke(c.rescan)
-	default:
-		c.forget(o.sink)
-		c.finish(o.fd, storeName(spec))
-	}
-	poke(c.changed)
-}
-
-// forget takes a sink out of the table. The data thread calls it.
-func (c *Channel) forget(s *ring.Sink) {
-	spec := s.Spec()
-	if c.labels[spec.Label] == spec.ID {
-		delete(c.labels, spec.Label)
-	}
-	if c.perUser[spec.UID]--; c.perUser[spec.UID] <= 0 {
-		delete(c.perUser, spec.UID)
-	}
-	lost := s.Lost()
-	c.journal.watchers.tell(wire.EventRemoved, spec, c.ring.Remove(s), lost)
-	c.journal.lagging.Delete(spec.ID)
-	if c.ring.Find(spec.ShareID) == nil {
-		c.journal.lagging.Delete(spec.ShareID)
-	}
-	poke(c.changed)
-}
-
-// storeName is what the descriptor of a sink is called in the descriptor store; "" if it is not kept there.
-func storeName(spec *ring.Spec) string {
-	switch spec.Kind {
-	case ring.Dynamic:
-		return activation.SinkName(activation.DatagramSink, spec.ID)
-	case ring.Framed:
-		return activation.SinkName(activation.ConnectedSink, spec.ID)
-	case ring.Source:
-		return activation.SinkName(activation.ConnectedSource, spec.ID)
-	}
-	return ""
 }

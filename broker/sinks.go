@@ -7,10 +7,11 @@ import (
 	"log/slog"
 	"path"
 	"strconv"
+	"syscall"
 	"time"
 
+	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/ring"
-
 	"github.com/msgmux/msgmux/broker/sys"
 	"github.com/msgmux/msgmux/broker/wire"
 )
@@ -231,4 +232,51 @@ func (c *Channel) find(name string) (*ring.Sink, *wire.Error) {
 		return s, nil
 	}
 	return nil, wire.Refuse(wire.CodeNotFound, "there is no sink %q", name)
+}
+
+// retired is the data thread finding that a sink's socket is gone.
+func (c *Channel) retired(o *outlet, why syscall.Errno) {
+	spec := o.sink.Spec()
+	c.loop.shut(o)
+	c.journal.event(slog.LevelDebug, EventSinkGone, "sink is gone", slog.String("sink", spec.Label), slog.String("why", why.Error()))
+	switch spec.Kind {
+	case ring.Static:
+		c.finish(o.fd, "")
+		poke(c.rescan)
+	default:
+		c.forget(o.sink)
+		c.finish(o.fd, storeName(spec))
+	}
+	poke(c.changed)
+}
+
+// forget takes a sink out of the table. The data thread calls it.
+func (c *Channel) forget(s *ring.Sink) {
+	spec := s.Spec()
+	if c.labels[spec.Label] == spec.ID {
+		delete(c.labels, spec.Label)
+	}
+	if c.perUser[spec.UID]--; c.perUser[spec.UID] <= 0 {
+		delete(c.perUser, spec.UID)
+	}
+	lost := s.Lost()
+	c.journal.watchers.tell(wire.EventRemoved, spec, c.ring.Remove(s), lost)
+	c.journal.lagging.Delete(spec.ID)
+	if c.ring.Find(spec.ShareID) == nil {
+		c.journal.lagging.Delete(spec.ShareID)
+	}
+	poke(c.changed)
+}
+
+// storeName is what the descriptor of a sink is called in the descriptor store; "" if it is not kept there.
+func storeName(spec *ring.Spec) string {
+	switch spec.Kind {
+	case ring.Dynamic:
+		return activation.SinkName(activation.DatagramSink, spec.ID)
+	case ring.Framed:
+		return activation.SinkName(activation.ConnectedSink, spec.ID)
+	case ring.Source:
+		return activation.SinkName(activation.ConnectedSource, spec.ID)
+	}
+	return ""
 }
