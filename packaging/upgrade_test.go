@@ -293,6 +293,9 @@ func starts(t *testing.T, m *rig.Machine, channel string) (brokers, generation u
 func TestUpgradeUnderLoad(t *testing.T) {
 	onEach(t, func(t *testing.T, m *rig.Machine, by tool) {
 		m.Install(rig.Build(t, "./units/rig/load"), "/usr/bin/load", 0o755)
+		for _, version := range []string{first, second, third} {
+			packageFile(t, version, by.name) // built before there is load
+		}
 		install(t, m, by, first)
 		x := begin(t, m)
 		was, _ := starts(t, m, "audit")
@@ -331,6 +334,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 func TestDowngradeAcrossLayouts(t *testing.T) {
 	onEach(t, func(t *testing.T, m *rig.Machine, by tool) {
 		m.Install(rig.Build(t, "./units/rig/load"), "/usr/bin/load", 0o755)
+		packageFile(t, first, by.name) // built before there is load
 		install(t, m, by, third)
 		x := begin(t, m)
 		time.Sleep(500 * time.Millisecond)
