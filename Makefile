@@ -25,8 +25,8 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # What `make test` runs. A part joins the list with the change that brings it.
 PARTS := unit systemd packages recipes
 
-# The tests that boot a systemd are a part of their own, and so is what the packages are made of. The killing parent is too slow under the race detector, and the
-# tests of promise 4 compare times and rates, which it distorts.
+# The tests that boot a systemd are a part of their own, and so is what the packages are made of. The killing parent is too
+# slow under the race detector, and the tests of promise 4 compare times and rates, which it distorts.
 UNIT_PACKAGES = $$(go list ./... | grep -vE '/(units|packaging)(/|$$)')
 RACE_SKIP     = ^TestPromise4_
 RACE_PACKAGES = $$(go list ./broker/... | grep -v /broker/crashtest)
