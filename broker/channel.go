@@ -58,7 +58,8 @@ type StaticSink struct {
 	Address wire.Address
 	Options wire.Options
 
-	queue int // a handed-over message queue, open for sending; -1: none
+	handed bool // by the administrator, as a descriptor: the options are in OptionsDir
+	queue  int  // a handed-over message queue, open for sending; -1: none
 }
 
 // drainFor is how long a broker that was started by hand goes on delivering when it is told to stop.
@@ -108,9 +109,24 @@ func Open(cfg Config) (*Channel, error) {
 		outcomes: outcomes{n: make(map[string]uint64)}, labels: make(map[string]uint64), perUser: make(map[uint32]int)}
 	if err := c.open(); err != nil {
 		c.journal.close()
+		c.abandon()
 		return nil, err
 	}
 	return c, nil
+}
+
+// abandon closes what an Open that failed has made. Where the ring is kept, in the descriptor store, it stays.
+func (c *Channel) abandon() {
+	if c.prover != nil {
+		c.prover.close()
+	}
+	if c.loop != nil {
+		c.loop.ep.Close()
+		c.loop.wake.Close()
+	}
+	if c.ring != nil {
+		c.ring.Retire()
+	}
 }
 
 func (c *Channel) open() error {

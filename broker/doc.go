@@ -6,12 +6,17 @@
 // Rooms, each in files of its own:
 //
 //	channel.go    what a channel is made of; start, restart, stop
+//	pair.go       the ring's two files: found, moved, set aside, stored
+//	handover.go   queues and static sinks that an administrator hands over
 //	loop.go       the data thread: epoll, receive, send, patience
 //	outlet.go     a sink's sending socket, and what its errors mean
+//	sinks.go      the table: who is taken over, let in, dropped, forgotten
+//	door.go       framed clients: accept, hello, store, enter, ok
 //	registrar.go  registrations: peek, prove, store, enter, answer, consume
 //	ownership.go  who owns a socket
 //	folder.go     static sinks
 //	reaper.go     sinks that died without a word
+//	settle.go     descriptors that are done with
 //	status.go     what the control socket tells
 //	journal.go    log lines, bounded and limited
 //	events.go     what happens to sinks, told to whoever watches

@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"fmt"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -98,6 +99,10 @@ func newLoop(r *ring.Ring, ops sys.Ops, j *journal) (*loop, error) {
 	ep, err := sys.NewEpoll()
 	if err != nil {
 		return nil, err
+	}
+	if _, errno := ops.EpollWait("poll", ep.FD(), make([]sys.Event, 1), 0); errno != 0 {
+		ep.Close()
+		return nil, fmt.Errorf("cannot wait for events, which takes epoll_pwait2 (Linux 5.11, and a filter of system calls that knows it): %w", errno)
 	}
 	wake, err := sys.NewEventfd()
 	if err != nil {
