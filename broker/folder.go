@@ -48,7 +48,8 @@ type declared struct {
 	name    string // label
 	queue   int    // a message queue that was handed over, open for sending; -1: none
 	options wire.Options
-	flag    bool // on the command line: never gone
+	flag    bool // on the command line, or handed over: never gone
+	handed  bool // handed over: the options may change
 	id      uint64
 	file    fileID    // what the path led to when it was connected
 	since   time.Time // when it was connected
@@ -81,7 +82,11 @@ func (f *folder) run(ctx context.Context) {
 		if name == "" {
 			name = defaultLabel(s.Address)
 		}
-		f.declare(&declared{addr: s.Address, name: name, options: s.Options, flag: true, queue: s.queue})
+		options := s.Options
+		if s.handed {
+			options = f.optionsOf(name)
+		}
+		f.declare(&declared{addr: s.Address, name: name, options: options, flag: true, handed: s.handed, queue: s.queue})
 	}
 	events := make(chan struct{}, 1)
 	f.scan()
@@ -198,6 +203,9 @@ func (f *folder) scan() {
 		switch {
 		case d.flag || present[name]:
 			d.gone = time.Time{}
+			if d.handed {
+				f.change(d, f.optionsOf(d.name))
+			}
 			if f.replaced(d) {
 				f.disconnect(d)
 			}
@@ -234,13 +242,18 @@ func (f *folder) entry(name string, present map[string]bool) {
 	present[addr.Name] = true
 	options := f.optionsOf(name)
 	if d := f.declared[addr.Name]; d != nil {
-		if d.options != options {
-			d.options = options
-			f.update(d)
-		}
+		f.change(d, options)
 		return
 	}
 	f.declare(&declared{addr: addr, name: name, options: options, queue: -1})
+}
+
+// change gives a sink other options, if they are.
+func (f *folder) change(d *declared, options wire.Options) {
+	if d.options != options {
+		d.options = options
+		f.update(d)
+	}
 }
 
 // optionsOf reads the options of a static sink. A bad file means defaults, and one log line.

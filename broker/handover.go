@@ -33,7 +33,7 @@ func (c *Channel) addQueue(d activation.Descriptor, key uint64) error {
 // and connected to by its address like any other. Of a queue, a descriptor for sending is kept.
 func (c *Channel) takeSink(d activation.Descriptor) {
 	defer sys.Close(d.FD)
-	s := StaticSink{queue: -1}
+	s := StaticSink{handed: true, queue: -1}
 	name, err := "", error(nil)
 	if d.Kind == activation.MessageQueue {
 		if name, err = sys.QueueName(d.FD); err == nil {

@@ -57,6 +57,23 @@ func TestHandedOverSockets(t *testing.T) {
 	}
 }
 
+// TestHandedOverOptions: they are where those of the folder's sinks are.
+func TestHandedOverOptions(t *testing.T) {
+	options, in := optionsIn(t)
+	writeFile(t, options+"/audit.conf", "patience=7s\n")
+	_, d := handedOver(t, brokertest.Name(), "audit")
+	b := brokertest.Start(t, in, func(cfg *broker.Config) { cfg.Inherited.Sinks = []activation.Descriptor{d} })
+	if s := becomes(t, b, "audit", "ready"); s.Patience != "7s" {
+		t.Errorf("%+v", s)
+	}
+	writeFile(t, options+"/audit.conf", "patience=forever\n")
+	b.Channel.Rescan()
+	brokertest.Eventually(t, "the new option is seen", func() bool {
+		s, ok := static(b, "audit")
+		return ok && s.Patience == "forever"
+	})
+}
+
 // openQueue opens, or makes, a message queue that goes with the test.
 func openQueue(t *testing.T, name string) int {
 	t.Helper()
