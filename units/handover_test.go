@@ -28,7 +28,10 @@ func TestHandedOverSink(t *testing.T) {
 		b.Install("examples/hand-over.conf", "/etc/systemd/system/msgmux.service.d/audit.conf", 0o644)
 		b.MustRun("systemctl", "daemon-reload")
 		p.systemctl("start", "msgmux.target", p.service, consumer)
-		b.Until("the sink is there", 20*time.Second, func() bool { return p.account().state("audit") == "ready" })
+		b.Until("the sink is there, and waited for", 20*time.Second, func() bool {
+			s := p.account().sink("audit")
+			return s.State == "ready" && s.Patience == "forever"
+		})
 		other := b.StartLoad("sink", "--bind", "@mm-other", "--register", "/run/msgmux/register", "--option", "patience=forever", "--settle", "1s")
 		unit := func() map[string]string {
 			return p.showUnit(socket, "ActiveState", "Result", "NAccepted", "ActiveEnterTimestampMonotonic")
