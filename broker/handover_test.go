@@ -7,13 +7,13 @@ import (
 	"os"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/broker/sys"
 )
 
 // Sockets and queues of static sinks that an administrator hands over (Sockets= in a drop-in).
@@ -74,35 +74,37 @@ func TestHandedOverOptions(t *testing.T) {
 	})
 }
 
-// openQueue opens, or makes, a message queue that goes with the test.
-func openQueue(t *testing.T, name string) int {
-	t.Helper()
-	text := name + "\x00"
-	at := uintptr(unsafe.Pointer(unsafe.StringData(text)))
-	fd, _, e := unix.Syscall6(unix.SYS_MQ_OPEN, at, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600, 0, 0, 0)
-	if e != 0 {
-		t.Fatal(e)
-	}
-	t.Cleanup(func() { unix.Syscall(unix.SYS_MQ_UNLINK, at, 0, 0) })
-	return int(fd)
-}
-
 // TestPromise8_QueueIntoTheBroker: a message queue that the broker takes from is no sink of it: each message would come
 // back for ever.
 func TestPromise8_QueueIntoTheBroker(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("mqueue", dir, "mqueue", 0, ""); err != nil {
+		t.Skipf("message queues cannot be mounted: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	// Creating a file there is mq_open(3) with the default attributes.
+	path := fmt.Sprintf("%s/msgmux-loop-%d", dir, os.Getpid())
+	in, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(path) })
+	out, err := sys.OpenQueue(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(out)
 	log := &journal{}
-	name := fmt.Sprintf("msgmux-loop-%d", os.Getpid())
-	in, out := openQueue(t, name), openQueue(t, name)
-	mine := openQueue(t, name)
-	defer unix.Close(mine)
 	b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) {
 		cfg.Inherited.SourceQueues = []activation.Descriptor{{Name: "source-mq", FD: in, Kind: activation.MessageQueue}}
-		cfg.Inherited.Sinks = []activation.Descriptor{{Name: "sink-loop", FD: out, Kind: activation.MessageQueue}}
+		if err := os.Symlink(path, cfg.SinksDir+"/loop"); err != nil {
+			t.Fatal(err)
+		}
 	})
 	sink := brokertest.NewSink(t, b.Dir)
-	message := []byte("once")
-	if _, _, e := unix.Syscall6(unix.SYS_MQ_TIMEDSEND, uintptr(mine), uintptr(unsafe.Pointer(&message[0])), uintptr(len(message)), 0, 0, 0); e != 0 {
-		t.Fatal(e)
+	if errno := (sys.Kernel{}).QueueSend("", out, []byte("once")); errno != 0 {
+		t.Fatal(errno)
 	}
 	if m, err := sink.Receive(); err != nil || string(m) != "once" {
 		t.Fatalf("%q, %v", m, err)
