@@ -65,7 +65,8 @@ known-parts:
 
 .PHONY: test-unit
 test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, under five minutes
-	@.ci/need unit python3 socat gcc || [ $$? = 2 ]
+	@.ci/need unit python3 socat gcc tmux journalctl dbus-daemon dbus-broker || [ $$? = 2 ]
+	@command -v promtool >/dev/null || docs/recipes/prepare.sh build/unit prometheus >/dev/null || echo "unit: cannot unpack prometheus" >&2
 	go vet ./...
 	go test -count=1 -p 1 -timeout 6m $(UNIT_PACKAGES)
 	@$(MAKE) --no-print-directory test-race fuzz
