@@ -5,6 +5,7 @@ package broker_test
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -168,7 +169,7 @@ func TestMemoryLimits(t *testing.T) {
 		cmd := exec.Command("sh", "-ec", shell+`; exec "$@"`, "sh", programPath(t), "--runtime-dir", dir, "--buffer", buffer)
 		all, err := cmd.CombinedOutput()
 		out := all[:min(len(all), 500)]
-		if e, ok := err.(*exec.ExitError); !ok || e.ExitCode() != 1 {
+		if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.ExitCode() != 1 {
 			t.Errorf("%v: %s", err, out)
 		}
 		if strings.Count(string(all), "\n") != 1 {

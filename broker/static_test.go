@@ -3,6 +3,7 @@
 package broker_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -412,7 +413,7 @@ func TestStaticFlag(t *testing.T) {
 	}
 	for _, bad := range []string{"relative", "/p,colour=red", "/p,patience=soon", "/p,tap=yes,share=x", "@abstract"} {
 		out, err := exec.Command(programPath(t), "--runtime-dir", filepath.Join(dir, "x"), "--sink", bad).CombinedOutput()
-		if e, ok := err.(*exec.ExitError); !ok || e.ExitCode() != 2 || strings.Count(string(out), "\n") != 1 {
+		if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.ExitCode() != 2 || strings.Count(string(out), "\n") != 1 {
 			t.Errorf("--sink %s: %v, %q", bad, err, out)
 		}
 	}

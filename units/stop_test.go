@@ -57,7 +57,6 @@ func TestStopStops(t *testing.T) {
 		if b.SystemdVersion() < 254 {
 			// The store is gone with the ring and the dynamic sinks.
 			sinks = 2
-			kept = 0
 		}
 		p.untilStatus("what is there after a stop", func(s statusLine) bool { return s.sinks == sinks && s.static == 2 })
 		a = p.account()

@@ -60,8 +60,7 @@ type sink struct {
 
 // errorName is what an error of the bus is called, "" for none.
 func errorName(err error) string {
-	var e dbus.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[dbus.Error](err); ok {
 		return e.Name
 	}
 	if err != nil {

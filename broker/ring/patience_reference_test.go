@@ -4,6 +4,7 @@ package ring
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -137,10 +138,7 @@ func TestPatienceAgainstReference(t *testing.T) {
 			full := random.IntN(4) > 0
 			dt := pick(0, 1, 7, time.Microsecond, time.Millisecond, MaxStep)
 			standings := make([]Standing, n)
-			before := make(map[int]time.Duration)
-			for account, owed := range ref.owed {
-				before[account] = owed
-			}
+			before := maps.Clone(ref.owed)
 			for i := range n {
 				s := &sinks[i]
 				s.Lag = []uint64{0, near(size / 2), near(size - size/8), size, random.Uint64N(size + 1)}[random.IntN(5)]

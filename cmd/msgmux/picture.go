@@ -152,7 +152,7 @@ func sinkLines(v *view, columns, rows int, s style) []string {
 	}
 	var most float64 // all rates are drawn to one scale, so that the slower sink shows
 	for _, w := range sinks {
-		most = max(most, slices.Max(append(w.rate[:len(w.rate):len(w.rate)], 0)))
+		most = max(most, slices.Max(append(slices.Clip(w.rate), 0)))
 	}
 	for _, i := range chosen {
 		if all[i].cell != nil {
