@@ -25,12 +25,17 @@ type machine struct {
 	t *testing.T
 }
 
-func boot(t *testing.T) *machine {
+// bootBare boots a Debian that has the programs of the pages, and nothing of msgmux.
+func bootBare(t *testing.T) *machine {
 	t.Helper()
 	rig.Require(t, "recipes")
-	top := stage.Top(t)
-	t.Chdir(top) // where the rig looks for what it installs
-	m := &machine{rig.Boot(t, rig.Debian12, packages...), t}
+	t.Chdir(stage.Top(t)) // where the rig looks for what it installs
+	return &machine{rig.Boot(t, rig.Debian12, packages...), t}
+}
+
+func boot(t *testing.T) *machine {
+	t.Helper()
+	m := bootBare(t)
 	dir := t.TempDir()
 	build := exec.Command("go", "build", "-o", dir+"/", "./cmd/msgmuxd", "./cmd/msgmux")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -3,8 +3,12 @@
 package booted
 
 import (
+	"context"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -32,16 +36,36 @@ func steps(t *testing.T, text string) []step {
 	return all
 }
 
-// TestTutorial runs every command of the tutorial in order, but for the installation.
-func TestTutorial(t *testing.T) {
-	m := boot(t)
-	for _, name := range []string{"archive.conf", "sqlite-writer.py", "archive.service"} {
-		m.Install(filepath.Join("docs/examples/sqlite-writer", name), "/usr/share/doc/msgmux/examples/sqlite-writer/"+name, 0o644)
+// bring builds the package of this tree, and leaves it in root's home folder. Debian's packages are there already.
+func (m *machine) bring() {
+	m.t.Helper()
+	dir := m.t.TempDir()
+	build := exec.Command("packaging/build.sh", dir)
+	build.Env = append(os.Environ(), "ARCHES="+runtime.GOARCH, "FORMATS=deb")
+	if out, err := build.CombinedOutput(); err != nil {
+		m.t.Fatalf("cannot build the package: %v\n%s", err, out)
 	}
+	found, _ := filepath.Glob(filepath.Join(dir, "msgmux_*.deb"))
+	if len(found) != 1 {
+		m.t.Fatalf("the packages are %v", found)
+	}
+	m.Install(found[0], "/root/"+filepath.Base(found[0]), 0o644)
+}
+
+// TestTutorial runs every command of the tutorial in order, from the installation of the package on.
+func TestTutorial(t *testing.T) {
+	m := bootBare(t)
+	m.bring()
 	var terminal *rig.Process
 	for _, s := range steps(t, stage.ReadDocument(t, "docs/tutorial.md")) {
 		switch s.kind {
-		case "install": // the machine came so
+		case "install":
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			out, exit := m.Run(ctx, "bash", "-euc", "cd /root\nexport DEBIAN_FRONTEND=noninteractive\n"+s.script)
+			cancel()
+			if exit != 0 {
+				t.Fatalf("the installation ends with %d:\n%s", exit, out)
+			}
 		case "terminal 2":
 			terminal = m.Start("bash", "-euc", "exec "+strings.TrimSpace(s.script)+" >/tmp/terminal-2")
 			m.until("the second terminal's sink", "msgmux sinks list --json | jq -e 'length > 1'")
