@@ -5,6 +5,7 @@ package broker
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/sys"
@@ -18,25 +19,44 @@ type settlement struct {
 	name string // in the descriptor store; "" if it is not there
 }
 
-// settle takes descriptors that are done with out of the store and closes them: both can wait.
+// removeAgain is how long a name stays in the store at least when the service manager had no room for the message.
+const removeAgain = time.Second
+
+// settle takes descriptors that are done with out of the store and closes them: both can wait. A name that could not be
+// taken out is tried again, and not left to the next start: the store has only so much room.
 func (c *Channel) settle(ctx context.Context) {
+	var left []string
+	var again <-chan time.Time
 	for {
+		if len(left) > 0 && again == nil {
+			again = time.After(removeAgain)
+		}
 		select {
 		case s := <-c.settling:
-			c.settleOne(s)
+			if !c.settleOne(s) {
+				left = append(left, s.name)
+			}
+		case <-again:
+			again = nil
+			for len(left) > 0 && c.cfg.Notifier.Remove(left[0]) == nil {
+				left = left[1:]
+			}
 		case <-ctx.Done():
 			return // Run does the rest, when the data thread has ended
 		}
 	}
 }
 
-func (c *Channel) settleOne(s settlement) {
+// settleOne says whether the descriptor is out of the store; it is closed in any case.
+func (c *Channel) settleOne(s settlement) bool {
+	err := error(nil)
 	if s.name != "" {
-		if err := c.cfg.Notifier.Remove(s.name); err != nil {
-			c.journal.event(slog.LevelError, EventInternal, "cannot take a descriptor out of the store", slog.Any("error", err))
+		if err = c.cfg.Notifier.Remove(s.name); err != nil {
+			c.journal.event(slog.LevelError, EventInternal, "cannot take a descriptor out of the store yet", slog.Any("error", err))
 		}
 	}
 	c.closeStranger(s.fd)
+	return err == nil
 }
 
 // finish hands a descriptor to settle without waiting.
