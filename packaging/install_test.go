@@ -411,8 +411,13 @@ func TestScriptsMayRunTwice(t *testing.T) {
 			m.MustRun(info+"prerm", "upgrade", "1.1.0")
 			m.MustRun(info+"prerm", "deconfigure", "in-favour", "x", "1")
 			passes(t, m, "", "", "still there")
+			framedSink(t, m, "msgmux")
 			m.MustRun(info+"prerm", "remove")
 			m.MustRun(info+"prerm", "remove")
+			// By now, and not only when its unit is gone, systemd has let go of what it held.
+			if out := m.MustRun("find", "/proc/1/fd", "-lname", "*msgmux*", "-printf", "%l "); out != "" {
+				t.Errorf("%s: systemd still holds %s", m.Suite(), out)
+			}
 			m.MustRun("cp", info+"postrm", "/opt/postrm")
 			do(t, m, by.purge...)
 			for _, action := range []string{"remove", "purge", "purge", "abort-install", "disappear"} {
