@@ -44,7 +44,7 @@ func sinksListCommand(where *location) *cobra.Command {
 			if asJSON {
 				return printJSON(l.Sinks)
 			}
-			return printText(sinkTable(l.Sinks, time.Now()).append(nil))
+			return printText(sinkTable(l.Sinks, time.Now(), nil).append(nil))
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "a JSON array")

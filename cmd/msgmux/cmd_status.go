@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -25,16 +26,25 @@ const answerWithin = 5 * time.Second
 type listing struct {
 	Status msgmux.Status       `json:"status"`
 	Sinks  []msgmux.SinkStatus `json:"sinks"`
+
+	Senders []sender `json:"senders,omitempty"` // those that --senders asks for
 }
 
+// rateOver is how long the rates of a single status are measured: the channel is asked at its beginning and at its end.
+const rateOver = 250 * time.Millisecond
+
 func statusCommand(where *location) *cobra.Command {
-	var asJSON, watching bool
+	var asJSON, watching, withSenders bool
 	o := watchOptions{interval: span(time.Second)}
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "show the channel and its sinks",
 		Long: `Show how the channel is, why its sources wait if they do, and every sink:
 how far it is behind, how long it would still be waited for, what it has lost.
+Sinks in trouble stand first. The rates are those of a quarter of a second, in
+which it waits; --json waits for nothing and has no rates. --senders adds who is
+connected to the sockets for sources; a program that names the socket with each
+message, as logger does, is not connected.
 
 With --watch it goes on doing so until it is interrupted: on a terminal as a
 table with the rate and the lag of each sink over the last minutes, those in
@@ -47,6 +57,9 @@ for the channel and one for each sink, every interval.`,
 		Args:              noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if watching {
+				if withSenders {
+					return usagef("--senders does not go with --watch")
+				}
 				o.json = asJSON
 				return watchChannel(where, o)
 			}
@@ -55,21 +68,40 @@ for the channel and one for each sink, every interval.`,
 					return usagef("--%s goes with --watch", flag)
 				}
 			}
+			began := time.Now()
 			l, err := list(where)
 			if err != nil {
 				return err
 			}
+			if withSenders {
+				if l.Senders, err = connectedSenders(l.Status.RuntimeDir); err != nil {
+					return err
+				}
+			}
 			if asJSON {
 				return printJSON(l)
 			}
-			text := appendStatus(nil, l.Status, time.Now())
-			if len(l.Sinks) > 0 {
-				text = sinkTable(l.Sinks, time.Now()).append(append(text, '\n'))
+			var v view
+			v.take(l, began)
+			time.Sleep(time.Until(began.Add(rateOver)))
+			again, err := list(where)
+			if err != nil {
+				return err
+			}
+			v.take(again, time.Now())
+			text := appendStatus(nil, v.status, v.in.last(), v.at)
+			if withSenders {
+				text = appendSenders(append(text, '\n'), l.Senders)
+			}
+			if len(v.sinks) > 0 {
+				rate := func(id uint64) float64 { return v.sinks[id].rate.last() }
+				text = sinkTable(v.ordered(), v.at, rate).append(append(text, '\n'))
 			}
 			return printText(text)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object: status and sinks; with --watch one a line")
+	cmd.Flags().BoolVar(&withSenders, "senders", false, "with the users and processes that are connected as sources")
 	cmd.Flags().BoolVarP(&watching, "watch", "w", false, "go on until interrupted")
 	cmd.Flags().Var(&o.interval, "interval", "with --watch: how often")
 	cmd.Flags().UintVar(&o.count, "count", 0, "with --watch: end after `N` times; 0: never")
@@ -88,7 +120,7 @@ func list(where *location) (listing, error) {
 	if sinks == nil {
 		sinks = []msgmux.SinkStatus{} // "[]", not "null"
 	}
-	return listing{status, sinks}, err
+	return listing{Status: status, Sinks: sinks}, err
 }
 
 // printJSON writes a value, indented, on standard output.
@@ -106,8 +138,9 @@ func printText(text []byte) error {
 	return err
 }
 
-// appendStatus appends the channel's side of the status, a line for each question that people have.
-func appendStatus(dst []byte, s msgmux.Status, now time.Time) []byte {
+// appendStatus appends the channel's side of the status, a line for each question that people have. in is how many messages
+// a second come from sources.
+func appendStatus(dst []byte, s msgmux.Status, in float64, now time.Time) []byte {
 	row := func(name, format string, args ...any) {
 		dst = fmt.Appendf(dst, "%-9s "+format+"\n", append([]any{name}, args...)...)
 	}
@@ -120,7 +153,7 @@ func appendStatus(dst []byte, s msgmux.Status, now time.Time) []byte {
 		time.Unix(s.SinceUnix, 0).Format(time.DateTime), roughly(now.Sub(time.Unix(s.SinceUnix, 0))))
 	row("messages", "%s received, %s accepted, %s lost%s", commas(s.Received), commas(s.Accepted), commas(s.Lost), extras(s))
 	row("ring", "%s of %s, %s", byteCount(s.Used), byteCount(s.Buffer), starts(s))
-	row("sources", "%s", sources(s.Sources))
+	row("sources", "%s; %s a second", sources(s.Sources), commas(uint64(math.Round(in))))
 	row("sinks", "%s", sinkCounts(s.Sinks))
 	return dst
 }

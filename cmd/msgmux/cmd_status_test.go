@@ -45,7 +45,7 @@ func TestStatusShowsTheChannel(t *testing.T) {
 	for _, want := range []string{
 		`(?m)^messages  2 received, 4 accepted, 0 lost$`,
 		`(?m)^sinks     2 \(2 dynamic, 2 framed, 1 tap\)$`,
-		`(?m)^ *\d+  archive  framed +\S+ +ready +0 +0 B +forever +- +2 +0 `,
+		`(?m)^ *\d+  archive  framed +\S+ +ready +\d+ +0 +0 B +forever +- +2 +0 `,
 		`(?m)^ *\d+  eye      framed,tap `,
 	} {
 		if !regexp.MustCompile(want).MatchString(got) {
@@ -67,6 +67,46 @@ func TestStatusShowsTheChannel(t *testing.T) {
 	p := prepare(t, dir, "status")
 	p.cmd.Stdout = full
 	p.want(exitFailure).says("no space left")
+}
+
+// TestStatusTellsRatesAndSenders: how fast each sink reads, and on request who is connected, whoever asks.
+func TestStatusTellsRatesAndSenders(t *testing.T) {
+	_, dir := startBroker(t)
+	if got := prepare(t, dir, "status", "--senders").want(0).stdout.String(); !strings.Contains(got, "\nsenders   none is connected\n") {
+		t.Errorf("with nobody:\n%s", got)
+	}
+	startSub(t, dir, "--label", "archive")
+	pub := prepare(t, dir, "pub", "-l")
+	pub.cmd.Stdin = endless{}
+	pub.start()
+	conn, err := net.Dial("unixgram", filepath.Join(dir, "source"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	until(t, "messages", func() bool { return sinksOf(t, dir)[0].Accepted > 0 })
+	want := []string{
+		`(?m)^sources   .*; [1-9][0-9,]* a second$`, `(?m)^ *\d+  archive  framed +\S+ +\S+ +[1-9][0-9,]* `,
+		fmt.Sprintf(`(?m)^source +%s +1  \S+\[%d\]$`, regexp.QuoteMeta(userName(uint32(os.Getuid()))), os.Getpid()),
+		fmt.Sprintf(`(?m)^publish +%s +1  msgmux\[%d\]$`, regexp.QuoteMeta(userName(uint32(os.Getuid()))), pub.cmd.Process.Pid),
+	}
+	var got string
+	until(t, "rates and senders", func() bool {
+		got = prepare(t, dir, "status", "--senders").want(0).stdout.String()
+		for _, w := range want {
+			if !regexp.MustCompile(w).MatchString(got) {
+				t.Logf("not yet: %s", w)
+				return false
+			}
+		}
+		return true
+	})
+	t.Log("\n" + got)
+	var l listing
+	if err := json.Unmarshal([]byte(prepare(t, dir, "status", "--senders", "--json").want(0).stdout.String()), &l); err != nil || len(l.Senders) != 2 {
+		t.Errorf("%v, %+v", err, l.Senders)
+	}
+	prepare(t, dir, "status", "--senders", "--watch").want(exitUsage)
 }
 
 // TestStatusOfABrokerThatHangs gives up with status 4.
@@ -91,13 +131,13 @@ func TestStatusLines(t *testing.T) {
 		Sinks:   wire.SinkCounts{Total: 3, Static: 1, Dynamic: 2, Lagging: 1, Stalled: 1},
 		Sources: wire.Sources{Blocked: true, Why: "sink archive", Sink: "archive", ForSeconds: 12},
 	}
-	got := string(appendStatus(nil, s, now))
+	got := string(appendStatus(nil, s, 1234.4, now))
 	for _, want := range []string{
 		"channel   web in /run/msgmux.web\n",
 		`version 1\x1b, since`, "(1 min 30 s)\n",
 		"messages  12,345 received, 37,030 accepted, 5 lost, 3 refused: too-large, 8 abandoned, 2 waiting for room\n",
 		"ring      1.00 MiB of 16.0 MiB, 2 restarts since ",
-		"sources   blocked for 12.0 s: sink archive\n",
+		"sources   blocked for 12.0 s: sink archive; 1,234 a second\n",
 		"sinks     3 (1 static, 2 dynamic; 1 stalled, 1 lagging)\n",
 	} {
 		if !strings.Contains(got, want) {

@@ -107,9 +107,10 @@ const (
 
 // sockDiag asks the kernel who made the socket at the other end of one of ours, as the broker does for each sink that is
 // registered.
-func sockDiag() finding {
+func sockDiag() finding { return judgeSockDiag(socketOwner()) }
+
+func judgeSockDiag(uid uint32, err error) finding {
 	const name = "sock_diag"
-	uid, err := socketOwner()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return found(name, bad, "modprobe unix_diag, or a kernel with CONFIG_UNIX_DIAG", "the kernel does not tell about unix sockets: no sink can be registered")
@@ -137,23 +138,10 @@ func socketOwner() (uid uint32, err error) {
 		return 0, os.NewSyscallError("socket", err)
 	}
 	defer syscall.Close(fd)
-	// struct nlmsghdr, and struct unix_diag_req: family, protocol, padding, states, inode, what to show, cookie.
+	if err := askDiag(fd, uint32(st.Ino), 0, diagShowPeer|diagShowUID); err != nil {
+		return 0, err
+	}
 	order := binary.NativeEndian
-	q := order.AppendUint32(nil, 16+24)
-	q = order.AppendUint16(q, sockDiagByFamily)
-	q = order.AppendUint16(q, syscall.NLM_F_REQUEST)
-	q = append(q, make([]byte, 8)...)
-	q = append(q, syscall.AF_UNIX, 0, 0, 0)
-	for _, n := range []uint32{^uint32(0), uint32(st.Ino), diagShowPeer | diagShowUID, ^uint32(0), ^uint32(0)} {
-		q = order.AppendUint32(q, n)
-	}
-	if err := syscall.Sendto(fd, q, 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
-		return 0, os.NewSyscallError("sendto", err)
-	}
-	timeout := syscall.NsecToTimeval(int64(time.Second))
-	if err := syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &timeout); err != nil {
-		return 0, os.NewSyscallError("setsockopt", err)
-	}
 	answer := make([]byte, 8192)
 	n, _, err := syscall.Recvfrom(fd, answer, 0)
 	if err != nil {
@@ -167,18 +155,48 @@ func socketOwner() (uid uint32, err error) {
 	if m.Header.Type == syscall.NLMSG_ERROR && len(m.Data) >= 4 {
 		return 0, syscall.Errno(-int32(order.Uint32(m.Data)))
 	}
-	// Behind struct unix_diag_msg, 16 bytes, come attributes: length, type, value, padded to 4.
-	for b := m.Data[min(16, len(m.Data)):]; len(b) >= 4; {
-		size := int(order.Uint16(b))
+	known := false
+	eachAttribute(m.Data[min(16, len(m.Data)):], func(kind uint16, value []byte) { // behind struct unix_diag_msg
+		if kind == diagUID && len(value) >= 4 {
+			uid, known = order.Uint32(value), true
+		}
+	})
+	if !known {
+		return 0, errors.New("its kernel is older than 5.3")
+	}
+	return uid, nil
+}
+
+// askDiag asks for one unix socket, or with NLM_F_DUMP for all, on a netlink socket of which each answer is to be read for at
+// most a second.
+func askDiag(fd int, inode uint32, flags uint16, show uint32) error {
+	// struct nlmsghdr, and struct unix_diag_req: family, protocol, padding, states, inode, what to show, cookie.
+	order := binary.NativeEndian
+	q := order.AppendUint32(nil, 16+24)
+	q = order.AppendUint16(q, sockDiagByFamily)
+	q = order.AppendUint16(q, syscall.NLM_F_REQUEST|flags)
+	q = append(q, make([]byte, 8)...)
+	q = append(q, syscall.AF_UNIX, 0, 0, 0)
+	for _, n := range []uint32{^uint32(0), inode, show, ^uint32(0), ^uint32(0)} {
+		q = order.AppendUint32(q, n)
+	}
+	if err := syscall.Sendto(fd, q, 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
+		return os.NewSyscallError("sendto", err)
+	}
+	timeout := syscall.NsecToTimeval(int64(time.Second))
+	return os.NewSyscallError("setsockopt", syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &timeout))
+}
+
+// eachAttribute calls f with each of the attributes (netlink(7)): length, type, value, padded to 4.
+func eachAttribute(b []byte, f func(kind uint16, value []byte)) {
+	for len(b) >= 4 {
+		size := int(binary.NativeEndian.Uint16(b))
 		if size < 4 || size > len(b) {
-			break
+			return
 		}
-		if order.Uint16(b[2:]) == diagUID && size >= 8 {
-			return order.Uint32(b[4:]), nil
-		}
+		f(binary.NativeEndian.Uint16(b[2:]), b[4:size])
 		b = b[min((size+3)/4*4, len(b)):]
 	}
-	return 0, errors.New("its kernel is older than 5.3")
 }
 
 // groups are those that the units give the sockets to.

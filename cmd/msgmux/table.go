@@ -3,7 +3,9 @@
 package main
 
 import (
+	"math"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,19 +45,31 @@ func (t table) append(dst []byte) []byte {
 	return dst
 }
 
-// sinkTable has a row for each sink, in the order of the answer.
-func sinkTable(sinks []msgmux.SinkStatus, now time.Time) table {
-	t := table{{"id", "SINK", "KIND", "USER", "STATE", "waiting", "lag", "patience", "left", "accepted", "lost", "since", "ADDRESS"}}
+// rateColumn is where the rate stands in the table of sinks.
+const rateColumn = 5
+
+// sinkTable has a row for each sink, in the given order. rate, unless it is nil, tells how many messages a second a sink
+// accepts.
+func sinkTable(sinks []msgmux.SinkStatus, now time.Time, rate func(id uint64) float64) table {
+	t := table{{"id", "SINK", "KIND", "USER", "STATE", "rate/s", "waiting", "lag", "patience", "left", "accepted", "lost", "since", "ADDRESS"}}
 	users := map[uint32]string{}
 	for _, s := range sinks {
 		if _, known := users[s.UID]; !known {
 			users[s.UID] = userName(s.UID)
 		}
 		t = append(t, []string{
-			strconv.FormatUint(s.ID, 10), visible(s.Label), kind(s), users[s.UID], visible(s.State),
+			strconv.FormatUint(s.ID, 10), visible(s.Label), kind(s), users[s.UID], stateWord(s, now), "",
 			commas(s.Waiting), byteCount(s.LagBytes), visible(s.Patience), patienceLeft(s),
 			commas(s.Accepted), commas(s.Lost), roughly(now.Sub(time.Unix(s.SinceUnix, 0))), visible(s.Address),
 		})
+		if rate != nil {
+			t[len(t)-1][rateColumn] = commas(uint64(math.Round(rate(s.ID))))
+		}
+	}
+	if rate == nil {
+		for i := range t {
+			t[i] = slices.Delete(t[i], rateColumn, rateColumn+1)
+		}
 	}
 	return t
 }

@@ -171,7 +171,7 @@ func printJSONLine(v *view) error {
 	l := struct {
 		Time string `json:"time"`
 		listing
-	}{v.at.Format(jsonTime), listing{v.status, v.ordered()}}
+	}{v.at.Format(jsonTime), listing{Status: v.status, Sinks: v.ordered()}}
 	text, err := json.Marshal(l)
 	if err != nil {
 		return err

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/msgmux/msgmux"
+	"github.com/msgmux/msgmux/broker/wire"
+)
+
+// under makes a program run behind others, such as prlimit.
+func (p *program) under(t *testing.T, argv ...string) *program {
+	t.Helper()
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		t.Skipf("there is no %s", argv[0])
+	}
+	p.cmd.Path, p.cmd.Args = path, append(argv, append([]string{p.cmd.Path}, p.cmd.Args[1:]...)...)
+	return p
+}
+
+// TestDoctorSeesSmallLimits of a broker that may open few files and lock no memory.
+func TestDoctorSeesSmallLimits(t *testing.T) {
+	dir := folder(t)
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	broker := prepare(t, dir, "--runtime-dir", dir, "--buffer", "1M", "--max-sinks", "100", "--max-clients", "100")
+	broker.cmd.Args[0] = "msgmuxd"
+	broker.cmd.Path = filepath.Join(binaries, "msgmuxd")
+	// Root may lock what it likes, whatever the limit.
+	broker.asNobody().under(t, "prlimit", "--nofile=1100:1100", "--memlock=0:0").start()
+	until(t, "the broker's start", func() bool {
+		_, err := msgmux.Channel{RuntimeDir: dir}.Status(t.Context())
+		return err == nil
+	})
+	found := diagnose(t, prepare(t, dir, "doctor", "--json"), exitFailure)
+	if f := found["descriptors"]; f.Verdict != bad || !strings.Contains(f.Text, "may open 1100") || !strings.Contains(f.Advice, "LimitNOFILE=1124") {
+		t.Errorf("descriptors: %+v", f)
+	}
+	if f := found["memlock"]; f.Verdict != poor || !strings.Contains(f.Advice, "LimitMEMLOCK=infinity") {
+		t.Errorf("memlock: %+v", f)
+	}
+	// With nobody to take a message, sources wait.
+	if f := found["sources"]; f.Verdict != poor || !strings.Contains(f.Text, "no sink") {
+		t.Errorf("sources: %+v", f)
+	}
+}
+
+// TestDoctorSeesWhoBlocks: a sink that has to have everything, and does not read.
+func TestDoctorSeesWhoBlocks(t *testing.T) {
+	_, dir := startBroker(t)
+	sub := startSub(t, dir, "--label", "archive", "--patience", "forever")
+	sub.signal(syscall.SIGSTOP)
+	defer sub.signal(syscall.SIGCONT)
+	pub := prepare(t, dir, "pub", "-l")
+	pub.cmd.Stdin = endless{}
+	pub.start()
+	until(t, "sources wait long", func() bool {
+		s, err := msgmux.Channel{RuntimeDir: dir}.Status(t.Context())
+		return err == nil && s.Sources.Blocked && s.Sources.ForSeconds > blockedLong
+	})
+	f := diagnose(t, prepare(t, dir, "doctor", "--json"), exitFailure)["sources"]
+	if f.Verdict != bad || !strings.Contains(f.Text, "for the sink archive") || !strings.Contains(f.Advice, "sinks set archive") {
+		t.Errorf("sources: %+v", f)
+	}
+}
+
+// TestDoctorSeesAnAbsentSink and one that only a tap is left beside.
+func TestDoctorSeesAnAbsentSink(t *testing.T) {
+	_, dir := startBroker(t)
+	if err := os.Symlink("/nowhere/at/all", filepath.Join(dir, "sinks", "agent")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the absent sink", func() bool { s := sinksOf(t, dir); return len(s) == 1 && s[0].State == "absent" })
+	found := diagnose(t, prepare(t, dir, "doctor", "--json"), exitFailure)
+	if f := found["sink agent"]; f.Verdict != poor || !strings.Contains(f.Text, "nobody is at") {
+		t.Errorf("the sink: %+v", f)
+	}
+	if f := found["sources"]; f.Verdict != bad || !strings.Contains(f.Text, "no sink is there") {
+		t.Errorf("sources: %+v", f)
+	}
+}
+
+// TestDoctorSeesMissingGroups on a host whose /etc/group is empty, which is one in a mount namespace of its own.
+func TestDoctorSeesMissingGroups(t *testing.T) {
+	if os.Geteuid() != 0 || exec.Command("unshare", "--mount", "true").Run() != nil {
+		t.Skip("needs root and a mount namespace")
+	}
+	for file, want := range map[string]string{
+		"root:x:0:": "there is no group msgmux", "root:x:0:\nmsgmux:x:801:": "there is no group msgmux-send",
+		"root:x:0:\nmsgmux:x:801:\nmsgmux-send:x:802:": "there is no user msgmux",
+	} {
+		dir := t.TempDir()
+		for name, text := range map[string]string{"group": file, "passwd": "root:x:0:0::/root:/bin/sh"} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := prepare(t, "")
+		p.cmd = exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-euc",
+			"mount --bind "+dir+"/group /etc/group; mount --bind "+dir+"/passwd /etc/passwd; exec "+binaries+"/msgmux --runtime-dir /run/msgmux doctor --json")
+		p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
+		if f := diagnose(t, p, exitFailure)["groups"]; f.Verdict != bad || f.Text != want || !strings.Contains(f.Advice, "systemd-sysusers") {
+			t.Errorf("groups: %+v", f)
+		}
+	}
+}
+
+// TestDoctorKnowsWhatItCannotCause on a host that is well: limits of other kernels, and a broker that may not be asked.
+func TestDoctorKnowsWhatItCannotCause(t *testing.T) {
+	p := &patient{channel: msgmux.Channel{RuntimeDir: "/run/msgmux"}, status: &wire.Status{MaxMessage: 1 << 40}}
+	if f := p.sendBuffer(); f.Verdict != bad || !strings.Contains(f.Advice, "sysctl -w net.core.wmem_max=") {
+		t.Errorf("wmem_max: %+v", f)
+	}
+	p = &patient{channel: msgmux.Channel{RuntimeDir: "/run/msgmux"}, silence: fs.ErrPermission}
+	if f := p.examineChannel()[0]; f.Verdict != bad || !strings.Contains(f.Advice, "in the group of /run/msgmux/control") {
+		t.Errorf("channel: %+v", f)
+	}
+	for _, test := range []struct {
+		uid  uint32
+		err  error
+		want string
+	}{
+		{0, fs.ErrNotExist, "modprobe unix_diag"}, {0, errors.New("its kernel is older than 5.3"), "use the subscribe socket"},
+		{uint32(os.Geteuid()) + 1, nil, "please report"},
+	} {
+		if f := judgeSockDiag(test.uid, test.err); f.Verdict != bad || !strings.Contains(f.Advice, test.want) {
+			t.Errorf("%+v: %+v", test, f)
+		}
+	}
+}
