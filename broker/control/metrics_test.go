@@ -295,7 +295,7 @@ func TestMetricsClientsThatHang(t *testing.T) {
 			for _, network := range []string{"unix", "tcp"} {
 				address := serveMetrics(t, b, network)
 				stop := flood(t, b)
-				hanging := crowdOf(t, 500, network, address)
+				hanging := crowdOf(t, 1000, network, address)
 				for _, c := range hanging {
 					io.WriteString(c, request)
 				}

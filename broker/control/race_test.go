@@ -4,5 +4,5 @@
 
 package control_test
 
-// slow is how much longer things may take under the race detector.
-const slow = 5
+// slow is how many seconds a message may take where nothing delays it, under the race detector.
+const slow = 8

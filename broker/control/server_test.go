@@ -126,7 +126,7 @@ func TestSilentClientsOfControl(t *testing.T) {
 	if a := brokertest.Ask(t, b.Dir, wire.Request{Op: wire.OpStatus}); !a.OK {
 		t.Errorf("got %+v", a)
 	}
-	if d := time.Since(began); d > time.Second {
+	if d := time.Since(began); d > slow*time.Second {
 		t.Errorf("status took %v", d)
 	}
 	codes := make(map[string]int)
@@ -147,9 +147,26 @@ func TestSilentClientsOfControl(t *testing.T) {
 	}
 }
 
+// TestIdleSenders: a thousand who are connected to a socket for datagrams, and say nothing, keep nobody out. (Those of the
+// sockets for connections are TestSilentClients of the broker, the one above, and TestMetricsClientsThatHang.)
+func TestIdleSenders(t *testing.T) {
+	b := brokertest.Start(t)
+	stop := flood(t, b)
+	for _, socket := range []string{"source", "register"} {
+		idle := crowdOf(t, 1000, "unixgram", b.Dir+"/"+socket)
+		brokertest.NewSink(t, b.Dir, "label=beside-"+socket, "tap=yes")
+		if a := brokertest.Ask(t, b.Dir, wire.Request{Op: wire.OpStatus}); !a.OK || len(idle) != 1000 {
+			t.Errorf("%s: got %+v", socket, a)
+		}
+	}
+	if n, gap := stop(); n < 100 || gap > slow*time.Second {
+		t.Errorf("%d messages, %v between two", n, gap)
+	}
+}
+
 // TestControlAnswersAboutManySinks in time: 4,000 in less than 100 ms, on a machine that has nothing else to do.
 func TestControlAnswersAboutManySinks(t *testing.T) {
-	if slow > 1 {
+	if slow > 4 {
 		t.Skip("measures time")
 	}
 	const n = 4000
@@ -165,7 +182,7 @@ func TestControlAnswersAboutManySinks(t *testing.T) {
 		}
 	}
 	t.Logf("the answer and its reading: %v", best)
-	if best > 200*time.Millisecond { // other tests may be running
+	if best > time.Second { // other tests may be running
 		t.Errorf("took %v", best)
 	}
 }
