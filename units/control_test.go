@@ -176,8 +176,8 @@ func (b *bed) scrapeByUnit() {
 	scrape("UNIX-CONNECT:/run/msgmux/metrics")
 	b.WriteFile("/etc/systemd/system/msgmux-metrics.socket.d/tcp.conf", []byte("[Socket]\nListenStream=\nListenStream=127.0.0.1:9649\n"), 0o644)
 	b.MustRun("systemctl", "daemon-reload")
-	p.systemctl("stop", p.service, "msgmux-metrics.socket")
-	p.systemctl("start", p.service)
+	p.systemctl("stop", "msgmux-metrics.socket")
+	p.systemctl("restart", p.service)
 	scrape("TCP:127.0.0.1:9649")
 }
 
