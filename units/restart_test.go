@@ -30,10 +30,15 @@ func often(t *testing.T, variable string, n int) int {
 
 // TestRestartIsInvisible restarts the broker again and again under load: every sink gets everything once and in order, and
 // nobody sees an error. The longest pauses of the sources are printed.
-func TestRestartIsInvisible(t *testing.T) {
-	times := often(t, "MSGMUX_SOAK_RESTARTS", 10)
+func TestRestartIsInvisible(t *testing.T) { restartUnderLoad(t, often(t, "MSGMUX_SOAK_RESTARTS", 10)) }
+
+// TestPauseOfRestart does so with sources that leave the broker time to spare, so that they wait for nothing but restarts.
+func TestPauseOfRestart(t *testing.T) { restartUnderLoad(t, 10, "--rate=300") }
+
+// restartUnderLoad restarts the broker so many times, with sources of the given pace.
+func restartUnderLoad(t *testing.T, times int, pace ...string) {
 	onEachBed(t, func(t *testing.T, b *bed) {
-		x := b.begin()
+		x := b.begin(pace...)
 		p := x.place
 		var restarts []restart
 		seen := statusLine{}

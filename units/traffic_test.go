@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -42,8 +43,8 @@ const (
 // begin starts the default channel and has sinks and sources join it: two sinks with abstract names, two with paths, one
 // static of a socket unit, one a message queue, and a framed one; two connected sources, an unconnected one, a framed one,
 // and one that sends to a message queue. All sources send as fast as they can, and all sinks are waited for: nothing may
-// get lost.
-func (b *bed) begin() *traffic {
+// get lost. pace are more flags for the sources.
+func (b *bed) begin(pace ...string) *traffic {
 	b.t.Helper()
 	p := b.channel("")
 	x := &traffic{place: p}
@@ -65,7 +66,7 @@ func (b *bed) begin() *traffic {
 		{"--source=4", "--to", p.folder + "/publish", "--records=20", "--spread=200"},
 		{"--source=" + fmt.Sprint(queueSource), "--to", "/dev/mqueue/msgmux"},
 	} {
-		x.sources = append(x.sources, b.StartLoadAs(p.as, append([]string{"send"}, flags...)...))
+		x.sources = append(x.sources, b.StartLoadAs(p.as, slices.Concat([]string{"send"}, flags, pace)...))
 	}
 	return x
 }
