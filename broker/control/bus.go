@@ -169,6 +169,11 @@ func (b *Bus) connect(ctx context.Context, events <-chan wire.Event, dropped fun
 	if err := o.export(); err != nil {
 		return false, err
 	}
+	// What was before the name is told nobody; what comes after it is told, to those who saw the name and listen.
+	for len(events) > 0 {
+		<-events
+	}
+	b.sinks, b.lagging = o.counts()
 	reply, err := conn.RequestName(b.name, dbus.NameFlagDoNotQueue)
 	if err == nil && reply != dbus.RequestNameReplyPrimaryOwner && reply != dbus.RequestNameReplyAlreadyOwner {
 		err = errors.New("another connection has it")
@@ -199,10 +204,6 @@ func (b *Bus) sayRefused(err error) {
 // tell makes signals of events until the connection ends. It may wait for the bus; events that find no room meanwhile
 // are dropped.
 func (b *Bus) tell(ctx context.Context, o *object, events <-chan wire.Event, dropped func() uint64) {
-	for len(events) > 0 {
-		<-events // from before there was anybody to tell
-	}
-	b.sinks, b.lagging = o.counts()
 	if b.connected != nil {
 		b.connected <- struct{}{}
 	}
