@@ -55,6 +55,7 @@ var imports = map[string][]string{
 
 	// For tests only: nothing but tests and one another may import them.
 	"activation/activationtest": {unixModule},
+	"units/client":              {"."},
 	"units/rig":                 {unixModule, "units/rig/load/tally"},
 	"units/rig/load":            {unixModule, "broker/sys", "units/rig/load/tally"},
 	"units/rig/load/tally":      {},

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 }
 
 // programs are what a machine with a real channel has, and what tests it. Built without a C library, they run in every suite.
-var programs = []string{"./cmd/msgmuxd", "./cmd/msgmux", "./units/rig/load"}
+var programs = []string{"./cmd/msgmuxd", "./cmd/msgmux", "./units/rig/load", "./units/client"}
 
 // build builds the programs once for all tests and returns their folder.
 func build(t *testing.T) string {
