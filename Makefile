@@ -29,7 +29,7 @@ PARTS := unit systemd packages recipes
 # slow under the race detector, and the tests of promise 4 compare times and rates, which it distorts.
 UNIT_PACKAGES = $$(go list ./... | grep -vE '/(units|packaging)(/|$$)')
 RACE_SKIP     = ^TestPromise4_
-RACE_PACKAGES = $$(go list ./broker/... | grep -v /broker/crashtest)
+RACE_PACKAGES = $$(go list . ./broker/... | grep -v /broker/crashtest)
 
 SCRIPTS = $$(git ls-files -z -- .ci '*.sh' | xargs -0 grep -lE '^\#!.*sh')
 
@@ -87,7 +87,7 @@ test-recipes: ## runs the programs of docs/recipes beside a broker; root, some m
 	cd docs/recipes/statsd && go vet ./... && go test -count=1 -timeout 10m ./...
 
 .PHONY: test-race
-test-race: ## the core packages under the race detector
+test-race: ## the client and the core packages under the race detector
 	@if .ci/need unit gcc; then CGO_ENABLED=1 go test -race -count=1 -timeout 4m -skip '$(RACE_SKIP)' $(RACE_PACKAGES); else [ $$? = 2 ]; fi
 
 .PHONY: fuzz
