@@ -21,8 +21,8 @@ const busyRetry = 5 * time.Second
 // operation that it was in. The Ring owns the descriptors; with an error they stay the caller's.
 //
 // The errors are ErrBusy, which names the holder, after busyRetry; ErrBroken, with what is wrong, if the files do not hold
-// a ring that this program can go on with; and others, if the ring may be sound and there is no room for it now. Dying in the middle of Open is harmless: every step sets absolute
-// values.
+// a ring that this program can go on with; and others, if the ring may be sound and there is no room for it now. Dying in
+// the middle of Open is harmless: every step sets absolute values.
 func Open(dataFD, stateFD int, o Options) (*Ring, error) {
 	g, err := readGeometry(dataFD, stateFD)
 	if err != nil {
