@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"runtime/debug"
 	"strings"
 	"testing"
@@ -337,10 +336,9 @@ func TestPromise7_FlippedBytes(t *testing.T) {
 		a, b := pair(t, unix.SOCK_DGRAM)
 		ends = append(ends, [2]int{a, b})
 	}
-	sample, share := 60, 16
-	if os.Getenv("MSGMUX_SOAK_KILLS") != "" {
-		sample, share = 3000, 1
-	}
+	// With 10,000 kills each byte is flipped in every ring.
+	soak := kills(t)
+	sample, share := max(60, soak*3/10), min(16, max(1, 10_000/soak))
 	began, tried, broken := time.Now(), 0, 0
 	for n, at := range parkedAt {
 		l := park(t, at)
@@ -392,10 +390,7 @@ func TestPromise7_FlippedBytesUnderABroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer old.close()
-	rounds := 40
-	if os.Getenv("MSGMUX_SOAK_KILLS") != "" {
-		rounds = 2000
-	}
+	rounds := max(40, kills(t)/5)
 	for n := range rounds {
 		old.ID = 0 // another one, perhaps, if the ring was set aside
 		if err := old.Register(); err != nil {
