@@ -4,6 +4,7 @@
 # build.sh FOLDER: makes the packages of the commit that is checked out and puts them into FOLDER.
 #
 #   VERSION   what git describe says, unless set
+#   COMMIT    what they say they are of, with its time; the one that is checked out, unless set
 #   ARCHES    amd64 arm64
 #   FORMATS   deb rpm
 #   TAGS      build tags, for tests
@@ -19,8 +20,8 @@ cd "$(dirname "$0")/.."
 mkdir -p "${1:?the folder for the packages is missing}"
 out=$(cd "$1" && pwd)
 version=${VERSION:-$(git describe --tags --always --dirty)}
-commit=$(git rev-parse HEAD)
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+commit=${COMMIT:-$(git rev-parse HEAD)}
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct "$commit")
 export SOURCE_DATE_EPOCH
 date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
 
