@@ -13,10 +13,13 @@ COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 DATE    := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
-# How long each fuzz target runs, and how many kills and upgrades a soak makes.
+# How long each fuzz target runs, and how many kills, restarts and upgrades a soak makes: by a parent that plays service
+# manager, and under a real systemd.
 FUZZTIME   ?= 20s
 SOAK_FUZZ  ?= 10m
 SOAK_KILLS ?= 10000
+SOAK_RESTARTS ?= 100
+SOAK_SYSTEMD_KILLS ?= 300
 SOAK_UPGRADES ?= 10
 
 # Pinned: a new release must not turn a green tree red overnight. Run by version, so it never enters go.mod.
@@ -95,9 +98,9 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	@.ci/fuzz $(FUZZTIME)
 
 .PHONY: soak
-soak: ## hours: SOAK_KILLS (10000) kills and SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
+soak: ## hours: SOAK_KILLS (10000) kills, restarts, SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
 	MSGMUX_SOAK_KILLS=$(SOAK_KILLS) go test -count=1 -timeout 0 -v ./broker/crashtest
-	MSGMUX_SOAK_RESTARTS=100 MSGMUX_SOAK_KILLS=300 go test -count=1 -timeout 0 -v -run 'TestRestartIsInvisible|TestKillIsInvisible' ./units
+	MSGMUX_SOAK_RESTARTS=$(SOAK_RESTARTS) MSGMUX_SOAK_KILLS=$(SOAK_SYSTEMD_KILLS) go test -count=1 -timeout 0 -v -run 'TestRestartIsInvisible|TestKillIsInvisible' ./units
 	MSGMUX_SOAK_UPGRADES=$(SOAK_UPGRADES) go test -count=1 -timeout 0 -v -run TestUpgradeUnderLoad ./packaging
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAK_FUZZ)
 
