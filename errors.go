@@ -5,6 +5,7 @@ package msgmux
 import (
 	"errors"
 	"fmt"
+	"net"
 	"syscall"
 
 	"github.com/msgmux/msgmux/broker/wire"
@@ -63,7 +64,7 @@ func opError(op, path string, err error) error {
 		e.Err = fmt.Errorf("%w: %s", classOfCode(answer.Code), answer.Text)
 		return e
 	}
-	e.Err = plainErrno(err)
+	e.Err = plain(err)
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		if class := classOfErrno(errno); class != nil {
 			e.Err = fmt.Errorf("%w (%w)", class, errno)
@@ -72,11 +73,14 @@ func opError(op, path string, err error) error {
 	return e
 }
 
-// plainErrno is the number in an error of the net package, which wraps it in texts that repeat the path, or the error
-// itself if there is none.
-func plainErrno(err error) error {
+// plain is what an error of the net package is about, without the texts around it, which repeat the path: the number of a
+// system call's error, net.ErrClosed, or the like. Other errors stay as they are.
+func plain(err error) error {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
+	}
+	if wrapped, ok := errors.AsType[*net.OpError](err); ok {
+		return wrapped.Err
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"iter"
 	"net"
+	"os"
 	"syscall"
 	"time"
 
@@ -164,6 +165,9 @@ func (s *Sink) fill(ctx context.Context) error {
 		case err == nil:
 			s.in.end, s.in.whole = n, true
 			return nil
+		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil && s.hasLeft():
+			_ = s.setReadDeadline(time.Time{}) // Leave has set it, and from now on no read waits
+			continue
 		case !isHangUp(err):
 			return orContext(ctx, err)
 		case s.hasLeft():

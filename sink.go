@@ -151,7 +151,7 @@ func (c Channel) Subscribe(ctx context.Context, options SinkOptions) (*Sink, err
 	s.conn, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: options.Address, Net: "unixgram"})
 	if err != nil {
 		// Not opError: what keeps a name from being bound is no broker's doing.
-		return nil, &OpError{Op: op, Path: options.Address, Err: fmt.Errorf("cannot bind: %w", plainErrno(err))}
+		return nil, &OpError{Op: op, Path: options.Address, Err: fmt.Errorf("cannot bind: %w", plain(err))}
 	}
 	if err := s.register(ctx); err != nil {
 		_ = s.release() // the socket of a sink that never was
@@ -225,23 +225,36 @@ func (s *Sink) Address() string { return s.address.String() }
 func (s *Sink) Lost() uint64 { return s.lost.Load() }
 
 // Leave asks the broker to send no more. What was sent before can still be received; then Receive and Each end with
-// io.EOF. A program that is to lose nothing leaves, receives to the end, and closes.
+// io.EOF, also those that wait already. A program that is to lose nothing leaves, receives to the end, and closes.
 //
-// A connection is only shut down for writing, which does not wait; a datagram socket waits for the broker's answer.
+// A connection is only shut down for writing, which does not wait; a datagram socket waits for the broker's answer. After
+// an error the sink has not left, and Leave may be called again.
 func (s *Sink) Leave(ctx context.Context) error {
 	s.mu.Lock()
-	done := s.left || s.gone
-	s.left = true
-	if !done && s.framed {
+	if s.left || s.gone {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.framed {
 		defer s.mu.Unlock()
+		s.left = true
 		return opError("leave", s.where, s.conn.CloseWrite())
 	}
 	s.mu.Unlock()
-	if done {
-		return nil
-	}
 	_, err := s.channel.register(ctx, wire.Registration{Address: s.address, Remove: true})
-	return opError("leave", filepath.Join(s.channel.RuntimeDir, socketRegister), err)
+	if refusal, ok := errors.AsType[*wire.Error](err); ok && refusal.Code == wire.CodeNotFound {
+		err = nil // it was dropped before
+	}
+	if err != nil {
+		return opError("leave", filepath.Join(s.channel.RuntimeDir, socketRegister), err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = true
+	// Who waits is to look again, and to find that nothing more will come.
+	s.in.waiting.stop.Store(true)
+	_ = s.conn.SetReadDeadline(longAgo) // fails only on a closed socket, where nobody waits
+	return nil
 }
 
 // leaveWithin is how long Close waits for the broker to forget a datagram socket. One that is just gone is found and
