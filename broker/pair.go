@@ -39,8 +39,7 @@ func (c *Channel) openRing() (salvaged []ring.Spec, err error) {
 		}
 		if err != nil {
 			salvaged = append(salvaged, ring.Salvage(p.state.FD)...)
-			c.journal.event(slog.LevelError, EventRingBroken,
-				"the ring of the last broker cannot be used; its sinks are kept, the messages in it are given up", slog.Any("error", err))
+			c.saySetAside(p, err)
 			c.retire(p)
 			continue
 		}
@@ -64,6 +63,22 @@ func (c *Channel) openRing() (salvaged []ring.Spec, err error) {
 		return nil, err
 	}
 	return salvaged, c.storeRing()
+}
+
+// saySetAside tells that a ring cannot be used, and what is lost with it: messages that no sink has and, counted for each
+// sink, those that it has not been sent.
+func (c *Channel) saySetAside(p pair, why error) {
+	text := "the ring of the last broker cannot be used; its sinks are kept, the messages in it are given up"
+	attrs := []slog.Attr{slog.Any("error", why)}
+	if lost, ok := ring.CountGivenUp(p.state.FD); ok {
+		attrs = append(attrs, slog.Uint64("messages", lost.Messages))
+		if lost.Sinks {
+			attrs = append(attrs, slog.Uint64("waiting", lost.Waiting))
+		}
+	} else {
+		text += ", and how many cannot be known"
+	}
+	c.journal.event(slog.LevelError, EventRingBroken, text, attrs...)
 }
 
 // moveRing goes over to a new pair of files, because the options or the layout have changed. Killed anywhere, a

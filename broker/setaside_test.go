@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,17 @@ func stored(t *testing.T, s *brokertest.Sink, id uint64) activation.Stored {
 // brokenRing is a pair of files with these sinks in it, and a head that cannot be.
 func brokenRing(t *testing.T, specs ...ring.Spec) (data, state activation.Descriptor) {
 	t.Helper()
+	data, state = ringWith(t, 0, specs...)
+	const head = 4096 + 8 // control.Head.Pos
+	if _, err := unix.Pwrite(state.FD, []byte{1, 2, 3, 4, 5, 6, 7, 8}, head); err != nil {
+		t.Fatal(err)
+	}
+	return data, state
+}
+
+// ringWith is a pair of files with some messages in it, and these sinks, which have none of them.
+func ringWith(t *testing.T, messages int, specs ...ring.Spec) (data, state activation.Descriptor) {
+	t.Helper()
 	r, err := ring.Create(brokertest.Config().Geometry, 7, ring.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -42,6 +54,19 @@ func brokenRing(t *testing.T, specs ...ring.Spec) (data, state activation.Descri
 			t.Fatal(err)
 		}
 	}
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ends[0])
+	defer unix.Close(ends[1])
+	for range messages {
+		if err := unix.Send(ends[0], []byte("old"), 0); err != nil {
+			t.Fatal(err)
+		}
+		r.Receive(ends[1], ring.Datagrams, 1)
+		r.Append()
+	}
 	d, s := r.Descriptors()
 	again := func(fd int, name string) activation.Descriptor {
 		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
@@ -50,12 +75,7 @@ func brokenRing(t *testing.T, specs ...ring.Spec) (data, state activation.Descri
 		}
 		return activation.Descriptor{Name: activation.MemoryName(name, 7), FD: n, Kind: activation.Memfd}
 	}
-	data, state = again(d, activation.DataName), again(s, activation.StateName)
-	const head = 4096 + 8 // control.Head.Pos
-	if _, err := unix.Pwrite(state.FD, []byte{1, 2, 3, 4, 5, 6, 7, 8}, head); err != nil {
-		t.Fatal(err)
-	}
-	return data, state
+	return again(d, activation.DataName), again(s, activation.StateName)
 }
 
 // TestSetAsideKeepsAllSinks: when a ring is set aside its sinks go on under their ids, and no other entry gets one of
@@ -80,6 +100,34 @@ func TestSetAsideKeepsAllSinks(t *testing.T) {
 	}
 	receiveSeq(t, plain, 1, 0, 1)
 	receiveSeq(t, member, 1, 0, 1)
+}
+
+// TestSetAsideSaysWhatIsGivenUp: of a ring that a newer version has left, how many messages; of a damaged one, that it
+// cannot be known.
+func TestSetAsideSaysWhatIsGivenUp(t *testing.T) {
+	for _, c := range []struct {
+		what   string
+		offset int64 // of a byte of the state that is made 99
+		words  []string
+		none   string
+	}{
+		{"newer", 8, []string{"the messages in it are given up", " messages=3 ", " waiting=3"}, "cannot be known"},
+		{"damaged", 4096 + 8 + 7, []string{"the messages in it are given up, and how many cannot be known"}, "messages="},
+	} {
+		log := &journal{Handler: slog.NewTextHandler(t.Output(), nil)}
+		b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) {
+			data, state := ringWith(t, 3, ring.Spec{Kind: ring.Static, Label: "absent", Address: "/nowhere"})
+			if _, err := unix.Pwrite(state.FD, []byte{99}, c.offset); err != nil {
+				t.Fatal(err)
+			}
+			cfg.Inherited.Data, cfg.Inherited.State = []activation.Descriptor{data}, []activation.Descriptor{state}
+		})
+		brokertest.Eventually(t, "the journal is written", func() bool { return len(log.grep("ring-broken: ")) > 0 })
+		if lines := log.grep("ring-broken: "); len(lines) != 1 || len(log.grep(c.words...)) != 1 || strings.Contains(lines[0], c.none) {
+			t.Errorf("of a ring that is %s the journal says %q", c.what, lines)
+		}
+		b.Stop()
+	}
 }
 
 // TestLeftoverIdsAreNotUsedAgain: a descriptor without an entry is taken out of the store by its name, some time after

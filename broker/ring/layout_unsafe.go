@@ -131,7 +131,8 @@ type Place struct{ Pos, Seq uint64 }
 func (p *place) load() Place   { return Place{p.Pos.Load(), p.Seq.Load()} }
 func (p *place) store(v Place) { p.Pos.Store(v.Pos); p.Seq.Store(v.Seq) }
 
-// control is the second page of the state: what the data thread changes all the time.
+// control is the second page of the state: what the data thread changes all the time. Up to Next its words have their
+// places and meanings in every layout, for older programs: see CountGivenUp.
 type control struct {
 	Word      atomic.Uint32 // odd while positions change: readers try again
 	_         uint32
@@ -165,6 +166,12 @@ type control struct {
 	Log    opLog
 	Staged identity // UPDATE: what the entry's identity will be
 }
+
+// Of control, what never changes.
+const (
+	deliveredOffset = 40
+	nextOffset      = 92
+)
 
 // Reason is why a message was refused.
 type Reason int
@@ -358,7 +365,11 @@ func (g Geometry) DataBytes() int64 { return headerSize + int64(g.Size) }
 func (g Geometry) StateBytes() int64 { return g.sections().end }
 
 // Layouts that others depend on; a change must raise the layout number.
-const _ = -(unsafe.Offsetof(header{}.Lock) ^ lockOffset)
+const (
+	_ = -(unsafe.Offsetof(header{}.Lock) ^ lockOffset)
+	_ = -(unsafe.Offsetof(control{}.Delivered) ^ deliveredOffset)
+	_ = -(unsafe.Offsetof(control{}.Next) ^ nextOffset)
+)
 
 // at is the object of type T at offset off of b.
 func at[T any](b []byte, off int64) *T { return (*T)(unsafe.Pointer(&b[off])) }

@@ -226,17 +226,27 @@ func touched(vec []sys.Mmsghdr) (int, error) {
 	return n, nil
 }
 
+// checkPlaces looks at the positions of a ring by themselves: size is its bytes, entries how many messages it holds at most.
+func checkPlaces(size, entries uint64, head, tail, delivered Place) error {
+	switch {
+	case tail.Pos > delivered.Pos || delivered.Pos > head.Pos || head.Pos-tail.Pos > size:
+		return fmt.Errorf("tail %d, delivered %d, head %d bytes", tail.Pos, delivered.Pos, head.Pos)
+	case tail.Seq > delivered.Seq || delivered.Seq > head.Seq || head.Seq-tail.Seq > entries:
+		return fmt.Errorf("tail %d, delivered %d, head %d messages", tail.Seq, delivered.Seq, head.Seq)
+	case head.Pos%4 != 0 || tail.Pos%4 != 0:
+		return fmt.Errorf("tail %d or head %d not aligned", tail.Pos, head.Pos)
+	}
+	return nil
+}
+
 // check looks at everything that later code relies on.
 func (r *Ring) check() error {
 	c := r.c
 	head, tail, delivered := c.Head.load(), c.Tail.load(), c.Delivered.load()
+	if err := checkPlaces(r.geo.Size, uint64(len(r.index)), head, tail, delivered); err != nil {
+		return err
+	}
 	switch {
-	case tail.Pos > delivered.Pos || delivered.Pos > head.Pos || head.Pos-tail.Pos > r.geo.Size:
-		return fmt.Errorf("tail %d, delivered %d, head %d bytes", tail.Pos, delivered.Pos, head.Pos)
-	case tail.Seq > delivered.Seq || delivered.Seq > head.Seq || head.Seq-tail.Seq > uint64(len(r.index)):
-		return fmt.Errorf("tail %d, delivered %d, head %d messages", tail.Seq, delivered.Seq, head.Seq)
-	case head.Pos%4 != 0 || tail.Pos%4 != 0:
-		return fmt.Errorf("tail %d or head %d not aligned", tail.Pos, head.Pos)
 	case c.Landed > uint32(r.batch) || c.Next > c.Landed:
 		return fmt.Errorf("landed %d, next %d of %d", c.Landed, c.Next, r.batch)
 	case c.NextID.Load() == 0:
