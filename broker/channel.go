@@ -93,6 +93,10 @@ type Channel struct {
 	life   sync.RWMutex // held while the status is read, and by Close: never by the data thread
 	closed bool
 
+	looking sync.Mutex // held while the status is made: of what follows
+	numbers []ring.Numbers
+	rates   rates
+
 	outcomes outcomes
 	workers  sync.WaitGroup
 }

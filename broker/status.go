@@ -29,7 +29,13 @@ func (c *Channel) look(list bool) (wire.Status, []wire.Sink) {
 	if c.closed {
 		return wire.Status{}, nil
 	}
-	t, numbers := c.ring.Snapshot(nil)
+	// One look at a time: it is short, and leaves no garbage of the size of the sink table behind.
+	c.looking.Lock()
+	defer c.looking.Unlock()
+	now := time.Now()
+	t, numbers := c.ring.Snapshot(c.numbers[:0])
+	c.numbers = numbers
+	then, seconds := c.rates.since(now)
 	st := wire.Status{
 		Version: c.cfg.Version, Channel: c.cfg.Name, PID: os.Getpid(), RuntimeDir: c.cfg.RuntimeDir,
 		Generation: t.Generation, Starts: t.Starts, SinceUnix: c.began.Unix(), RingSince: t.Since,
@@ -39,19 +45,29 @@ func (c *Channel) look(list bool) (wire.Status, []wire.Sink) {
 		Delivered: t.Delivered.Seq, Tail: t.Tail.Seq, Uncertain: t.Uncertain,
 		Registrations: c.outcomes.all(), LogDropped: c.journal.dropped.Load(),
 	}
+	if then != nil {
+		st.RateSeconds, st.ReceivedRate = seconds, perSecond(st.Received, then.received, seconds)
+	}
 	var sinks []wire.Sink
+	if list {
+		sinks = make([]wire.Sink, 0, len(numbers))
+	}
 	for i := range numbers {
 		n := &numbers[i]
 		if n.Spec.Kind == ring.Share {
 			continue
 		}
 		s := c.sinkStatus(n)
+		if then != nil {
+			s.Rate = perSecond(n.Took, then.took(n), seconds)
+		}
 		count(&st.Sinks, &s)
 		if list {
 			sinks = append(sinks, s)
 		}
 	}
 	st.Sources = c.sources()
+	c.rates.keep(now, &t, numbers)
 	return st, sinks
 }
 

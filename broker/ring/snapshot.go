@@ -43,6 +43,7 @@ func (t *Totals) RefusedBy() map[string]uint64 {
 // share shows the share's cursor, and in Took how many messages it accepted itself.
 type Numbers struct {
 	Spec      *Spec
+	Slot      int // its place in the sink table; another sink may have it later
 	Cursor    Place
 	Start     uint64
 	Accepted  uint64
@@ -71,6 +72,7 @@ func (r *Ring) Snapshot(buf []Numbers) (Totals, []Numbers) {
 			continue
 		}
 		n := s.numbers(t.Head)
+		n.Slot = i
 		if r.table[i].Load() != s {
 			continue // gone meanwhile, and the numbers are perhaps those of who has its entry now
 		}
@@ -89,7 +91,7 @@ func (r *Ring) Snapshot(buf []Numbers) (Totals, []Numbers) {
 			own := *n
 			*n = share
 			n.Spec, n.Took, n.Attaching, n.Absent, n.Stalled = own.Spec, own.Took, own.Attaching, own.Absent, own.Stalled
-			n.Queue = own.Queue
+			n.Queue, n.Slot = own.Queue, own.Slot
 		}
 	}
 	return t, buf

@@ -64,6 +64,11 @@ type Status struct {
 	Sinks   SinkCounts `json:"sinks"`
 	Sources Sources    `json:"sources"`
 
+	// Rates are averages up to now, over so many seconds: one or two where a service manager is told of the channel,
+	// and otherwise since an earlier look at it; 0: nobody has looked in the last ten, and no rate is known.
+	RateSeconds  float64 `json:"rate_seconds"`
+	ReceivedRate float64 `json:"received_rate"` // messages a second
+
 	Registrations map[string]uint64 `json:"registrations"` // by outcome: "ok", or the code of the refusal
 	LogDropped    uint64            `json:"log_dropped"`   // log lines that found the queue full
 }
@@ -104,13 +109,14 @@ type Sink struct {
 	Patience     string  `json:"patience"`      // a duration, or "forever"
 	PatienceLeft float64 `json:"patience_left"` // seconds left before it is left behind; -1 is forever
 
-	Start     uint64 `json:"start"`    // the sequence number it began at
-	Next      uint64 `json:"next"`     // the sequence number of the message it gets next
-	Accepted  uint64 `json:"accepted"` // for a member of a share: what it took itself
-	Lost      uint64 `json:"lost"`
-	Waiting   uint64 `json:"waiting"`
-	LagBytes  uint64 `json:"lag_bytes"`
-	SinceUnix int64  `json:"since_unix"` // seconds
+	Start     uint64  `json:"start"`    // the sequence number it began at
+	Next      uint64  `json:"next"`     // the sequence number of the message it gets next
+	Accepted  uint64  `json:"accepted"` // for a member of a share: what it took itself
+	Lost      uint64  `json:"lost"`
+	Waiting   uint64  `json:"waiting"`
+	LagBytes  uint64  `json:"lag_bytes"`
+	Rate      float64 `json:"rate"`       // messages a second that it accepted, over the status's RateSeconds
+	SinceUnix int64   `json:"since_unix"` // seconds
 
 	LaggingSince int64 `json:"lagging_since_unix,omitempty"` // seconds; 0: it is not lagging, or was when this broker began
 }

@@ -30,8 +30,8 @@ type listing struct {
 	Senders []sender `json:"senders,omitempty"` // those that --senders asks for
 }
 
-// rateOver is how long the rates of a single status are measured: the channel is asked at its beginning and at its end.
-const rateOver = 250 * time.Millisecond
+// ratesAfter is how long a status waits for its rates where nobody has looked at the channel lately.
+const ratesAfter = 30 * time.Millisecond
 
 func statusCommand(where *location) *cobra.Command {
 	var asJSON, watching, withSenders bool
@@ -41,10 +41,12 @@ func statusCommand(where *location) *cobra.Command {
 		Short: "show the channel and its sinks",
 		Long: `Show how the channel is, why its sources wait if they do, and every sink:
 how far it is behind, how long it would still be waited for, what it has lost.
-Sinks in trouble stand first. The rates are those of a quarter of a second, in
-which it waits; --json waits for nothing and has no rates. --senders adds who is
-connected to the sockets for sources; a program that names the socket with each
-message, as logger does, is not connected.
+Sinks in trouble stand first. The rates are averages: of the last one or two
+seconds under systemd, and elsewhere since somebody last looked at the channel;
+if that was not in the last ten seconds, of 30 ms, which it waits. --json waits
+for nothing, and says over how many seconds its rates are measured: 0, there are
+none. --senders adds who is connected to the sockets for sources; a program that
+names the socket with each message, as logger does, is not connected.
 
 With --watch it goes on doing so until it is interrupted: on a terminal as a
 table with the rate and the lag of each sink over the last minutes, those in
@@ -68,7 +70,11 @@ for the channel and one for each sink, every interval.`,
 					return usagef("--%s goes with --watch", flag)
 				}
 			}
-			began := time.Now()
+			if !asJSON {
+				if err := awaitRates(where); err != nil {
+					return err
+				}
+			}
 			l, err := list(where)
 			if err != nil {
 				return err
@@ -81,21 +87,15 @@ for the channel and one for each sink, every interval.`,
 			if asJSON {
 				return printJSON(l)
 			}
-			var v view
-			v.take(l, began)
-			time.Sleep(time.Until(began.Add(rateOver)))
-			again, err := list(where)
-			if err != nil {
-				return err
-			}
-			v.take(again, time.Now())
-			text := appendStatus(nil, v.status, v.in.last(), v.at)
+			now := time.Now()
+			text := appendStatus(nil, l.Status, now)
 			if withSenders {
 				text = appendSenders(append(text, '\n'), l.Senders)
 			}
-			if len(v.sinks) > 0 {
-				rate := func(id uint64) float64 { return v.sinks[id].rate.last() }
-				text = sinkTable(v.ordered(), v.at, rate).append(append(text, '\n'))
+			if len(l.Sinks) > 0 {
+				slices.SortFunc(l.Sinks, byTrouble(l.Status.Buffer))
+				rate := func(s *msgmux.SinkStatus) string { return perSecond(s.Rate, l.Status.RateSeconds) }
+				text = sinkTable(l.Sinks, now, rate).append(append(text, '\n'))
 			}
 			return printText(text)
 		},
@@ -106,6 +106,30 @@ for the channel and one for each sink, every interval.`,
 	cmd.Flags().Var(&o.interval, "interval", "with --watch: how often")
 	cmd.Flags().UintVar(&o.count, "count", 0, "with --watch: end after `N` times; 0: never")
 	return cmd
+}
+
+// awaitRates has the channel know how fast its messages pass: from a look that is some time ago, and if there was none, from
+// this one, which is a light one, and one a moment later.
+func awaitRates(where *location) error {
+	channel, err := where.locate()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
+	defer cancel()
+	status, err := channel.Status(ctx)
+	if err == nil && status.RateSeconds == 0 {
+		time.Sleep(ratesAfter)
+	}
+	return err
+}
+
+// perSecond is a rate as a table has it. Over no time none is known.
+func perSecond(rate, seconds float64) string {
+	if seconds == 0 {
+		return "-"
+	}
+	return commas(uint64(math.Round(rate)))
 }
 
 // list asks the channel for everything.
@@ -138,9 +162,8 @@ func printText(text []byte) error {
 	return err
 }
 
-// appendStatus appends the channel's side of the status, a line for each question that people have. in is how many messages
-// a second come from sources.
-func appendStatus(dst []byte, s msgmux.Status, in float64, now time.Time) []byte {
+// appendStatus appends the channel's side of the status, a line for each question that people have.
+func appendStatus(dst []byte, s msgmux.Status, now time.Time) []byte {
 	row := func(name, format string, args ...any) {
 		dst = fmt.Appendf(dst, "%-9s "+format+"\n", append([]any{name}, args...)...)
 	}
@@ -153,7 +176,7 @@ func appendStatus(dst []byte, s msgmux.Status, in float64, now time.Time) []byte
 		time.Unix(s.SinceUnix, 0).Format(time.DateTime), roughly(now.Sub(time.Unix(s.SinceUnix, 0))))
 	row("messages", "%s received, %s accepted, %s lost%s", commas(s.Received), commas(s.Accepted), commas(s.Lost), extras(s))
 	row("ring", "%s of %s, %s", byteCount(s.Used), byteCount(s.Buffer), starts(s))
-	row("sources", "%s; %s a second", sources(s.Sources), commas(uint64(math.Round(in))))
+	row("sources", "%s; %s a second", sources(s.Sources), perSecond(s.ReceivedRate, s.RateSeconds))
 	row("sinks", "%s", sinkCounts(s.Sinks))
 	return dst
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux"
+	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/broker/wire"
 )
 
@@ -109,6 +110,50 @@ func TestStatusTellsRatesAndSenders(t *testing.T) {
 	prepare(t, dir, "status", "--senders", "--watch").want(exitUsage)
 }
 
+// TestStatusKnowsRatesAtOnce: the table does, of a broker that nobody has looked at for long. JSON says that there are none.
+func TestStatusKnowsRatesAtOnce(t *testing.T) {
+	t.Parallel()
+	const forgotten = 10100 * time.Millisecond // then an earlier look at a broker is of no use
+	_, one := startBroker(t)
+	_, other := startBroker(t)
+	time.Sleep(forgotten)
+	if got := prepare(t, one, "status").want(0).stdout.String(); !strings.Contains(got, "; 0 a second\n") {
+		t.Errorf("the table:\n%s", got)
+	}
+	for _, known := range []bool{false, true} {
+		var l listing
+		if err := json.Unmarshal([]byte(prepare(t, other, "status", "--json").want(0).stdout.String()), &l); err != nil {
+			t.Fatal(err)
+		}
+		if l.Status.RateSeconds > 0 != known {
+			t.Errorf("JSON has rates of %v s", l.Status.RateSeconds)
+		}
+		time.Sleep(ratesAfter)
+	}
+}
+
+// TestStatusOfManySinks is there within 100 ms: all of the program, from its start to its end, with 4,000 sinks and their rates.
+func TestStatusOfManySinks(t *testing.T) {
+	const n, most = 4000, 100 * time.Millisecond
+	_, dir := startBroker(t, "--max-sinks", "4096", "--max-sinks-per-user", "4096")
+	for i := range n {
+		brokertest.NewSink(t, dir, fmt.Sprintf("label=sink-%04d", i), "patience=0")
+	}
+	best := time.Hour
+	for try := 0; best > most && try < 50 || try < 5; try++ { // other tests may be running
+		began := time.Now()
+		got := prepare(t, dir, "status").want(0).stdout.String()
+		best = min(best, time.Since(began))
+		if lines := regexp.MustCompile(`(?m)^ *\d+  sink-\d{4}  dynamic  \S+ +ready +0 +0 `).FindAllString(got, -1); len(lines) != n {
+			t.Fatalf("%d sinks of %d in\n%.2000s", len(lines), n, got)
+		}
+	}
+	t.Logf("the table of %d sinks: %v", n, best)
+	if best > most {
+		t.Errorf("took %v at best", best)
+	}
+}
+
 // TestStatusOfABrokerThatHangs gives up with status 4.
 func TestStatusOfABrokerThatHangs(t *testing.T) {
 	t.Parallel() // it mostly waits
@@ -128,10 +173,11 @@ func TestStatusLines(t *testing.T) {
 		Channel: "web", RuntimeDir: "/run/msgmux.web", PID: 7, Version: "1\x1b", SinceUnix: now.Unix() - 90, RingSince: now.Unix() - 3600,
 		Buffer: 16 << 20, Used: 1 << 20, Starts: 3, Received: 12345, Accepted: 37030, Lost: 5,
 		Refused: map[string]uint64{"too-large": 3, "bad-packet": 0}, Abandoned: 8, Landed: 2,
-		Sinks:   wire.SinkCounts{Total: 3, Static: 1, Dynamic: 2, Lagging: 1, Stalled: 1},
-		Sources: wire.Sources{Blocked: true, Why: "sink archive", Sink: "archive", ForSeconds: 12},
+		Sinks:       wire.SinkCounts{Total: 3, Static: 1, Dynamic: 2, Lagging: 1, Stalled: 1},
+		Sources:     wire.Sources{Blocked: true, Why: "sink archive", Sink: "archive", ForSeconds: 12},
+		RateSeconds: 1.5, ReceivedRate: 1234.4,
 	}
-	got := string(appendStatus(nil, s, 1234.4, now))
+	got := string(appendStatus(nil, s, now))
 	for _, want := range []string{
 		"channel   web in /run/msgmux.web\n",
 		`version 1\x1b, since`, "(1 min 30 s)\n",
@@ -143,6 +189,10 @@ func TestStatusLines(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
+	}
+	s.RateSeconds = 0
+	if got := string(appendStatus(nil, s, now)); !strings.Contains(got, "; - a second\n") {
+		t.Errorf("without a known rate:\n%s", got)
 	}
 }
 

@@ -3,7 +3,7 @@
 package main
 
 import (
-	"math"
+	"bytes"
 	"os/user"
 	"slices"
 	"strconv"
@@ -20,27 +20,28 @@ type table [][]string
 
 // append appends the table as text, columns two spaces apart.
 func (t table) append(dst []byte) []byte {
-	widths := make([]int, len(t[0]))
+	widths, numbers := make([]int, len(t[0])), make([]bool, len(t[0]))
+	for i, heading := range t[0] {
+		numbers[i] = heading == strings.ToLower(heading)
+	}
 	for _, row := range t {
 		for i, cell := range row {
 			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
 	for _, row := range t {
-		var line strings.Builder
 		for i, cell := range row {
 			space := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
-			if isNumber := t[0][i] == strings.ToLower(t[0][i]); isNumber {
-				cell = space + cell
-			} else {
-				cell += space
-			}
 			if i > 0 {
-				line.WriteString("  ")
+				dst = append(dst, "  "...)
 			}
-			line.WriteString(cell)
+			if numbers[i] {
+				dst = append(append(dst, space...), cell...)
+			} else {
+				dst = append(append(dst, cell...), space...)
+			}
 		}
-		dst = append(append(dst, strings.TrimRight(line.String(), " ")...), '\n')
+		dst = append(bytes.TrimRight(dst, " "), '\n')
 	}
 	return dst
 }
@@ -50,7 +51,7 @@ const rateColumn = 5
 
 // sinkTable has a row for each sink, in the given order. rate, unless it is nil, tells how many messages a second a sink
 // accepts.
-func sinkTable(sinks []msgmux.SinkStatus, now time.Time, rate func(id uint64) float64) table {
+func sinkTable(sinks []msgmux.SinkStatus, now time.Time, rate func(*msgmux.SinkStatus) string) table {
 	t := table{{"id", "SINK", "KIND", "USER", "STATE", "rate/s", "waiting", "lag", "patience", "left", "accepted", "lost", "since", "ADDRESS"}}
 	users := map[uint32]string{}
 	for _, s := range sinks {
@@ -63,7 +64,7 @@ func sinkTable(sinks []msgmux.SinkStatus, now time.Time, rate func(id uint64) fl
 			commas(s.Accepted), commas(s.Lost), roughly(now.Sub(time.Unix(s.SinceUnix, 0))), visible(s.Address),
 		})
 		if rate != nil {
-			t[len(t)-1][rateColumn] = commas(uint64(math.Round(rate(s.ID))))
+			t[len(t)-1][rateColumn] = rate(&s)
 		}
 	}
 	if rate == nil {

@@ -79,7 +79,13 @@ func isActive(r rune) bool {
 	return unicode.IsControl(r) || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
 }
 
-// visible is appendVisible for strings in tables, where a newline has no place either.
+// controls are the two that appendVisible leaves as they are.
+var controls = strings.NewReplacer("\n", `\n`, "\t", `\t`)
+
+// visible is appendVisible for strings in tables, where a newline has no place either. Most have nothing to hide.
 func visible(s string) string {
-	return strings.NewReplacer("\n", `\n`, "\t", `\t`).Replace(string(appendVisible(nil, []byte(s))))
+	if !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return s
+	}
+	return controls.Replace(string(appendVisible(nil, []byte(s))))
 }
