@@ -39,7 +39,8 @@ func (c *Channel) look(list bool) (wire.Status, []wire.Sink) {
 	st := wire.Status{
 		Version: c.cfg.Version, Channel: c.cfg.Name, PID: os.Getpid(), RuntimeDir: c.cfg.RuntimeDir,
 		Generation: t.Generation, Starts: t.Starts, SinceUnix: c.began.Unix(), RingSince: t.Since,
-		Buffer: t.Geometry.Size, Used: t.Head.Pos - t.Tail.Pos, MaxMessage: t.Geometry.MaxMessage, MaxSinks: t.Geometry.MaxSinks,
+		Buffer: t.Geometry.Size, Used: t.Head.Pos - t.Tail.Pos, MaxMessage: t.Geometry.MaxMessage,
+		MaxSinks: t.Geometry.MaxSinks, MaxClients: t.Geometry.MaxClients,
 		Received: t.Received(), Entered: t.Entered(), EnteredBytes: t.Head.Pos, Landed: c.ring.Waiting(), Refused: t.RefusedBy(),
 		Accepted: t.Accepted, Lost: t.Lost, Abandoned: t.Abandoned,
 		Delivered: t.Delivered.Seq, Tail: t.Tail.Seq, Uncertain: t.Uncertain,

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,18 +141,27 @@ func (p *patient) descriptorStore(ctx context.Context, conn *dbus.Conn) finding 
 	most, _ := properties["FileDescriptorStoreMax"].(uint32)
 	held, _ := properties["NFileDescriptorStore"].(uint32)
 	u.storeMax = uint64(most)
-	need := uint64(4096 + 1024 + 8) // the defaults of --max-sinks and --max-clients
+	// What the broker asks for at its start: one for each sink and client, and its own.
+	sinks, clients := uint64(4096), uint64(1024) // the defaults
 	if p.status != nil {
-		need = p.status.MaxSinks + 8
+		sinks = p.status.MaxSinks
+		clients = cmp.Or(p.status.MaxClients, clients) // a broker that is older than this program does not tell
 	}
+	need := sinks + clients + 8
+	preserve, known := properties["FileDescriptorStorePreserve"].(string) // from systemd 254 on
 	if uint64(most) < need {
+		then := "the broker does not start"
+		if !known { // such a systemd does not tell the broker
+			then = "a restart loses the sinks that find no room"
+		}
 		return found(name, bad, fmt.Sprintf("FileDescriptorStoreMax=%d in a drop-in: systemctl edit %s", need+1024, service),
-			"it takes %d descriptors, and the sinks alone may be %d: the broker does not start", most, need)
+			"it takes %d descriptors, and %d sinks and %d clients may need %d: %s", most, sinks, clients, need, then)
 	}
-	if preserve, known := properties["FileDescriptorStorePreserve"].(string); known && preserve != "yes" {
-		return found(name, poor, "FileDescriptorStorePreserve=yes in a drop-in: systemctl edit "+service, "%d of %d; a stop of %s gives up what it holds", held, most, service)
-	} else if !known {
+	if !known {
 		return found(name, good, "", "%d of %d; this systemd keeps them over a restart, and not over a stop", held, most)
+	}
+	if preserve != "yes" {
+		return found(name, poor, "FileDescriptorStorePreserve=yes in a drop-in: systemctl edit "+service, "%d of %d; a stop of %s gives up what it holds", held, most, service)
 	}
 	return found(name, good, "", "%d of %d; kept over restarts and stops", held, most)
 }
