@@ -37,7 +37,7 @@ func (b *Batch) Fits(size int) bool {
 // Add puts a copy of a message behind those that were collected. If the packet has no room for it, what was collected is
 // sent first, which can wait, and fail as Flush does: then the message was not added. ErrTooLarge is as with Send.
 func (b *Batch) Add(ctx context.Context, message []byte) error {
-	if len(message) > wire.MaxPacket {
+	if !b.source.takes(len(message)) {
 		if err := b.source.tooLarge(ctx, len(message)); err != nil {
 			return err
 		}

@@ -84,45 +84,40 @@ func TestFramesOfAnySizeArriveWhole(t *testing.T) {
 	}
 }
 
-// TestTooLargeForTheChannel is told at once where the channel can be asked, and by a later call where not.
+// TestTooLargeForTheChannel is told at once, also where the channel may not be asked, and however small its limit is.
 func TestTooLargeForTheChannel(t *testing.T) {
-	channel := realChannel(t) // takes 256 KiB
-	sink := subscribe(t, channel, msgmux.SinkOptions{})
-	source := dial(t, channel)
-	for _, err := range []error{
-		source.Send(inTime(t), make([]byte, 256<<10+1)), source.TrySend(make([]byte, 256<<10+1)),
-		source.Batch().Add(inTime(t), make([]byte, 256<<10+1)),
-	} {
-		if !errors.Is(err, msgmux.ErrTooLarge) {
-			t.Errorf("got %v", err)
-		}
-	}
-	if err := source.Send(inTime(t), []byte("fits")); err != nil {
-		t.Error(err)
-	}
-
-	if err := os.Remove(filepath.Join(channel.RuntimeDir, "control")); err != nil {
-		t.Fatal(err)
-	}
-	source = dial(t, channel)
-	if err := source.Send(inTime(t), make([]byte, 256<<10+1)); err != nil {
-		t.Errorf("got %v", err)
-	}
-	var err error
-	brokertest.Eventually(t, "the refusal", func() bool {
-		err = source.Send(inTime(t), []byte("too late"))
-		return err != nil
-	})
-	var failed *msgmux.OpError
-	if !errors.Is(err, msgmux.ErrTooLarge) || !errors.As(err, &failed) || failed.Code != "too-large" {
-		t.Errorf("got %v", err)
-	}
-	if err := source.Send(inTime(t), []byte("anew")); err != nil {
-		t.Error(err)
-	}
-	for _, want := range []string{"fits", "anew"} {
-		if got, err := sink.Receive(inTime(t)); err != nil || string(got.Payload) != want {
-			t.Errorf("got %.20q and %v, want %q", got.Payload, err, want)
+	program := buildBroker(t)
+	for _, limit := range []int{1000, 64 << 10, 256 << 10} {
+		channel := folder(t)
+		runBroker(t, program, channel, "--max-message", fmt.Sprint(limit))
+		sink := subscribe(t, channel, msgmux.SinkOptions{})
+		source := dial(t, channel)
+		for _, control := range []bool{true, false} {
+			if !control {
+				if err := os.Remove(filepath.Join(channel.RuntimeDir, "control")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			batch := source.Batch()
+			if err := batch.Add(inTime(t), []byte("in the batch")); err != nil {
+				t.Fatal(err)
+			}
+			for _, err := range []error{
+				source.Send(inTime(t), make([]byte, limit+1)), source.TrySend(make([]byte, limit+1)),
+				batch.Add(inTime(t), make([]byte, limit+1)),
+			} {
+				if !errors.Is(err, msgmux.ErrTooLarge) {
+					t.Errorf("limit %d: got %v", limit, err)
+				}
+			}
+			if err := errors.Join(batch.Flush(inTime(t)), source.Send(inTime(t), make([]byte, limit))); err != nil {
+				t.Error(err)
+			}
+			for _, want := range []int{len("in the batch"), limit} {
+				if got, err := sink.Receive(inTime(t)); err != nil || len(got.Payload) != want {
+					t.Errorf("limit %d: got %d bytes and %v, want %d", limit, len(got.Payload), err, want)
+				}
+			}
 		}
 	}
 }

@@ -19,18 +19,18 @@ import (
 const againAfter = time.Second
 
 // join connects to the publish or subscribe socket at path and says hello. It returns the connection on which the broker
-// has said ok, and the id that it gave, or the *wire.Error with which it refused. A broker that hangs up before either
+// has said ok, and what it said with that, or the *wire.Error with which it refused. A broker that hangs up before either
 // has agreed to nothing: join tries again until ctx is done.
-func join(ctx context.Context, path string, hello wire.Hello) (*net.UnixConn, uint64, error) {
+func join(ctx context.Context, path string, hello wire.Hello) (*net.UnixConn, wire.Reply, error) {
 	for {
 		conn, err := dialPacket(ctx, path)
 		if err != nil {
-			return nil, 0, err
+			return nil, wire.Reply{}, err
 		}
 		reply, err := greet(ctx, conn, hello)
 		switch {
 		case err == nil && reply.Err == nil:
-			return conn, reply.ID, nil
+			return conn, reply, nil
 		case err == nil:
 			err = reply.Err
 		case isHangUp(err):
@@ -38,7 +38,7 @@ func join(ctx context.Context, path string, hello wire.Hello) (*net.UnixConn, ui
 		}
 		_ = conn.Close()
 		if err != nil {
-			return nil, 0, err
+			return nil, wire.Reply{}, err
 		}
 	}
 }

@@ -303,6 +303,47 @@ func TestRefusedPacketIsToldByTheNextCall(t *testing.T) {
 	}
 }
 
+// TestLimitOfMessages is what the broker says with its ok, or what it says when it is asked: it may have been restarted
+// with another. One that says nothing is sent what may be too large.
+func TestLimitOfMessages(t *testing.T) {
+	channel := folder(t)
+	listener := listen(t, channel, "publish")
+	size := func(n int) []byte { return make([]byte, n) }
+	limit := uint64(5000)
+	asked := controller(t, channel, func(wire.Request) []string {
+		return cut(t, wire.Answer{OK: true, Status: &wire.Status{MaxMessage: limit}}, 60_000)
+	})
+	source, broker := dialledWith(t, channel, listener, "ok id=7 max-message=1000\n")
+	for _, test := range []struct {
+		size, asks int
+		taken      bool
+	}{{1000, 0, true}, {1001, 1, true}, {5000, 0, true}, {5001, 1, false}, {5001, 1, false}, {4000, 0, true}} {
+		err := source.Send(inTime(t), size(test.size))
+		if test.taken != (err == nil) || !test.taken && !errors.Is(err, msgmux.ErrTooLarge) || len(asked) != test.asks {
+			t.Errorf("%d bytes: got %v, and the broker was asked %d times", test.size, err, len(asked))
+		}
+		for range test.asks {
+			<-asked
+		}
+		if err == nil {
+			broker.packet(t)
+		}
+	}
+	if err := os.Remove(filepath.Join(channel.RuntimeDir, "control")); err != nil {
+		t.Fatal(err)
+	}
+	if err := source.Send(inTime(t), size(5001)); !errors.Is(err, msgmux.ErrTooLarge) {
+		t.Errorf("may not be asked: got %v", err)
+	}
+	source, broker = dialledWith(t, channel, listener, "ok id=8\n")
+	if err := source.Send(inTime(t), size(150_000)); err != nil {
+		t.Errorf("has told nothing: got %v", err)
+	}
+	if got := sizes(t, broker.packet(t)); !slices.Equal(got, []int{150_000}) {
+		t.Errorf("got %v", got)
+	}
+}
+
 // TestCloseEndsAConnecting source and sink, in whatever they wait for.
 func TestCloseEndsAConnecting(t *testing.T) {
 	channel := folder(t)

@@ -170,7 +170,7 @@ func (s *Sink) connect(ctx context.Context) error {
 	}
 	ctx, cancel := during(ctx, s.life)
 	defer cancel()
-	conn, id, err := join(ctx, s.where, wire.Hello{Options: r.Options})
+	conn, reply, err := join(ctx, s.where, wire.Hello{Options: r.Options})
 	if s.life.Err() != nil && err != nil {
 		return net.ErrClosed
 	}
@@ -189,7 +189,7 @@ func (s *Sink) connect(ctx context.Context) error {
 		_ = s.conn.Close() // its broker hung up
 	}
 	s.conn = conn
-	s.id.Store(id)
+	s.id.Store(reply.ID)
 	return nil
 }
 

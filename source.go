@@ -3,11 +3,13 @@
 package msgmux
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -42,7 +44,8 @@ type Source struct {
 
 	out    attempt
 	record []byte // the message that is being sent, as a record; kept for the next one
-	limit  int    // the largest message that this broker takes; 0: not asked yet
+
+	limit atomic.Int64 // the largest message that the broker takes, as far as is known; 0: nothing is
 
 	mu     sync.Mutex // guards conn and closed against Close, which does not wait for its turn
 	conn   *net.UnixConn
@@ -114,7 +117,7 @@ func (c Channel) DialWith(ctx context.Context, options SourceOptions) (*Source, 
 func (s *Source) dial(ctx context.Context) error {
 	ctx, cancel := during(ctx, s.life)
 	defer cancel()
-	conn, err := s.connect(ctx)
+	conn, limit, err := s.connect(ctx)
 	if s.life.Err() != nil && err != nil {
 		return net.ErrClosed
 	}
@@ -133,23 +136,25 @@ func (s *Source) dial(ctx context.Context) error {
 	if s.conn != nil {
 		_ = s.conn.Close() // its broker is gone
 	}
-	s.conn, s.out.raw, s.limit = conn, raw, 0
+	s.conn, s.out.raw = conn, raw
+	s.limit.Store(limit)
 	return nil
 }
 
-// connect makes a connection to the socket that s sends to. A datagram socket must be connected too: only then does the
-// kernel tell when a full channel takes messages again (unix(7), poll).
-func (s *Source) connect(ctx context.Context) (*net.UnixConn, error) {
+// connect makes a connection to the socket that s sends to, and returns the largest message that it takes; 0: not told.
+// A datagram socket must be connected too: only then does the kernel tell when a full channel takes messages again
+// (unix(7), poll).
+func (s *Source) connect(ctx context.Context) (_ *net.UnixConn, limit int64, err error) {
 	if s.framed {
-		conn, _, err := join(ctx, s.path, s.hello)
-		return conn, err
+		conn, reply, err := join(ctx, s.path, s.hello)
+		return conn, int64(min(reply.MaxMessage, MaxMessage)), err
 	}
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unixgram", s.path)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return conn.(*net.UnixConn), nil
+	return conn.(*net.UnixConn), 0, nil
 }
 
 // Send sends one message, of any bytes and of 0 to MaxMessage in length, and waits while the channel takes none: no
@@ -160,10 +165,11 @@ func (s *Source) connect(ctx context.Context) (*net.UnixConn, error) {
 // If the channel was stopped and started anew since the last message, Send connects again; while it is stopped, Send
 // fails with ErrNoBroker. (While a broker is merely restarted under systemd there is nothing to notice.)
 //
-// A message over what the channel takes (Status.MaxMessage) fails with ErrTooLarge if this user may ask the channel for
-// its status. Otherwise it cannot be known beforehand: the broker drops the message and, if the source is connected to
-// publish, hangs up. Then what was sent after it is lost too, and the next call says so with an OpError whose Code is
-// "too-large"; its own message was not sent. The call after that connects again.
+// A message over what the channel takes (Status.MaxMessage) fails with ErrTooLarge: a broker tells those that connect to
+// publish. On a channel without a publish socket that is so for more than 64 KiB, and if this user may ask for the
+// status; the broker drops what it does not take. After a restart with a smaller limit a connection has the old one still:
+// then the broker hangs up, what was sent after the message is lost too, and the next call says so with an OpError whose
+// Code is "too-large"; its own message was not sent. The call after that connects again.
 func (s *Source) Send(ctx context.Context, payload []byte) error {
 	if err := s.turn.take(ctx); err != nil {
 		return opError("send", s.path, err)
@@ -194,24 +200,31 @@ func (s *Source) send(ctx context.Context, payload []byte, wait bool) error {
 	return err
 }
 
-// limitWithin is how long the broker may take to say how large a message may be, before the first one that may be too
-// large.
+// limitWithin is how long the broker may take to say how large a message may be, before one that may be too large.
 const limitWithin = 250 * time.Millisecond
 
-// admit refuses a message of more bytes than the channel takes, as far as that can be known. What fits a packet with
-// others is not worth the question.
+// takes tells whether the broker takes a message of size bytes, as far as it has told. Where it has not, what fits a
+// packet with others is not worth the question. Everybody may call it.
+func (s *Source) takes(size int) bool {
+	return int64(size) <= cmp.Or(s.limit.Load(), wire.MaxPacket)
+}
+
+// admit refuses a message of more bytes than the channel takes, as far as that can be known. What the broker has told
+// may have changed with a restart: it is asked before a refusal.
 //
 // Preconditions: the caller has the turn.
 func (s *Source) admit(ctx context.Context, size int) error {
-	if size > wire.MaxPacket && s.limit == 0 {
-		ctx, cancel := context.WithTimeout(ctx, limitWithin)
-		defer cancel()
-		s.limit = MaxMessage
-		if status, err := s.channel.Status(ctx); err == nil && status.MaxMessage < MaxMessage {
-			s.limit = int(status.MaxMessage)
-		}
+	if s.takes(size) {
+		return nil
 	}
-	if size > wire.MaxPacket && size > s.limit {
+	ctx, cancel := context.WithTimeout(ctx, limitWithin)
+	defer cancel()
+	if status, err := s.channel.Status(ctx); err == nil {
+		s.limit.Store(int64(min(status.MaxMessage, MaxMessage)))
+	} else if s.limit.Load() == 0 {
+		s.limit.Store(MaxMessage) // and is not asked again, unless that is too large
+	}
+	if int64(size) > s.limit.Load() {
 		return syscall.EMSGSIZE
 	}
 	return nil

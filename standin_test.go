@@ -254,6 +254,12 @@ func (p *peer) deliver(t testing.TB, first, lost uint64, messages ...string) {
 // dialled is a source that the channel's broker, which is the test, has taken.
 func dialled(t testing.TB, channel msgmux.Channel, listener *net.UnixListener) (*msgmux.Source, *peer) {
 	t.Helper()
+	return dialledWith(t, channel, listener, "ok id=7\n")
+}
+
+// dialledWith is dialled with another answer to the hello.
+func dialledWith(t testing.TB, channel msgmux.Channel, listener *net.UnixListener, answer string) (*msgmux.Source, *peer) {
+	t.Helper()
 	came := make(chan *msgmux.Source, 1)
 	go func() {
 		source, err := channel.Dial(inTime(t))
@@ -262,7 +268,7 @@ func dialled(t testing.TB, channel msgmux.Channel, listener *net.UnixListener) (
 		}
 		came <- source
 	}()
-	p := admit(t, listener, "ok id=7\n")
+	p := admit(t, listener, answer)
 	source := <-came
 	if source == nil {
 		t.FailNow()

@@ -268,11 +268,16 @@ func (c *Channel) enterClient(spec ring.Spec, oldest bool) (*ring.Sink, *wire.Er
 func (c *Channel) greet(s *ring.Sink, fd int) {
 	c.take(fd)
 	c.cfg.Ops.Seam("attach.taken")
-	errno := c.ring.Greet(s, fd, wire.Reply{ID: s.ID()}.Append(nil))
+	errno := c.ring.Greet(s, fd, c.ok(s))
 	if errno != 0 || !c.openClient(s, fd) {
 		c.forgetClient(s)
 		c.finish(fd, storeName(s.Spec()))
 	}
+}
+
+// ok is the answer to the hello of a client that is let in. The data thread calls it, or nobody else runs yet.
+func (c *Channel) ok(s *ring.Sink) []byte {
+	return wire.Reply{ID: s.ID(), MaxMessage: c.ring.Geometry().MaxMessage}.Append(nil)
 }
 
 // openClient puts an attached client to work; false if it cannot be watched. The data thread calls it, or nobody else runs yet.
@@ -292,7 +297,7 @@ func (c *Channel) openClient(s *ring.Sink, fd int) bool {
 func (c *Channel) reattach(s *ring.Sink, fd int) bool {
 	if s.Attaching() {
 		c.take(fd) // the hello, if it is still there: nothing else can be, without an ok
-		if c.ring.Greet(s, fd, wire.Reply{ID: s.ID()}.Append(nil)) != 0 {
+		if c.ring.Greet(s, fd, c.ok(s)) != 0 {
 			c.forgetClient(s)
 			return false
 		}

@@ -161,19 +161,19 @@ func FuzzParseHello(f *testing.F) {
 }
 
 func FuzzParseReply(f *testing.F) {
-	seed(f, "reply-*.txt", "", "ok", "ok more id=1 id=2", "error busy", "error  x")
+	seed(f, "reply-*.txt", "", "ok", "ok more id=1 id=2", "ok max-message=0 id=7", "ok max-message=-1", "error busy", "error  x")
 	f.Fuzz(func(t *testing.T, text []byte) {
 		r, err := wire.ParseReply(text)
 		if err != nil {
 			checkRefusal(t, err)
 			return
 		}
-		if r.Err != nil && (r.ID != 0 || !codeAlphabet.MatchString(r.Err.Code)) {
+		if r.Err != nil && (r.ID != 0 || r.MaxMessage != 0 || !codeAlphabet.MatchString(r.Err.Code)) {
 			t.Fatalf("accepted %+v %+v", r, r.Err)
 		}
 		printed := r.Append(nil)
 		again, err := wire.ParseReply(printed)
-		if err != nil || again.ID != r.ID || !sameError(again.Err, r.Err) || len(printed) > wire.MaxReply {
+		if err != nil || again.ID != r.ID || again.MaxMessage != r.MaxMessage || !sameError(again.Err, r.Err) || len(printed) > wire.MaxReply {
 			t.Fatalf("%+v is printed as %q and read as %+v, %v", r, printed, again, err)
 		}
 	})

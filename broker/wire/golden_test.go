@@ -72,6 +72,7 @@ func TestGolden(t *testing.T) {
 		"hello-publish.txt":        isHello(wire.Options{Label: "web"}),
 		"hello-subscribe.txt":      isHello(wire.Options{Label: "db", Patience: wire.Forever, PatienceSet: true}),
 		"reply-ok.txt":             isReply(wire.Reply{ID: 12}),
+		"reply-hello.txt":          isReply(wire.Reply{ID: 12, MaxMessage: 256 << 10}),
 		"reply-error.txt":          isReply(wire.Reply{Err: notOwner}),
 		"sink.conf": func(t *testing.T, b []byte) {
 			got, err := wire.ParseOptionLines(b)
@@ -139,7 +140,7 @@ func isHello(want wire.Options) func(*testing.T, []byte) {
 func isReply(want wire.Reply) func(*testing.T, []byte) {
 	return func(t *testing.T, b []byte) {
 		got, err := wire.ParseReply(b)
-		if err != nil || got.ID != want.ID || !sameError(got.Err, want.Err) {
+		if err != nil || got.ID != want.ID || got.MaxMessage != want.MaxMessage || !sameError(got.Err, want.Err) {
 			t.Errorf("read as %d %v, %v", got.ID, got.Err, err)
 		}
 		if printed := want.Append(nil); !bytes.Equal(printed, b) {

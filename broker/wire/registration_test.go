@@ -141,6 +141,8 @@ func TestReply(t *testing.T) {
 		{text: "ok id=12\n", want: wire.Reply{ID: 12}},
 		{text: "ok id=18446744073709551615", want: wire.Reply{ID: 1<<64 - 1}},
 		{text: "ok colour=red id=12 start=5 hurray\n", want: wire.Reply{ID: 12}},
+		{text: "ok id=7 max-message=1000\n", want: wire.Reply{ID: 7, MaxMessage: 1000}},
+		{text: "ok max-message=4194304 id=7", want: wire.Reply{ID: 7, MaxMessage: 4 << 20}},
 		{text: "error busy\n", want: refused("busy", "")},
 		{text: "error loop not into myself\n", want: refused("loop", "not into myself")},
 		{text: "error not-known-yet  two spaces", want: refused("not-known-yet", " two spaces")},
@@ -151,6 +153,8 @@ func TestReply(t *testing.T) {
 		{text: "okay\n", code: wire.CodeBadText},
 		{text: "OK\n", code: wire.CodeBadText},
 		{text: "ok id=\n", code: wire.CodeBadText},
+		{text: "ok id=1 max-message=\n", code: wire.CodeBadText},
+		{text: "ok max-message=all\n", code: wire.CodeBadText},
 		{text: "ok id=-1\n", code: wire.CodeBadText},
 		{text: "ok id=18446744073709551616\n", code: wire.CodeBadText},
 		{text: "ok\nok\n", code: wire.CodeBadText},
@@ -167,7 +171,7 @@ func TestReply(t *testing.T) {
 	} {
 		got, err := wire.ParseReply([]byte(test.text))
 		wantCode(t, err, test.code)
-		if got.ID != test.want.ID || (got.Err == nil) != (test.want.Err == nil) || got.Err != nil && *got.Err != *test.want.Err {
+		if got.ID != test.want.ID || got.MaxMessage != test.want.MaxMessage || (got.Err == nil) != (test.want.Err == nil) || got.Err != nil && *got.Err != *test.want.Err {
 			t.Errorf("%.40q is read as %v %v, want %v %v", test.text, got.ID, got.Err, test.want.ID, test.want.Err)
 		}
 	}

@@ -17,11 +17,12 @@ const maxCode = 64
 
 // Reply is the answer to a registration that asked for one and to a Hello.
 type Reply struct {
-	ID  uint64 // of the sink or the client; 0 where there is none
-	Err *Error // nil: it is done
+	ID         uint64 // of the sink or the client; 0 where there is none
+	MaxMessage uint64 // the largest message that the channel takes, in bytes; 0: not told. Answers to a Hello have it
+	Err        *Error // nil: it is done
 }
 
-// ParseReply reads "ok id=12" or "error CODE TEXT", with or without a newline. Words after ok that it does not know are
+// ParseReply reads "ok id=12 max-message=262144" or "error CODE TEXT", with or without a newline. Words after ok that it does not know are
 // passed over: a later broker may say more. An error code may be one that this package does not know. The error is an
 // *Error with CodeBadText or CodeTooLarge, and is about the answer; what the broker refused is in Reply.Err.
 func ParseReply(b []byte) (Reply, error) {
@@ -49,29 +50,35 @@ func ParseReply(b []byte) (Reply, error) {
 }
 
 // parseOK reads the words behind "ok".
-func parseOK(words string) (Reply, error) {
+func parseOK(words string) (r Reply, err error) {
 	for word := range strings.SplitSeq(words, " ") {
-		value, found := strings.CutPrefix(word, "id=")
-		if !found {
+		key, value, _ := strings.Cut(word, "=")
+		var number *uint64
+		switch key {
+		case "id":
+			number = &r.ID
+		case "max-message":
+			number = &r.MaxMessage
+		default:
 			continue
 		}
-		id, err := strconv.ParseUint(value, 10, 64)
-		if err != nil {
-			return Reply{}, Refuse(CodeBadText, "cannot use %s as an id", quote(value))
+		if *number, err = strconv.ParseUint(value, 10, 64); err != nil {
+			return Reply{}, Refuse(CodeBadText, "cannot use %s as %s", quote(value), key)
 		}
-		return Reply{ID: id}, nil
 	}
-	return Reply{}, nil
+	return r, nil
 }
 
 // Append appends the line that ParseReply reads, with a newline, MaxReply bytes at most. The code must be one of the
-// constants. Characters of the text that do
-// not show become spaces: the answer stays one line whatever the error quotes.
+// constants. Characters of the text that do not show become spaces: the answer stays one line whatever the error quotes.
 func (r Reply) Append(dst []byte) []byte {
 	if r.Err == nil {
 		dst = append(dst, "ok"...)
 		if r.ID != 0 {
 			dst = strconv.AppendUint(append(dst, " id="...), r.ID, 10)
+		}
+		if r.MaxMessage != 0 {
+			dst = strconv.AppendUint(append(dst, " max-message="...), r.MaxMessage, 10)
 		}
 		return append(dst, '\n')
 	}
