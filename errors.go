@@ -17,7 +17,7 @@ var (
 	ErrNoBroker = errors.New("no broker is listening")
 	// ErrRefused: the mode of the socket, or the broker, does not allow it. OpError.Code has the broker's reason.
 	ErrRefused = errors.New("refused")
-	// ErrWouldBlock: the channel takes no message at the moment; only TrySend says so.
+	// ErrWouldBlock: the channel takes no message at the moment; only TrySend and TryFlush say so.
 	ErrWouldBlock = errors.New("the channel takes no message now")
 	// ErrTooLarge: the message is larger than a socket of this host carries, or than the channel takes.
 	ErrTooLarge = errors.New("message too large")

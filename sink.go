@@ -228,8 +228,19 @@ func (s *Sink) Lost() uint64 { return s.lost.Load() }
 // io.EOF, also those that wait already. A program that is to lose nothing leaves, receives to the end, and closes.
 //
 // A connection is only shut down for writing, which does not wait; a datagram socket waits for the broker's answer. After
-// an error the sink has not left, and Leave may be called again.
+// an error the sink has not left, and Leave may be called again. Close ends a Leave that waits with net.ErrClosed.
 func (s *Sink) Leave(ctx context.Context) error {
+	ctx, cancel := during(ctx, s.life)
+	defer cancel()
+	err := s.leave(ctx)
+	if err != nil && s.life.Err() != nil {
+		return opError("leave", s.where, net.ErrClosed)
+	}
+	return err
+}
+
+// leave is Leave that goes on after the sink's life.
+func (s *Sink) leave(ctx context.Context) error {
 	s.mu.Lock()
 	if s.left || s.gone {
 		s.mu.Unlock()
@@ -269,7 +280,7 @@ func (s *Sink) Close() error {
 	if !s.framed {
 		ctx, cancel := context.WithTimeout(context.Background(), leaveWithin)
 		defer cancel()
-		_ = s.Leave(ctx)
+		_ = s.leave(ctx)
 	}
 	return opError("close", s.where, s.release())
 }
