@@ -395,6 +395,45 @@ func TestWithoutSystemd(t *testing.T) {
 	})
 }
 
+// TestAnotherRoot installs and purges the deb in a root that is only a folder, from outside, as image builders do. The
+// scripts find it in DPKG_ROOT, and leave the system that they run on as it is.
+func TestAnotherRoot(t *testing.T) {
+	rig.Require(t, part)
+	for _, suite := range rig.Suites {
+		t.Run(suite, func(t *testing.T) {
+			m := rig.Boot(t, suite)
+			const folder = "/opt/root"
+			m.MustRun("sh", "-ec", `mkdir -p "$1/etc/systemd/system" "$1/run" "$1/var/lib/dpkg/info" "$1/var/lib/dpkg/updates" "$1/var/log"
+cd "$1"; touch etc/.pwd.lock var/lib/dpkg/status; chmod 600 etc/.pwd.lock
+for file in passwd group shadow gshadow; do grep '^root:' "/etc/$file" >"etc/$file"; done`, "sh", folder)
+			install(t, m, tools[0], first) // here, too: who is outside must not be taken for who is inside
+			outside := snapshot(m)
+			inside := func() []string {
+				return slices.Sorted(strings.Lines(m.MustRun("sh", "-ec", `cd "$1"
+find . \( -path ./var -o -name '*-' \) -prune -o -printf 'file %p %y %m %u:%g %l\n'
+for file in passwd group shadow gshadow; do sed "s/^/$file /" "etc/$file"; done`, "sh", folder)))
+			}
+			empty := inside()
+			dpkg := []string{"dpkg", "--root=" + folder, "--force-script-chrootless", "--force-depends"}
+			guest := "/opt/msgmux.deb"
+			m.Install(packageFile(t, second, "deb"), guest, 0o644)
+			do(t, m, append(slices.Clone(dpkg), "--install", guest)...)
+			m.MustRun("rm", guest)
+			full := strings.Join(inside(), "")
+			for _, want := range []string{"passwd msgmux:", "group msgmux:", "group msgmux-send:", "file ./usr/bin/msgmuxd f 755 root:root",
+				"file ./etc/systemd/system/sockets.target.wants/msgmux.target l "} {
+				if !strings.Contains(full, "\n"+want) {
+					t.Errorf("%s: in the other root there is no %s:\n%s", m.Suite(), want, full)
+				}
+			}
+			do(t, m, append(slices.Clone(dpkg), "--purge", "msgmux")...)
+			checkSame(t, empty, inside())
+			m.MustRun("rm", "-r", folder)
+			checkSame(t, slices.DeleteFunc(outside, func(line string) bool { return strings.HasPrefix(line, "file "+folder) }), snapshot(m))
+		})
+	}
+}
+
 // TestScriptsMayRunTwice runs each maintainer script of the deb once more than dpkg does.
 func TestScriptsMayRunTwice(t *testing.T) {
 	rig.Require(t, part)
