@@ -256,7 +256,8 @@ func TestCloseInACallback(t *testing.T) {
 		if !errors.Is(err, net.ErrClosed) {
 			t.Errorf("datagrams %v: got %v", datagrams, err)
 		}
-		if want := fmt.Sprintf("cannot receive: %s: %v", err.(*msgmux.OpError).Path, net.ErrClosed); err.Error() != want {
+		failed, _ := errors.AsType[*msgmux.OpError](err)
+		if want := fmt.Sprintf("cannot receive: %s: %v", failed.Path, net.ErrClosed); err.Error() != want {
 			t.Errorf("the error says %q, want %q", err, want)
 		}
 	}
