@@ -47,7 +47,7 @@ var imports = map[string][]string{
 	"broker/control": {systemdModule, dbusModule, "broker/wire", "broker/ring"},
 	".":              {"broker/wire"},
 	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "broker/wire"},
-	"cmd/msgmux":     {cobraModule, pflagModule, systemdModule, ".", "broker/wire"},
+	"cmd/msgmux":     {cobraModule, pflagModule, systemdModule, dbusModule, ".", "broker/wire"},
 
 	"packaging":          {},
 	"packaging/generate": {},

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+	bus "github.com/godbus/dbus/v5"
 
 	"github.com/msgmux/msgmux"
 )
@@ -73,12 +75,26 @@ func (u channelUnits) connect(ctx context.Context) (*dbus.Conn, error) {
 	var conn *dbus.Conn
 	var err error
 	if u.user {
-		conn, err = dbus.NewUserConnectionContext(ctx)
+		conn, err = dbus.NewConnection(func() (*bus.Conn, error) { return dialUserSystemd(ctx) })
 	} else {
 		conn, err = dbus.NewWithContext(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach systemd: %w", err)
+	}
+	return conn, nil
+}
+
+// dialUserSystemd connects to the user's own systemd as systemctl --user does: there need not be a bus for users.
+func dialUserSystemd(ctx context.Context) (*bus.Conn, error) {
+	path := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "systemd/private")
+	conn, err := bus.Dial("unix:path="+bus.EscapeBusAddressValue(path), bus.WithContext(ctx))
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.Auth([]bus.Auth{bus.AuthExternal(strconv.Itoa(os.Getuid()))}); err != nil {
+		conn.Close()
+		return nil, err
 	}
 	return conn, nil
 }
