@@ -366,3 +366,24 @@ func TestBusMayComeAndGo(t *testing.T) {
 		}
 	})
 }
+
+// TestFullBusDelaysNobody: a bus that takes no more connections is as one that is not there, until somebody leaves.
+func TestFullBusDelaysNobody(t *testing.T) {
+	d := startDaemon(t, "dbus-daemon")
+	d.stop()
+	d.limits = `<limit name="max_completed_connections">2</limit>`
+	d.start()
+	stays, leaves := d.connect(), d.connect()
+	b := brokertest.Start(t)
+	show(t, d, b)
+	stop := flood(t, b)
+	time.Sleep(500 * time.Millisecond)
+	if owned(stays) {
+		t.Error("the bus is not full")
+	}
+	leaves.Close()
+	object(t, stays)
+	if n, gap := stop(); n < 100 || gap > slow*time.Second {
+		t.Errorf("%d messages, %v between two", n, gap)
+	}
+}

@@ -82,6 +82,7 @@ type daemon struct {
 	kind    string
 	dir     string
 	address string
+	limits  string // more lines for the configuration of dbus-daemon
 
 	cmd    *exec.Cmd
 	end    func() // releases what belongs to the process
@@ -107,7 +108,7 @@ func startDaemon(t testing.TB, kind string) *daemon {
 	return d
 }
 
-// busConfig is a configuration of dbus-daemon in which everybody may do everything, apart from %s.
+// busConfig is a configuration of dbus-daemon in which everybody may do everything, within limits.
 const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <type>session</type>
@@ -119,6 +120,7 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Con
     <allow send_destination="*"/>
     <allow receive_sender="*"/>
   </policy>
+  %s
 </busconfig>
 `
 
@@ -127,7 +129,7 @@ func (d *daemon) start() {
 	d.end = func() {}
 	if d.kind == "dbus-daemon" {
 		config := filepath.Join(d.dir, "bus.conf")
-		if err := os.WriteFile(config, fmt.Appendf(nil, busConfig, d.dir), 0o644); err != nil {
+		if err := os.WriteFile(config, fmt.Appendf(nil, busConfig, d.dir, d.limits), 0o644); err != nil {
 			d.t.Fatal(err)
 		}
 		d.run(exec.Command("dbus-daemon", "--config-file="+config, "--nofork"))
