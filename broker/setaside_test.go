@@ -83,10 +83,15 @@ func ringWith(t *testing.T, messages int, specs ...ring.Spec) (data, state activ
 func TestSetAsideKeepsAllSinks(t *testing.T) {
 	plain, member := brokertest.NewSocket(t, brokertest.Name()), brokertest.NewSocket(t, brokertest.Name())
 	uid := uint32(os.Getuid())
+	var declared *brokertest.Sink
 	b := brokertest.Start(t, func(cfg *broker.Config) {
+		address := cfg.SinksDir + "/declared"
+		declared = brokertest.NewSocket(t, address)
 		data, state := brokenRing(t,
 			ring.Spec{Kind: ring.Dynamic, Label: "plain", Address: plain.Name, UID: uid},
-			ring.Spec{Kind: ring.Dynamic, Label: "member", Address: member.Name, UID: uid, Group: "g"})
+			ring.Spec{Kind: ring.Dynamic, Label: "member", Address: member.Name, UID: uid, Group: "g"},
+			ring.Spec{Kind: ring.Static, Label: "undeclared", Address: "/nowhere"}, // its id is 4, after that of the share
+			ring.Spec{Kind: ring.Static, Label: "declared", Address: address})
 		cfg.Inherited.Data, cfg.Inherited.State = []activation.Descriptor{data}, []activation.Descriptor{state}
 		cfg.Inherited.Stored = []activation.Stored{stored(t, member, 2), stored(t, plain, 1)}
 	})
@@ -95,11 +100,19 @@ func TestSetAsideKeepsAllSinks(t *testing.T) {
 			t.Errorf("sink %d is %+v, there: %v", id, s, ok)
 		}
 	}
+	if s := becomes(t, b, "declared", "ready"); s.ID != 5 {
+		t.Errorf("the static sink is another one, %d: it was not there from the beginning on", s.ID)
+	}
 	if err := brokertest.NewSource(t, b.Dir).Send(stamped(1, 0, 100)); err != nil {
 		t.Fatal(err)
 	}
 	receiveSeq(t, plain, 1, 0, 1)
 	receiveSeq(t, member, 1, 0, 1)
+	receiveSeq(t, declared, 1, 0, 1)
+	brokertest.Eventually(t, "a sink that is not declared any more is gone", func() bool {
+		_, there := static(b, "undeclared")
+		return !there
+	})
 }
 
 // TestSetAsideSaysWhatIsGivenUp: of a ring that a newer version has left, how many messages; of a damaged one, that it

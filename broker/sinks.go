@@ -20,7 +20,8 @@ import (
 // descriptor without an entry is taken out of the store and closed; an entry without a descriptor is removed and its
 // account closed; of two descriptors for one peer, the second goes.
 //
-// salvaged are the sinks of a ring that was set aside: those whose descriptors are there begin anew in the new one.
+// salvaged are the sinks of a ring that was set aside: those whose descriptors are there begin anew in the new one, and so
+// do static ones, which have none. The folder connects these by and by; what is received until then waits for them.
 func (c *Channel) adopt(salvaged []ring.Spec) {
 	for s := range c.ring.Sinks {
 		spec := s.Spec()
@@ -36,6 +37,9 @@ func (c *Channel) adopt(salvaged []ring.Spec) {
 	for _, d := range c.cfg.Inherited.Stored {
 		c.ring.Reserve(d.ID)
 	}
+	for _, spec := range salvaged {
+		c.ring.Reserve(spec.ID)
+	}
 	seen := make(map[uint32]bool)
 	for _, d := range c.cfg.Inherited.Stored {
 		s := c.ring.Find(d.ID)
@@ -46,6 +50,11 @@ func (c *Channel) adopt(salvaged []ring.Spec) {
 		}
 		if s == nil || storeName(s.Spec()) != d.Name || !c.readopt(s, d.FD, seen) {
 			c.finish(d.FD, d.Name)
+		}
+	}
+	for _, spec := range salvaged {
+		if spec.Kind == ring.Static && c.ring.Find(spec.ID) == nil {
+			c.revive(spec)
 		}
 	}
 	for s := range c.ring.Clients {
@@ -86,9 +95,7 @@ func (c *Channel) readopt(s *ring.Sink, fd int, seen map[uint32]bool) bool {
 
 // revive enters a salvaged sink into the new ring, under its old id: its descriptor is stored by that name.
 func (c *Channel) revive(spec ring.Spec) *ring.Sink {
-	if spec.ShareID = 0; spec.Kind == ring.Static {
-		return nil // the folder declares it anew
-	}
+	spec.ShareID = 0
 	s, err := c.ring.Add(spec, false, false)
 	if err != nil {
 		return nil
