@@ -149,7 +149,10 @@ type control struct {
 	Next     uint32
 	Offset   uint64 // bytes of slot Next that are in the ring already; only a framed packet is taken in parts
 	LandKind uint32 // Datagrams or Packets; written while nothing is landed
-	_        uint32
+
+	// Split is how many bytes of slot 0 the kernel puts into the ring, from Offset bytes before head on, instead of into the
+	// landing zone; 0: none. A packet is wholly in one of them, but for a moment of RECV. Written while nothing is landed.
+	Split uint32
 
 	// Totals of the channel. Refused counts what never entered, by reason; Gone what removed sinks leave behind.
 	Refused       [numReasons]atomic.Uint64
@@ -310,6 +313,9 @@ type recvArea struct {
 
 	// Priority[i] is written by mq_timedreceive for the message that it puts into slot i.
 	Priority [MaxBatch]uint32
+
+	// PacketIov is where a packet goes, slot 0: into the ring, and what has no place there into the landing zone.
+	PacketIov [2]unix.Iovec
 }
 
 // sendArea is what sendmmsg reads and writes. Ends[i] is where a cursor stands once slot i was accepted.

@@ -4,6 +4,7 @@ package ring
 
 import (
 	"errors"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +20,8 @@ func (r *Ring) Landed() bool { return r.c.Next < r.c.Landed }
 func (r *Ring) Full() bool { return r.full }
 
 // Receive is the operation RECV: it takes what fd's queue holds, at most limit datagrams (kind Datagrams) or one
-// packet (kind Packets), into the landing zone. It does not wait. The errors are those of recvmmsg(2); EAGAIN means
+// packet (kind Packets), into the landing zone; a packet, if the ring has room for it, to its place in the ring behind
+// head, where nobody looks yet: see aim. It does not wait. The errors are those of recvmmsg(2); EAGAIN means
 // that there was nothing. Any other error of a datagram socket comes once and means: try again (the kernel keeps an
 // error that it hid behind a partial result for the next call, in a successor too).
 //
@@ -36,15 +38,17 @@ func (r *Ring) Receive(fd int, kind uint32, limit int) (n int, errno unix.Errno)
 		return r.take(fd, limit)
 	}
 	r.preset()
-	r.c.LandKind = kind
-	r.recv.Iov[0].Len = r.geo.MaxMessage
+	r.c.LandKind, r.c.Split = kind, 0
+	h := &r.recv.Hdr[0].Hdr
+	h.Iov, h.Iovlen = &r.recv.Iov[0], 1
 	if kind == Packets {
-		r.recv.Iov[0].Len = uint64(r.geo.room())
+		h.Iov, h.Iovlen = r.aim()
 	}
 	r.log(opRecv, "recv.logged")
 	n, errno = r.ops.Recvmmsg("recv", fd, r.recv.Hdr[:limit])
 	r.ops.Seam("recv.taken")
 	if n > 0 {
+		r.rejoin()
 		r.dirty = n
 		r.c.Next, r.c.Offset, r.c.Landed = 0, 0, uint32(n)
 	}
@@ -53,6 +57,68 @@ func (r *Ring) Receive(fd int, kind uint32, limit int) (n int, errno unix.Errno)
 		r.discard(n)
 	}
 	return n, errno
+}
+
+// aim sets where the next packet goes.
+//
+//	ring          ... records | packet ...............| free ...         the window, Split bytes
+//	                         head
+//	landing zone  | room for Split bytes | rest of the packet ...        only of one that is larger
+//
+// A packet is in the ring's own format, so one that is received there needs no copy. For one that is larger than its window
+// the first part is copied down in front of the rest; the window holds every packet where memory is not very short.
+func (r *Ring) aim() (*unix.Iovec, uint64) {
+	v, split, room := &r.recv.PacketIov, r.window(), uint64(r.geo.room())
+	r.c.Split = uint32(split)
+	v[0].Base, v[0].Len = &r.data[r.c.Head.Pos.Load()&r.mask], split
+	v[1].Base, v[1].Len = &r.landing[split], room-split
+	if split == 0 {
+		return &v[1], 1
+	}
+	return &v[0], 2
+}
+
+// window is how many bytes behind head may be received into: as many as the largest packet has, but not more than a
+// sixteenth of the ring for it; or 0. Room is made for it where that takes nothing from anybody.
+func (r *Ring) window() uint64 {
+	want := min(uint64(r.geo.room()), max(wire.MaxPacket, r.geo.Size/16))
+	head, tail := r.c.Head.load(), r.c.Tail.load()
+	if head.Pos-tail.Pos+want > r.geo.Size && (r.someoneLags() || !r.reclaim(want)) {
+		return 0
+	}
+	r.present(head.Pos, want)
+	return want
+}
+
+func (r *Ring) someoneLags() bool {
+	return slices.ContainsFunc(r.cursors, func(s *Sink) bool { return s.lagging })
+}
+
+// chunk is the piece in which the ring is made present.
+const chunk = 256 << 10
+
+// present sees that all n bytes from pos on are in memory and stay there, for the kernel writes to them after its point of
+// no return, where a missing page would lose the packet. A large ring is not made present before it is used: that takes a
+// while, and not every ring is ever full.
+func (r *Ring) present(pos, n uint64) {
+	at := pos & r.mask / chunk
+	if r.presence[at] {
+		return
+	}
+	b := r.data[at*chunk:][:chunk+n]
+	if r.opt.Lock {
+		_ = sys.Lock(b) // that this user may not is known from the state
+	}
+	sys.Populate(b)
+	r.presence[at] = true
+}
+
+// rejoin makes a packet whole that was larger than its window.
+func (r *Ring) rejoin() {
+	if split := r.c.Split; split > 0 && r.recv.Hdr[0].Len > split {
+		copy(r.landing[:split], r.data[r.c.Head.Pos.Load()&r.mask:])
+		r.c.Split = 0
+	}
 }
 
 // preset makes the headers that the last receive used ready for the next one.
@@ -197,6 +263,9 @@ func (r *Ring) slot(i uint32) []byte {
 	if h.Hdr.Flags&unix.MSG_TRUNC != 0 || uint64(h.Len) > room {
 		return nil
 	}
+	if r.c.Split > 0 {
+		return r.data[(r.c.Head.Pos.Load()-r.c.Offset)&r.mask:][:h.Len:h.Len]
+	}
 	return r.landing[int(i)*r.geo.stride():][:h.Len:h.Len]
 }
 
@@ -211,8 +280,8 @@ func (r *Ring) enter(head Place, n int) Place {
 	return Place{head.Pos + uint64(wire.Padded(n)), head.Seq + 1}
 }
 
-// put copies records of a packet from offset on, as many as fit, and returns where it came to. A packet is in the
-// ring's own format, so the bytes go over as they are.
+// put takes over records of a packet from offset on, as many as fit, and returns where it came to. A packet is in the
+// ring's own format, so the bytes go over as they are, or have been received where they belong.
 func (r *Ring) put(head, tail Place, packet []byte, offset uint64) (Place, uint64, bool) {
 	from, at := offset, head.Pos
 	for offset < uint64(len(packet)) {
@@ -223,15 +292,16 @@ func (r *Ring) put(head, tail Place, packet []byte, offset uint64) (Place, uint6
 		head = r.enter(head, n)
 		offset += uint64(wire.Padded(n))
 	}
-	copy(r.data[at&r.mask:], packet[from:min(offset, uint64(len(packet)))])
+	if r.c.Split == 0 {
+		copy(r.data[at&r.mask:], packet[from:min(offset, uint64(len(packet)))])
+	}
 	return head, offset, offset >= uint64(len(packet))
 }
 
 // nextLength is the payload length of the next landed record. Preconditions: one is landed and was not refused.
 func (r *Ring) nextLength() int {
-	payload := r.landing[int(r.c.Next)*r.geo.stride():]
 	if r.c.LandKind == Packets {
-		return int(getLength(payload[r.c.Offset:]))
+		return int(getLength(r.slot(r.c.Next)[r.c.Offset:]))
 	}
 	return int(r.recv.Hdr[r.c.Next].Len)
 }

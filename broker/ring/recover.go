@@ -131,6 +131,9 @@ func (r *Ring) recover() error {
 	if c.LandKind != Datagrams && c.LandKind != Packets {
 		return fmt.Errorf("landed kind %d", c.LandKind)
 	}
+	if c.Split > 0 && c.LandKind != Packets || uint64(c.Split) > uint64(r.geo.room()) {
+		return fmt.Errorf("%d bytes of what is landed in the ring", c.Split)
+	}
 	if phase == opSend || phase == opSkip || phase == opRemove || phase == opUpdate || phase == opGreet || phase == opPut {
 		if uint64(l.Slot) >= uint64(len(r.entries)) || uint64(l.By) >= uint64(len(r.entries)) {
 			return fmt.Errorf("operation %d on slot %d", phase, l.Slot)
@@ -144,6 +147,9 @@ func (r *Ring) recover() error {
 			return err
 		}
 		c.Next, c.Offset, c.Landed = 0, 0, uint32(n)
+		if n > 0 {
+			r.rejoin()
+		}
 	case opTake:
 		r.recoverTake()
 	case opPut:
@@ -297,6 +303,12 @@ func (r *Ring) checkLanded() error {
 	for i := c.Next; i < c.Landed; i++ {
 		if r.recv.Hdr[i].Len == sys.Untouched {
 			return fmt.Errorf("landed slot %d was never received", i)
+		}
+	}
+	if c.Split > 0 {
+		n, begin := r.recv.Hdr[0].Len, c.Head.Pos.Load()-c.Offset
+		if c.Landed != 1 || n > c.Split || c.Offset > uint64(n) || begin+uint64(n)-c.Tail.Pos.Load() > r.geo.Size {
+			return fmt.Errorf("packet of %d bytes, %d of them in the ring, behind head", n, c.Offset)
 		}
 	}
 	if c.Offset == 0 {

@@ -73,6 +73,8 @@ type Ring struct {
 	built struct{ first, count uint64 } // the send array holds records first .. first+count-1, from slot 0 on
 	dirty int                           // headers of the receive area whose Len is not Untouched
 
+	presence []bool // by chunk of the ring: a packet may be received there
+
 	patience  Patience
 	standings []Standing
 	judged    []*Sink
@@ -167,6 +169,7 @@ func mapRing(g Geometry, dataFD, stateFD int, o Options) (*Ring, error) {
 	r.greet = at[greetArea](r.state, s.greet)
 	r.landing = r.state[s.landing:s.end]
 	r.table = make([]atomic.Pointer[Sink], g.slots())
+	r.presence = make([]bool, g.Size/chunk)
 	return r, nil
 }
 
