@@ -89,6 +89,7 @@ type source struct {
 	client *ring.Sink // a connected source's entry in the table
 	fair   int        // how many datagrams were turnBytes in its last turn
 	errors int        // receives that failed, in a row
+	streak int        // receives that brought something, in a row
 	queued bool       // it is in loop.queue: it was readable, and has not been found empty since
 }
 
@@ -321,14 +322,14 @@ func (l *loop) receive() (more bool) {
 	if l.ring.Landed() {
 		l.append()
 	}
-	// A source that filled its batch has more. One that did not is asked again after the sinks had theirs: mostly it has
+	// A source that is busy is asked again at once. Any other one is asked again after the sinks had theirs: mostly it has
 	// nothing, and finding that out costs a call.
 	for got, turns := 0, len(l.queue); got < gather && turns > 0 && len(l.queue) > 0 && l.receiving(); turns-- {
 		s := l.queue[0]
 		l.queue = l.queue[:copy(l.queue, l.queue[1:])]
 		s.queued = false
-		n, filled := l.takeTurn(s)
-		if got += n; filled {
+		n, busy := l.takeTurn(s)
+		if got += n; busy {
 			turns++
 		}
 	}
@@ -336,8 +337,8 @@ func (l *loop) receive() (more bool) {
 }
 
 // takeTurn gives one source its turn: one packet, or up to 64 datagrams, fewer if they are large and others wait. A
-// source that may have more is queued again. It returns how many messages came, and whether its turn was used up.
-func (l *loop) takeTurn(s *source) (n int, filled bool) {
+// source that may have more is queued again. It returns how many messages came, and whether it probably has more.
+func (l *loop) takeTurn(s *source) (n int, busy bool) {
 	limit := ring.MaxBatch
 	if len(l.queue) > 0 && s.fair > 0 {
 		limit = s.fair
@@ -346,6 +347,7 @@ func (l *loop) takeTurn(s *source) (n int, filled bool) {
 	n, errno := l.ring.Receive(s.fd, s.kind, limit)
 	switch {
 	case errno == syscall.EAGAIN:
+		s.streak = 0
 		return 0, false
 	case n > 0 && l.ring.Empty():
 		l.ended(s, whyEmpty(s.fd))
@@ -361,6 +363,7 @@ func (l *loop) takeTurn(s *source) (n int, filled bool) {
 		return 0, false
 	}
 	s.errors = 0
+	s.streak++
 	l.enqueue(s)
 	out := l.append()
 	if bytes := int(l.ring.Head().Pos - before); bytes > 0 {
@@ -369,7 +372,10 @@ func (l *loop) takeTurn(s *source) (n int, filled bool) {
 	if out.Bad != nil && s.client != nil {
 		l.ended(s, out.Bad)
 	}
-	return max(n, out.Entered), n == limit || s.kind == ring.Packets
+	if s.kind == ring.Packets {
+		return max(n, out.Entered), s.streak > 1
+	}
+	return n, n == limit
 }
 
 // whyEmpty says what a packet of no bytes means: nil is the end of a connection, which reads the same.
