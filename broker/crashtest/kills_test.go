@@ -93,8 +93,8 @@ func TestPromise7_RestartIsInvisible(t *testing.T) {
 		landed += killAtRandom(t, l, random, min(episode, total-done))
 		done += l.Keeper.Deaths
 		b := balance(t, l)
-		t.Logf("episode %d: %d kills so far; %d messages, %d deliveries, %d lost by those who may, %d visitors",
-			n, done, b.Status.Entered, b.Status.Accepted, b.Status.Lost, len(b.Departed))
+		t.Logf("episode %d: %d kills so far; %d messages, %d deliveries, %d lost by those who may, %d visitors, %d passing sources",
+			n, done, b.Status.Entered, b.Status.Accepted, b.Status.Lost, len(b.Departed), len(l.passed))
 		l.Keeper.Close()
 		if t.Failed() {
 			t.FailNow()

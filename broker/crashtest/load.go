@@ -21,18 +21,21 @@ type Load struct {
 	Standing []*Sink // there from the first message to the last
 
 	mu       sync.Mutex
-	departed []*Sink // guarded by mu, like errs
+	departed []*Sink   // guarded by mu, like passed and errs
+	passed   []*Source // came, sent something, and hung up; among Sources once everybody is done
 	errs     []error
+	passing  atomic.Uint64 // messages of theirs
 
 	abrupt  bool // some leave with messages unread, so the sums are bounds only
 	stop    atomic.Bool
+	calm    atomic.Bool    // as that of the sources
 	transit sync.WaitGroup // those who come and go
 }
 
 // Shape is what differs from one load to the next.
 type Shape struct {
 	Sources []string // the way of each
-	Comers  int      // how many come and go at a time
+	Comers  int      // how many sinks come and go at a time, and how many framed sources
 	Abrupt  bool     // some of them close their sockets with messages unread
 }
 
@@ -103,6 +106,7 @@ func NewLoad(k *Keeper, t Traffic, shape Shape) (*Load, error) {
 	}
 	for i := range shape.Comers {
 		l.transit.Go(func() { l.comeAndGo(i) })
+		l.transit.Go(func() { l.passBy(i) })
 	}
 	l.transit.Go(l.renew)
 	return l, nil
@@ -178,8 +182,27 @@ func (l *Load) visit(name, way string, o wire.Options, how leaving, random *rand
 	return err
 }
 
+// passBy is one place that framed sources take one after the other. Each hangs up as soon as its last packet is sent,
+// mostly before the channel has read it: what was sent is in nevertheless.
+func (l *Load) passBy(place int) {
+	random := rand.New(rand.NewPCG(l.Traffic.Seed, 1<<33+uint64(place)))
+	for n := 0; !l.stop.Load(); n++ {
+		s := newSource(l.Keeper.Setup.Dir, &l.Traffic, 2*Polite+16*n+place, Publish)
+		s.err = s.pass([]int{1, 5, 100, 1000}[random.IntN(4)], &l.calm, random)
+		close(s.done)
+		l.passing.Add(s.Sent.Load())
+		l.mu.Lock()
+		l.passed = append(l.passed, s)
+		l.mu.Unlock()
+		for pause := true; pause || l.calm.Load() && !l.stop.Load(); pause = false {
+			time.Sleep(time.Duration(random.IntN(20)) * time.Millisecond)
+		}
+	}
+}
+
 // Sent is how many messages the channel has taken so far.
 func (l *Load) Sent() (n uint64) {
+	n = l.passing.Load()
 	for _, s := range l.Sources {
 		n += s.Sent.Load()
 	}
@@ -188,6 +211,7 @@ func (l *Load) Sent() (n uint64) {
 
 // Calm makes the sources send little, and all sinks keep up with it, or lets them be as they were.
 func (l *Load) Calm(yes bool) {
+	l.calm.Store(yes)
 	for _, s := range l.Sources {
 		s.calm.Store(yes)
 	}
@@ -228,6 +252,8 @@ func (l *Load) standing(name string) *Sink {
 func (l *Load) Quiesce() (errs []error) {
 	l.stop.Store(true)
 	l.transit.Wait()
+	l.passing.Store(0)
+	l.Sources = append(l.Sources, l.passed...)
 	for _, s := range l.Sources {
 		if err := s.Halt(); err != nil {
 			errs = append(errs, err)

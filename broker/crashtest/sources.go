@@ -141,12 +141,16 @@ type Source struct {
 
 // StartSource lets a source send. Halt ends it.
 func StartSource(dir string, t *Traffic, number int, how string) *Source {
-	s := &Source{Number: number, How: how, dir: dir, traffic: t, done: make(chan struct{})}
+	s := newSource(dir, t, number, how)
 	go func() {
 		defer close(s.done)
 		s.err = s.run()
 	}()
 	return s
+}
+
+func newSource(dir string, t *Traffic, number int, how string) *Source {
+	return &Source{Number: number, How: how, dir: dir, traffic: t, done: make(chan struct{})}
 }
 
 // Halt lets the source finish what it is sending. A channel that does not take it in the end is an error, as is every
@@ -186,6 +190,33 @@ func (s *Source) run() error {
 		if pause := random.IntN(4); pause > 0 {
 			time.Sleep(time.Duration(random.IntN(pause*pause*500)) * time.Microsecond)
 		}
+	}
+	return nil
+}
+
+// pass sends n messages on a connection, or fewer if calm says so, and hangs up. Of those who did so before, some may still be connected as far as
+// the channel knows: then there is no room yet.
+func (s *Source) pass(n int, calm *atomic.Bool, random *rand.Rand) error {
+	var out outlet
+	err := until(askPatience, func() (bool, error) {
+		var err error
+		out, err = newOutlet(s.dir, s.How, s.traffic.Largest)
+		if refusal, ok := errors.AsType[*wire.Error](err); ok && refusal.Code == wire.CodeQuota {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if err != nil {
+		return err
+	}
+	defer out.close()
+	batch := make([][]byte, out.most())
+	for sent := 0; sent < n && !calm.Load(); {
+		k := min(1+random.IntN(len(batch)), n-sent)
+		if err := s.send(out, batch[:k]); err != nil {
+			return err
+		}
+		sent += k
 	}
 	return nil
 }
