@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -263,6 +265,106 @@ func ExampleSinkOptions_gaps() {
 	// something was lost: true
 	// told where: true
 	// and how much: true
+}
+
+// A sink that is to go on comes back when it is hung up on: it was dropped, or the channel was stopped and started. It is
+// told that something may be missing.
+func ExampleSinkOptions_reconnect() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{
+		Label: "archive", Reconnect: true, OnGap: func(gap msgmux.Gap) { fmt.Println("connected again:", gap.Anew) },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	if err := channel.Drop(ctx, "archive"); err != nil { // what an administrator may do
+		log.Fatal(err)
+	}
+
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+	if err := source.Send(ctx, []byte("hello")); err != nil { // waits until a sink is there
+		log.Fatal(err)
+	}
+	message, err := sink.Receive(ctx)
+	fmt.Printf("%s %v\n", message.Payload, err)
+	// Output:
+	// connected again: true
+	// hello <nil>
+}
+
+// To lose nothing, a sink leaves, reads what it was sent before, and then closes.
+func ExampleSink_Leave() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+	batch := source.Batch()
+	for _, text := range []string{"one", "two"} {
+		if err := batch.Add(ctx, []byte(text)); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := batch.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	message, err := sink.Receive(ctx)
+	fmt.Printf("%s %v\n", message.Payload, err)
+
+	if err := sink.Leave(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for message, err := range sink.Messages(ctx) {
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("left over: %s\n", message.Payload)
+	}
+	// Output:
+	// one <nil>
+	// left over: two
+}
+
+// What went wrong is found with errors.Is; where, and what the broker answered, is in the OpError.
+func ExampleOpError() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+
+	err := channel.Drop(ctx, "nobody")
+	fmt.Println(errors.Is(err, msgmux.ErrNotFound))
+	var failed *msgmux.OpError
+	if errors.As(err, &failed) {
+		fmt.Println(failed.Op, "at", filepath.Base(failed.Path), "with code", failed.Code)
+	}
+
+	_, err = msgmux.Channel{RuntimeDir: "/nowhere"}.Dial(ctx)
+	fmt.Println(errors.Is(err, msgmux.ErrNoBroker), err)
+	// Output:
+	// true
+	// drop the sink at control with code not-found
+	// true cannot dial: /nowhere/source: no broker is listening (no such file or directory)
 }
 
 // Who is there, and how far behind.

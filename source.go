@@ -158,18 +158,19 @@ func (s *Source) connect(ctx context.Context) (_ *net.UnixConn, limit int64, err
 }
 
 // Send sends one message, of any bytes and of 0 to MaxMessage in length, and waits while the channel takes none: no
-// sink is connected, or one has to be waited for. Once it returns nil the message is in the channel, also if the broker
-// is killed at that moment; payload may be used again. After ctx is done it returns ctx's error, and the message was not
-// sent. Many small messages go several times as fast through a Batch.
+// sink is connected, or one has to be waited for. Once it returns nil the message is in the channel, and payload may be
+// used again. Under systemd that holds also if the broker is killed at that moment; only a channel that is stopped, or
+// whose broker was started by hand and is killed, gives up what no sink has had. After ctx is done Send returns ctx's
+// error, and the message was not sent. Many small messages go several times as fast through a Batch.
 //
 // If the channel was stopped and started anew since the last message, Send connects again; while it is stopped, Send
 // fails with ErrNoBroker. (While a broker is merely restarted under systemd there is nothing to notice.)
 //
-// A message over what the channel takes (Status.MaxMessage) fails with ErrTooLarge: a broker tells those that connect to
-// publish. On a channel without a publish socket that is so for more than 64 KiB, and if this user may ask for the
-// status; the broker drops what it does not take. After a restart with a smaller limit a connection has the old one still:
-// then the broker hangs up, what was sent after the message is lost too, and the next call says so with an OpError whose
-// Code is "too-large"; its own message was not sent. The call after that connects again.
+// A message over what the channel takes (Status.MaxMessage) fails with ErrTooLarge, and is not sent. In two cases that
+// cannot be known beforehand. A source of datagrams has to ask for the limit, which it does from 64 KiB on, and this user
+// may not be allowed to; then the broker drops the message. And a restart may have made the limit smaller: then the broker
+// drops the message and hangs up, what was sent after it is lost too, and the next call says so with an OpError whose Code
+// is "too-large"; its own message was not sent. The call after that connects again.
 func (s *Source) Send(ctx context.Context, payload []byte) error {
 	if err := s.turn.take(ctx); err != nil {
 		return opError("send", s.path, err)

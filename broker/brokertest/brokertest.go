@@ -3,6 +3,11 @@
 // Package brokertest starts a real broker in a temporary folder, for anyone's tests. It is the program itself, in this
 // process: real sockets, real ring, nothing mocked. It is not a fake, and it has no service manager.
 //
+//	broker := brokertest.Start(t) // ends with the test
+//	channel := msgmux.Channel{RuntimeDir: broker.Dir}
+//
+// Source, Sink and Client are clients without a library, for what the Go client of the module root does not do.
+//
 // The package makes no compatibility promise.
 package brokertest
 
