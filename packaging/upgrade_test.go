@@ -359,7 +359,8 @@ func (x *traffic) checkMissing(t *testing.T, waiting string, r reports, sent []t
 }
 
 // TestDowngradeAcrossLayouts goes to a version that cannot read the ring, under load. It keeps the sinks, and says in the
-// journal how much of what was pending is given up. No client sees an error, nothing comes twice, and from then on all is as it was.
+// journal how much of what was pending is given up. No client sees an error, nothing comes twice, and from then on all is as
+// it was.
 func TestDowngradeAcrossLayouts(t *testing.T) {
 	onEach(t, func(t *testing.T, m *rig.Machine, by tool) {
 		m.Install(rig.Build(t, "./units/rig/load"), "/usr/bin/load", 0o755)
