@@ -6,9 +6,11 @@ package msgmux_test
 // does only at bad moments.
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -156,8 +158,11 @@ func TestRefusedHello(t *testing.T) {
 				t.Errorf("%s, hello read: %v: got %v (%+v)", name, read, err, failed)
 			}
 		}
-		// What its mode closes is no invitation to use another.
-		for path, mode := range map[string]os.FileMode{channel.RuntimeDir: 0o755, filepath.Join(channel.RuntimeDir, name): 0o600} {
+		// What its mode closes is no invitation to use another, which is open.
+		for path, mode := range map[string]os.FileMode{
+			channel.RuntimeDir: 0o755, filepath.Join(channel.RuntimeDir, name): 0o600,
+			filepath.Join(channel.RuntimeDir, "source"): 0o666, filepath.Join(channel.RuntimeDir, "register"): 0o666,
+		} {
 			if err := os.Chmod(path, mode); err != nil {
 				t.Fatal(err)
 			}
@@ -505,6 +510,70 @@ func TestBrokenPacketsToASink(t *testing.T) {
 	broker.deliver(t, 0, 0, "good")
 	if got, err := sink.Receive(inTime(t)); err != nil || string(got.Payload) != "good" {
 		t.Errorf("got %+v and %v", got, err)
+	}
+
+	// Random ones, and good ones with a bit changed: the messages are those that the parser finds, or there is an error.
+	random := rand.New(rand.NewPCG(7, 8))
+	for range 2000 {
+		packet := make([]byte, wire.SinkHeader, 400)
+		wire.PutSinkHeader(packet, random.Uint64N(1000), random.Uint64N(3))
+		for range random.IntN(5) {
+			packet = wire.AppendRecord(packet, make([]byte, random.IntN(50)))
+		}
+		packet[random.IntN(len(packet))] ^= 1 << random.IntN(8)
+		packet = packet[:1+random.IntN(len(packet))]
+		if _, err := broker.Write(packet); err != nil {
+			t.Fatal(err)
+		}
+		parsed, bad := wire.ParseSinkPacket(packet)
+		seq := parsed.First
+		if bad != nil {
+			if got, err := sink.Receive(inTime(t)); err == nil {
+				t.Errorf("% x: got %+v", packet, got)
+			}
+			continue
+		}
+		wire.EachRecord(parsed.Records, func(want []byte) bool {
+			got, err := sink.Receive(inTime(t))
+			if err != nil || !bytes.Equal(got.Payload, want) || got.Seq != seq {
+				t.Errorf("% x: got %+v and %v, want %d % x", packet, got, err, seq, want)
+			}
+			seq++
+			return true
+		})
+	}
+}
+
+// TestMessagesDoNotReachIntoEachOther: what Receive returns is the caller's, and what Each lends ends where the message
+// does, so that an append does not write over the next.
+func TestMessagesDoNotReachIntoEachOther(t *testing.T) {
+	channel := folder(t)
+	sink, broker := subscribed(t, channel, listen(t, channel, "subscribe"), msgmux.SinkOptions{})
+	broker.deliver(t, 0, 0, "one", "two", "three", "four")
+	broker.deliver(t, 4, 0, "FIVE", "SIX!", "SEVEN", "EIGHT")
+	var kept []msgmux.Message
+	for range 2 {
+		m, err := sink.Receive(inTime(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept = append(kept, m)
+		_ = append(m.Payload, "over the next one"...)
+	}
+	for m, err := range sink.Messages(inTime(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept = append(kept, msgmux.Message{Payload: slices.Clone(m.Payload), Seq: m.Seq})
+		_ = append(m.Payload, "over the next one"...)
+		if m.Seq == 7 {
+			break
+		}
+	}
+	for i, want := range []string{"one", "two", "three", "four", "FIVE", "SIX!", "SEVEN", "EIGHT"} {
+		if got := kept[i]; string(got.Payload) != want || got.Seq != uint64(i) {
+			t.Errorf("message %d is %q, number %d, want %q", i, got.Payload, got.Seq, want)
+		}
 	}
 }
 
