@@ -45,7 +45,7 @@ var imports = map[string][]string{
 	"activation":     {unixModule, systemdModule},
 	"broker":         {"broker/sys", "broker/wire", "broker/ring", "activation"},
 	"broker/control": {systemdModule, dbusModule, "broker/wire", "broker/ring"},
-	".":              {"broker/wire"},
+	".":              {"broker/wire", "broker/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
 	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "broker/wire"},
 	"cmd/msgmux":     {cobraModule, pflagModule, systemdModule, dbusModule, ".", "broker/wire"},
 

@@ -28,7 +28,8 @@ import (
 	"github.com/msgmux/msgmux/broker/brokertest"
 )
 
-// roleVariable makes this program a client instead of a test: "source FOLDER ROUND" or "sink FOLDER PATIENCE".
+// roleVariable makes this program a client instead of a test: "source FOLDER ROUND", "sink FOLDER PATIENCE" or
+// "busy FOLDER WAIT".
 const roleVariable = "MSGMUX_CLIENT_ROLE"
 
 func TestMain(m *testing.M) {
@@ -39,11 +40,8 @@ func TestMain(m *testing.M) {
 	channel := msgmux.Channel{RuntimeDir: role[1]}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
-	play := beSource
-	if role[0] == "sink" {
-		play = beSink
-	}
-	if err := play(ctx, channel, role[2]); err != nil {
+	roles := map[string]func(context.Context, msgmux.Channel, string) error{"source": beSource, "sink": beSink, "busy": beBusy}
+	if err := roles[role[0]](ctx, channel, role[2]); err != nil {
 		fmt.Fprintln(os.Stderr, role, err)
 		os.Exit(1)
 	}

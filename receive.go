@@ -203,12 +203,11 @@ func (s *Sink) read() (int, error) {
 }
 
 // receive is the function that RawConn.Read calls: it reads from the socket, again each time that the poller finds
-// something. Descriptors that a stranger attaches to a datagram are closed by the kernel: read has no place for them.
+// something. Descriptors that a stranger attaches to a datagram are closed by the kernel: recv has no place for them.
 func (in *inlet) receive(fd uintptr) (done bool) {
 	for range slices {
 		may := !in.last && in.waiting.begin()
-		in.n, in.err = in.waiting.read(int(fd), in.buffer, may)
-		in.waiting.end(may)
+		in.n, in.err = in.waiting.recv(int(fd), in.buffer, may)
 		switch {
 		case in.last || !isUnready(in.err):
 			return true

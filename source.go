@@ -343,7 +343,6 @@ func (a *attempt) send(fd uintptr) (done bool) {
 	for range slices {
 		may := a.how != notAtAll && a.waiting.begin()
 		a.err = a.waiting.send(int(fd), a.packet, may)
-		a.waiting.end(may)
 		switch {
 		case a.how != untilDone || !isUnready(a.err):
 			return true
