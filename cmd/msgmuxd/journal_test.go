@@ -261,4 +261,22 @@ func TestInNamespace(t *testing.T) {
 	if got := fmt.Sprint(entries["registration-refused"]["MESSAGE"]); !strings.Contains(got, "registration refused (") || !strings.Contains(got, "code=no-peer") {
 		t.Errorf("the message is %q", got)
 	}
+
+	// One whose standard error leads elsewhere writes text there, although there is a journal.
+	var said bytes.Buffer
+	other := exec.Command(broker, "--runtime-dir", "/run/y", "--log-level", "debug")
+	other.Stderr, other.Env = &said, cmd.Env
+	if err := os.Mkdir("/run/y", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer other.Process.Kill()
+	untilReady(t, "/run/y")
+	other.Process.Signal(syscall.SIGTERM)
+	other.Wait()
+	if !strings.Contains(said.String(), "level=DEBUG msg=started event=started\n") {
+		t.Errorf("beside a journal it said %q", said.String())
+	}
 }
