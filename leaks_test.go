@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -237,5 +239,48 @@ func TestErrorsHaveOneClass(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestReconnectingLeavesNoDescriptors, neither of connections whose broker has gone, nor of those that were refused.
+func TestReconnectingLeavesNoDescriptors(t *testing.T) {
+	// The collector would close what nobody refers to any more.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	channel := folder(t)
+	publish, subscribe := listen(t, channel, "publish"), listen(t, channel, "subscribe")
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	source, broker := dialled(t, channel, publish)
+	sink, other := subscribed(t, channel, subscribe, msgmux.SinkOptions{Reconnect: true})
+	const rounds = 3 // more of them take a second each: that is how long a sink waits
+	before := open()
+	for range rounds {
+		broker.Close()
+		other.Close()
+		sent, received := make(chan error, 1), make(chan error, 1)
+		go func() { sent <- source.Send(inTime(t), []byte("x")) }()
+		go func() {
+			_, err := sink.Receive(inTime(t))
+			received <- err
+		}()
+		admit(t, publish, "error quota 64 are enough\n").Close()
+		if err := <-sent; !errors.Is(err, msgmux.ErrRefused) {
+			t.Errorf("got %v", err)
+		}
+		go func() { sent <- source.Send(inTime(t), []byte("x")) }()
+		broker = admit(t, publish, "ok id=7\n")
+		other = admit(t, subscribe, "ok id=7\n")
+		other.deliver(t, 0, 0, "x")
+		if err := errors.Join(<-sent, <-received); err != nil {
+			t.Error(err)
+		}
+	}
+	if after := open(); after > before {
+		t.Errorf("%d descriptors were open, and after connecting %d times again %d are", before, rounds, after)
 	}
 }
