@@ -334,10 +334,16 @@ func find(sinks []wire.Sink, label string) *wire.Sink {
 func (l *Load) Books() (*Books, error) {
 	k, want := l.Keeper, len(l.Standing)
 	b := &Books{Traffic: &l.Traffic, Sources: l.Sources, Standing: l.Standing, Abrupt: l.abrupt}
-	// Whoever left while nothing was sent is found by a look every few seconds, or by the next broker at once.
+	// Whoever left while nothing was sent is found by a look every few seconds, or by the next broker at once. Its descriptor
+	// is closed when the store has let go of it.
 	gone := until(200*time.Millisecond, func() (bool, error) {
 		_, sinks, err := k.List()
-		return len(sinks) == want, err
+		if err != nil {
+			return false, err
+		}
+		b.Sinks = sinks
+		b.Stored, _, err = k.Stored()
+		return len(sinks) == want && len(b.Stored) == len(b.Kept()), err
 	})
 	if gone == nil {
 		b.Open = k.Descriptors()
