@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -220,13 +221,17 @@ func (k *Keeper) Stored() (sinks, memory []string, err error) {
 	return sinks, memory, nil
 }
 
-// Descriptors is how many descriptors the broker has open, as the fewest within a moment: others come and go.
-func (k *Keeper) Descriptors() int {
-	fewest := 0
+// Descriptors are those that the broker has open, by what they are of, as the fewest within a moment: others come and go.
+func (k *Keeper) Descriptors() (fewest []string) {
+	dir := fmt.Sprintf("/proc/%d/fd", k.child.cmd.Process.Pid)
 	for range 50 {
-		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", k.child.cmd.Process.Pid))
-		if n := len(open); err == nil && (fewest == 0 || n < fewest) {
-			fewest = n
+		open, err := os.ReadDir(dir)
+		if err == nil && (fewest == nil || len(open) < len(fewest)) {
+			fewest = make([]string, len(open))
+			for i, e := range open {
+				fewest[i], _ = os.Readlink(filepath.Join(dir, e.Name())) // "" if it is closed by now
+			}
+			slices.Sort(fewest)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -24,8 +24,8 @@ type Books struct {
 	Stored   []string // descriptors of sinks and clients
 	Memory   []string // and of memory
 	Faults   []string // what the service manager, and brokers, complained about
-	Open     int      // descriptors that the broker had open; 0: not known
-	OpenAnew int      // and the one after it, with the same sinks
+	Open     []string // descriptors that the broker had open; none: not known
+	OpenAnew []string // and the one after it, with the same sinks
 	Restless error    // why Sinks and Stored are not what they should have come to
 }
 
@@ -393,8 +393,8 @@ func (a *audit) theStore() {
 	if len(a.Memory) != 2 {
 		a.fault("the store holds %v as memory", a.Memory)
 	}
-	if a.Open > a.OpenAnew {
-		a.fault("a broker had %d descriptors open, and the next one has %d", a.Open, a.OpenAnew)
+	if len(a.Open) > len(a.OpenAnew) {
+		a.fault("a broker had %d descriptors open, and the next one has %d: %v, and %v", len(a.Open), len(a.OpenAnew), a.Open, a.OpenAnew)
 	}
 	for _, f := range a.Faults {
 		a.fault("%s", f)
