@@ -4,6 +4,8 @@ package msgmux
 
 import (
 	"context"
+	"encoding/binary"
+	"slices"
 	"syscall"
 
 	"github.com/msgmux/msgmux/broker/wire"
@@ -37,19 +39,33 @@ func (b *Batch) Fits(size int) bool {
 // Add puts a copy of a message behind those that were collected. If the packet has no room for it, what was collected is
 // sent first, which can wait, and fail as Flush does: then the message was not added. ErrTooLarge is as with Send.
 func (b *Batch) Add(ctx context.Context, message []byte) error {
-	if !b.source.takes(len(message)) {
-		if err := b.source.tooLarge(ctx, len(message)); err != nil {
-			return err
+	payload, err := b.Make(ctx, len(message))
+	copy(payload, message)
+	return err
+}
+
+// Make is Add for a message of size bytes, from 0 to MaxMessage, that the caller writes into the packet itself, which
+// saves the copy: it returns the place for its payload, which is not cleared. It may be written to until the next call of
+// any of the batch's methods, and must not be used after that.
+func (b *Batch) Make(ctx context.Context, size int) ([]byte, error) {
+	if !b.source.takes(size) {
+		if err := b.source.tooLarge(ctx, size); err != nil {
+			return nil, err
 		}
 	}
-	if !b.Fits(len(message)) {
+	if !b.Fits(size) {
 		if err := b.Flush(ctx); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	b.packet = wire.AppendRecord(b.packet, message)
+	begin, end := len(b.packet), len(b.packet)+wire.Padded(size)
+	b.packet = slices.Grow(b.packet, end-begin)[:end]
+	record := b.packet[begin:]
+	binary.LittleEndian.PutUint32(record, uint32(size))
+	payload, rest := record[wire.RecordHeader:][:size:size], record[wire.RecordHeader+size:]
+	clear(rest)
 	b.count++
-	return nil
+	return payload, nil
 }
 
 // tooLarge is what Send would say about a message of that size, before it is sent.

@@ -194,3 +194,75 @@ func TestBatchAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations for a packet", n)
 	}
 }
+
+// TestBatchMakeLendsThePacket for what the caller writes, as far as it fits, and nothing beyond.
+func TestBatchMakeLendsThePacket(t *testing.T) {
+	channel := folder(t)
+	source, broker := dialled(t, channel, listen(t, channel, "publish"))
+	batch := source.Batch()
+	make1 := func(size int, fill byte) error {
+		payload, err := batch.Make(inTime(t), size)
+		if err == nil && (len(payload) != size || cap(payload) != size) {
+			t.Errorf("asked for %d bytes, got %d and room for %d", size, len(payload), cap(payload))
+		}
+		for i := range payload {
+			payload[i] = fill
+		}
+		return err
+	}
+	// The second round meets the bytes of the first in the batch's memory.
+	for _, fill := range []byte{'x', 'y'} {
+		var want []byte
+		for _, size := range []int{5, 0, 3, 60000} {
+			if err := make1(size, fill); err != nil {
+				t.Fatal(err)
+			}
+			want = wire.AppendRecord(want, bytes.Repeat([]byte{fill}, size))
+		}
+		if batch.Len() != 4 || batch.Fits(6000) {
+			t.Errorf("there are %d, and more fits: %v", batch.Len(), batch.Fits(6000))
+		}
+		// What does not fit sends what is there; what is larger than a packet travels alone.
+		sent := make(chan error, 1)
+		go func() { sent <- errors.Join(make1(100_000, fill), batch.Flush(inTime(t))) }()
+		if got := broker.packet(t); !bytes.Equal(got, want) {
+			t.Errorf("a packet of %d bytes is not the records that were made", len(got))
+		}
+		if got := broker.packet(t); !bytes.Equal(got, wire.AppendRecord(nil, bytes.Repeat([]byte{fill}, 100_000))) {
+			t.Errorf("a packet of %d bytes is not the large message", len(got))
+		}
+		if err := <-sent; err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	if err := make1(msgmux.MaxMessage+1, 0); !errors.Is(err, msgmux.ErrTooLarge) || batch.Len() != 0 {
+		t.Errorf("too large: got %v, and there are %d", err, batch.Len())
+	}
+	fill(t, source)
+	if err := make1(5, 'z'); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), shortly)
+	defer cancel()
+	if payload, err := batch.Make(ctx, wire.MaxPacket-8); !errors.Is(err, context.DeadlineExceeded) || payload != nil || batch.Len() != 1 {
+		t.Errorf("no room, and none comes: got %v and %d bytes, and there are %d", err, len(payload), batch.Len())
+	}
+}
+
+// TestSendMakesARecord of every size, with its padding.
+func TestSendMakesARecord(t *testing.T) {
+	channel := folder(t)
+	source, broker := dialled(t, channel, listen(t, channel, "publish"))
+	for _, size := range []int{0, 1, 2, 3, 4, 5, 4096, 4097, 100_001} {
+		message := bytes.Repeat([]byte{'m'}, size)
+		sent := make(chan error, 1)
+		go func() { sent <- source.Send(inTime(t), message) }()
+		if got := broker.packet(t); !bytes.Equal(got, wire.AppendRecord(nil, message)) {
+			t.Errorf("%d bytes: a packet of %d bytes is not their record", size, len(got))
+		}
+		if err := <-sent; err != nil {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+}

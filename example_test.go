@@ -5,6 +5,7 @@ package msgmux_test
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -129,6 +130,46 @@ func ExampleSink_Each() {
 	})
 	fmt.Println(size, err)
 	// Output: 11 enough
+}
+
+// A program that makes its messages itself can write them where they are sent from.
+func ExampleBatch_Make() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+
+	batch := source.Batch()
+	for _, reading := range []uint64{17, 23} {
+		payload, err := batch.Make(ctx, 8)
+		if err != nil {
+			log.Fatal(err)
+		}
+		binary.BigEndian.PutUint64(payload, reading)
+	}
+	if err := batch.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for range 2 {
+		message, err := sink.Receive(ctx)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(binary.BigEndian.Uint64(message.Payload))
+	}
+	// Output:
+	// 17
+	// 23
 }
 
 // Many messages in one packet: what is there is collected, and sent before there is something to wait for. Here that is

@@ -205,7 +205,7 @@ func (s *Sink) read() (int, error) {
 // receive is the function that RawConn.Read calls: it reads from the socket, again each time that the poller finds
 // something. Descriptors that a stranger attaches to a datagram are closed by the kernel: recv has no place for them.
 func (in *inlet) receive(fd uintptr) (done bool) {
-	for range slices {
+	for range inVain {
 		may := !in.last && in.waiting.begin()
 		in.n, in.err = in.waiting.recv(int(fd), in.buffer, may)
 		switch {

@@ -17,6 +17,9 @@ import (
 // registration comes from, and only if that is not the sink's, because an answer among the messages would be taken for
 // one. The broker then asks the kernel whose both sockets are.
 func (c Channel) register(ctx context.Context, r wire.Registration) (uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err // or the answer could be faster than interrupt
+	}
 	path, err := c.socket("register", socketRegister)
 	if err != nil {
 		return 0, err

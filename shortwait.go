@@ -28,8 +28,8 @@ import (
 const (
 	// slice bounds how long a wait does not notice that it is to end. The kernel rounds it up to its ticks.
 	slice = 5 * time.Millisecond
-	// slices is how often to wait in vain. Together that costs what waking up from the poller costs once.
-	slices = 20
+	// inVain is how often to wait in vain. Together that costs what waking up from the poller costs once.
+	inVain = 20
 
 	// Others count as waiting for the P if a goroutine that yields has to wait busyAfter for its next turn. Then they
 	// have it for busyFor.

@@ -340,7 +340,7 @@ func (a *attempt) run(packet []byte, how patience) error {
 // writers do not do: UnixConn.Write reports an empty message as done or failed without ever waiting, and WriteMsgUnix
 // refuses connected datagram sockets.
 func (a *attempt) send(fd uintptr) (done bool) {
-	for range slices {
+	for range inVain {
 		may := a.how != notAtAll && a.waiting.begin()
 		a.err = a.waiting.send(int(fd), a.packet, may)
 		switch {

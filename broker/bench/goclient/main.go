@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/msgmux/msgmux"
 	"github.com/msgmux/msgmux/broker/bench/meter"
@@ -34,26 +35,32 @@ func serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	datagrams := slices.Contains(c.Words, "datagrams")
 	if c.Role == "source" {
-		source, err := channel.Dial(ctx)
+		source, err := channel.DialWith(ctx, msgmux.SourceOptions{Datagrams: datagrams})
 		if err != nil {
 			return err
 		}
 		batch := source.Batch()
-		payload := make([]byte, c.Size)
+		lone := make([]byte, c.Size)
 		emit := func(n int) error {
+			if n == 1 {
+				c.Stamp(lone)
+				return source.Send(ctx, lone)
+			}
 			for range n {
-				c.Stamp(payload)
-				if err := batch.Add(ctx, payload); err != nil {
+				payload, err := batch.Make(ctx, int(c.Size))
+				if err != nil {
 					return err
 				}
+				c.Stamp(payload)
 			}
 			return batch.Flush(ctx)
 		}
 		// As many as fit a packet; what is paced goes out as it falls due.
 		return c.Source(max(1, maxPacket/(int(c.Size)+recordHeader)), emit, nil)
 	}
-	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Datagrams: datagrams})
 	if err != nil {
 		return err
 	}
