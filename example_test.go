@@ -395,8 +395,7 @@ func ExampleOpError() {
 
 	err := channel.Drop(ctx, "nobody")
 	fmt.Println(errors.Is(err, msgmux.ErrNotFound))
-	var failed *msgmux.OpError
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*msgmux.OpError](err); ok {
 		fmt.Println(failed.Op, "at", filepath.Base(failed.Path), "with code", failed.Code)
 	}
 

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msgmux/msgmux/broker/sys"
 	"github.com/msgmux/msgmux/broker/wire"
 )
 
@@ -275,5 +276,44 @@ func TestWindowIsInMemory(t *testing.T) {
 	g.packet([]byte("short"))
 	if n := blocks(); n < chunk+wire.MaxPacket {
 		t.Errorf("%d bytes are there after the first packet", n)
+	}
+}
+
+// TestQueueAfterPackets: what comes from elsewhere after a packet lies in the landing zone, and nowhere else.
+func TestQueueAfterPackets(t *testing.T) {
+	g := packets(t, small())
+	s := g.add(Spec{Kind: Dynamic, Label: "s"}, false)
+	queue, socket := openQueue(t, "in"), pair(t)
+	var k sys.Kernel
+	for i := range 5 {
+		g.packet([]byte("from a packet"))
+		g.r.Append()
+		if errno := k.QueueSend("", queue, []byte("from a queue")); errno != 0 {
+			t.Fatal(errno)
+		}
+		if n, errno := g.r.Receive(queue, Queues, 8); n != 1 || errno != 0 {
+			t.Fatal(n, errno)
+		}
+		g.r.Append()
+		if err := unix.Send(socket[0], []byte("from a socket"), 0); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 { // straight after a packet, too
+			g.packet([]byte("another"))
+			g.r.Append()
+		}
+		if n, errno := g.r.Receive(socket[1], Datagrams, 8); n != 1 || errno != 0 {
+			t.Fatal(n, errno)
+		}
+		g.r.Append()
+		g.send(s)
+		got := bytes.Join(g.read(s), []byte("|"))
+		want := "from a packet|from a queue|from a socket"
+		if i%2 == 0 {
+			want = "from a packet|from a queue|another|from a socket"
+		}
+		if string(got) != want {
+			t.Fatalf("%q", got)
+		}
 	}
 }
