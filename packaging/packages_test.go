@@ -322,13 +322,35 @@ func TestEveryTimeIsTheCommits(t *testing.T) {
 	if members < 150 {
 		t.Errorf("only %d times found", members)
 	}
-	// The change logs end with the date of their newest entry, and that is the commit's, too, or a release's.
+	// The change logs end with the date of their newest entry: the commit's, or that of a release.
 	output(t, "dpkg-deb", "--extract", deb, root)
 	log := output(t, "zcat", filepath.Join(root, "usr/share/doc/msgmux/changelog.gz"))
 	epoch, _ := strconv.ParseInt(committed, 10, 64)
-	if want := time.Unix(epoch, 0).UTC().Format(time.RFC1123Z); !strings.Contains(log, "  "+want+"\n") {
+	want := time.Unix(epoch, 0).UTC().Format(time.RFC1123Z)
+	if day, ok := released(t); ok {
+		want = day.Format("Mon, 02 Jan 2006 ")
+	}
+	if !strings.Contains(log, "  "+want) {
 		t.Errorf("the change log does not have the date %s:\n%s", want, log)
 	}
+}
+
+// released is the date of the release that the change log names first; false if what it names first is not released yet.
+func released(t *testing.T) (day time.Time, ok bool) {
+	t.Helper()
+	text, err := os.ReadFile("../CHANGELOG.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if heading, found := strings.CutPrefix(line, "## "); found {
+			_, date, _ := strings.Cut(strings.TrimSpace(heading), " - ")
+			day, err = time.Parse(time.DateOnly, date)
+			return day, err == nil
+		}
+	}
+	t.Fatal("the change log has no heading")
+	return day, false
 }
 
 // TestBinariesAreStatic unpacks both architectures' and reads their headers.
@@ -422,7 +444,12 @@ func TestLintersAreContent(t *testing.T) {
 	cmd := exec.Command("rpmlint", "--config", "rpmlint.toml", rpm)
 	cmd.Env = append(os.Environ(), "PATH="+wrapped+":"+os.Getenv("PATH"))
 	out, err = cmd.CombinedOutput()
-	if err != nil || !bytes.Contains(out, []byte("0 errors, 0 warnings")) {
+	// Packages of a release's commit that are made for these tests have a version that the change log does not know.
+	expected := "0 errors, 0 warnings"
+	if _, ok := released(t); ok && bytes.Contains(out, []byte("incoherent-version-in-changelog")) {
+		expected = "0 errors, 1 warnings"
+	}
+	if err != nil || !bytes.Contains(out, []byte(expected)) {
 		t.Errorf("rpmlint: %v\n%s", err, out)
 	}
 	for file, mark := range map[string]string{"lintian/msgmux": "msgmux: ", "rpmlint.toml": `    "`} {

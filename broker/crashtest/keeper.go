@@ -221,21 +221,27 @@ func (k *Keeper) Stored() (sinks, memory []string, err error) {
 	return sinks, memory, nil
 }
 
-// Descriptors are those that the broker has open, by what they are of, as the fewest within a moment: others come and go.
-func (k *Keeper) Descriptors() (fewest []string) {
+// Descriptors are those that the broker has open, by what they are of: the fewest and the most within a moment. Some come and
+// go, and a broker that has just begun opens some of them by and by.
+func (k *Keeper) Descriptors() (fewest, most []string) {
 	dir := fmt.Sprintf("/proc/%d/fd", k.child.cmd.Process.Pid)
 	for range 50 {
-		open, err := os.ReadDir(dir)
-		if err == nil && (fewest == nil || len(open) < len(fewest)) {
-			fewest = make([]string, len(open))
+		if open, err := os.ReadDir(dir); err == nil {
+			links := make([]string, len(open))
 			for i, e := range open {
-				fewest[i], _ = os.Readlink(filepath.Join(dir, e.Name())) // "" if it is closed by now
+				links[i], _ = os.Readlink(filepath.Join(dir, e.Name())) // "" if it is closed by now
 			}
-			slices.Sort(fewest)
+			slices.Sort(links)
+			if fewest == nil || len(links) < len(fewest) {
+				fewest = links
+			}
+			if len(links) > len(most) {
+				most = links
+			}
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return fewest
+	return fewest, most
 }
 
 // Memory is a descriptor of the stored memfd whose name begins with base. The caller owns it.

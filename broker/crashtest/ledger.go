@@ -24,8 +24,8 @@ type Books struct {
 	Stored   []string // descriptors of sinks and clients
 	Memory   []string // and of memory
 	Faults   []string // what the service manager, and brokers, complained about
-	Open     []string // descriptors that the broker had open; none: not known
-	OpenAnew []string // and the one after it, with the same sinks
+	Open     []string // descriptors that the broker had open at the least; none: not known
+	OpenAnew []string // and the one after it, with the same sinks, at the most
 	Restless error    // why Sinks and Stored are not what they should have come to
 }
 

@@ -346,7 +346,7 @@ func (l *Load) Books() (*Books, error) {
 		return len(sinks) == want && len(b.Stored) == len(b.Kept()), err
 	})
 	if gone == nil {
-		b.Open = k.Descriptors()
+		b.Open, _ = k.Descriptors()
 	}
 	if err := errors.Join(k.Stop(), k.Start(Death{}), k.AwaitReady()); err != nil {
 		return nil, err
@@ -370,7 +370,7 @@ func (l *Load) Books() (*Books, error) {
 		}
 		return len(sinks) == want && len(b.Stored) == len(b.Kept()) && absent == 0, nil
 	})
-	b.OpenAnew = k.Descriptors()
+	_, b.OpenAnew = k.Descriptors()
 	var err error
 	if b.Faults, err = k.Faults(); err != nil {
 		return nil, err
