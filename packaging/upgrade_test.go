@@ -346,6 +346,9 @@ func (x *traffic) checkMissing(t *testing.T, waiting string, r reports, sent []t
 	}
 	for _, s := range r.each {
 		missing += total - int(s.Received)
+		if s.Name == "/run/msgmux/subscribe" {
+			missing += int(s.Corrupt) // the numbers that begin anew, which it takes for a message that is not whole
+		}
 	}
 	missing += total
 	for _, s := range r.team {
