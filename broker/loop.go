@@ -373,6 +373,7 @@ func (l *loop) takeTurn(s *source) (n int, busy bool) {
 		l.ended(s, out.Bad)
 	}
 	if s.kind == ring.Packets {
+		// One that comes alone fills its turn, too. Where two came without a pause, more do.
 		return max(n, out.Entered), s.streak > 1
 	}
 	return n, n == limit

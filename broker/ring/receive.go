@@ -66,7 +66,7 @@ func (r *Ring) Receive(fd int, kind uint32, limit int) (n int, errno unix.Errno)
 //	landing zone  | room for Split bytes | rest of the packet ...        only of one that is larger
 //
 // A packet is in the ring's own format, so one that is received there needs no copy. For one that is larger than its window
-// the first part is copied down in front of the rest; the window holds every packet where memory is not very short.
+// the first part is copied down in front of the rest: a message of more than a sixteenth of the ring.
 func (r *Ring) aim() (*unix.Iovec, uint64) {
 	v, split, room := &r.recv.PacketIov, r.window(), uint64(r.geo.room())
 	r.c.Split = uint32(split)
@@ -79,8 +79,12 @@ func (r *Ring) aim() (*unix.Iovec, uint64) {
 }
 
 // window is how many bytes behind head may be received into: as many as the largest packet has, but not more than a
-// sixteenth of the ring for it; or 0. Room is made for it where that takes nothing from anybody.
+// sixteenth of the ring for it; or 0. Room is made for it where that takes nothing from anybody. A ring of the layout before
+// has no windows: the program of that layout, which may come back to it, knows of none.
 func (r *Ring) window() uint64 {
+	if r.Outdated() {
+		return 0
+	}
 	want := min(uint64(r.geo.room()), max(wire.MaxPacket, r.geo.Size/16))
 	head, tail := r.c.Head.load(), r.c.Tail.load()
 	if head.Pos-tail.Pos+want > r.geo.Size && (r.someoneLags() || !r.reclaim(want)) {

@@ -112,8 +112,9 @@ func unusable(what string, err error) error {
 	return fmt.Errorf("%w: cannot %s: %w", ErrBroken, what, err)
 }
 
-// readable says whether this program can read a layout: its own and the one before. So far there has been one shape;
-// when a layout changes, what reads the one before belongs here.
+// readable says whether this program can read a layout: its own and the one before. Layout 2 differs from 1 in Split and
+// PacketIov, where 1 has nothing but zeros, which says that no packet lies in the ring; bind makes the latter. When a layout
+// changes more than that, what reads the one before belongs here.
 func readable(n uint32) bool { return n == layout || n == layout-1 && n > 0 }
 
 // recover finishes the operation that the predecessor was in. It checks every value before it is used, because bits

@@ -317,3 +317,30 @@ func TestQueueAfterPackets(t *testing.T) {
 		}
 	}
 }
+
+// TestLayoutBefore: a ring that a program of the layout before has left is taken over with the packet that waits in it, and
+// stays one that this program can go on with, too.
+func TestLayoutBefore(t *testing.T) {
+	g := packets(t, small())
+	s := g.add(Spec{Kind: Dynamic, Label: "s"}, false)
+	older := func() {
+		at[header](g.r.dataHeader, 0).Layout, g.r.head.Layout = layout-1, layout-1
+	}
+	older()
+	for i, text := range []string{"from the older program", "from this one"} {
+		g.packet([]byte(text))
+		if g.r.c.Split != 0 {
+			t.Errorf("packet %d lies where the older program does not look", i)
+		}
+		g.r = g.reopen()
+		if !g.r.Outdated() {
+			t.Fatal("not known for the layout before")
+		}
+		s = g.attach(s)
+		g.r.Append()
+		g.send(s)
+		if got := g.read(s); len(got) != 1 || string(got[0]) != text {
+			t.Errorf("%q instead of %q", got, text)
+		}
+	}
+}
