@@ -375,6 +375,8 @@ const (
 	_ = -(unsafe.Offsetof(header{}.Lock) ^ lockOffset)
 	_ = -(unsafe.Offsetof(control{}.Delivered) ^ deliveredOffset)
 	_ = -(unsafe.Offsetof(control{}.Next) ^ nextOffset)
+	_ = -(unsafe.Offsetof(control{}.LandKind) % 8)
+	_ = -(unsafe.Offsetof(control{}.Split) ^ (unsafe.Offsetof(control{}.LandKind) + 4))
 )
 
 // at is the object of type T at offset off of b.
@@ -383,6 +385,12 @@ func at[T any](b []byte, off int64) *T { return (*T)(unsafe.Pointer(&b[off])) }
 // slice is n objects of type T at offset off of b.
 func slice[T any](b []byte, off int64, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(&b[off])), n)
+}
+
+// land says what the next receive puts where. Both words change in one store, for they are checked against each other, and a
+// kill may fall between any two stores. Preconditions: nothing is landed.
+func (c *control) land(kind, split uint32) {
+	(*atomic.Uint64)(unsafe.Pointer(&c.LandKind)).Store(uint64(split)<<32 | uint64(kind))
 }
 
 // bind points the kernel's structures to where the mapping is in this process. It does not touch any Len: recovery

@@ -22,7 +22,7 @@ func (r *Ring) take(fd, limit int) (n int, errno unix.Errno) {
 	for i := range r.recv.Priority { // the one behind the batch too: recovery looks at it
 		r.recv.Priority[i] = sys.Untouched
 	}
-	r.c.LandKind, r.c.Split = Datagrams, 0
+	r.c.land(Datagrams, 0)
 	r.c.Log.Maybe = r.c.Uncertain.Load() + 1
 	r.log(opTake, "take.logged")
 	stride := r.geo.stride()

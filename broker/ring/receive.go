@@ -38,12 +38,13 @@ func (r *Ring) Receive(fd int, kind uint32, limit int) (n int, errno unix.Errno)
 		return r.take(fd, limit)
 	}
 	r.preset()
-	r.c.LandKind, r.c.Split = kind, 0
-	h := &r.recv.Hdr[0].Hdr
+	h, split := &r.recv.Hdr[0].Hdr, uint32(0)
 	h.Iov, h.Iovlen = &r.recv.Iov[0], 1
 	if kind == Packets {
-		h.Iov, h.Iovlen = r.aim()
+		split = uint32(r.window())
+		h.Iov, h.Iovlen = r.aim(uint64(split))
 	}
+	r.c.land(kind, split)
 	r.log(opRecv, "recv.logged")
 	n, errno = r.ops.Recvmmsg("recv", fd, r.recv.Hdr[:limit])
 	r.ops.Seam("recv.taken")
@@ -59,7 +60,7 @@ func (r *Ring) Receive(fd int, kind uint32, limit int) (n int, errno unix.Errno)
 	return n, errno
 }
 
-// aim sets where the next packet goes.
+// aim sets where the next packet goes: its first split bytes into the window.
 //
 //	ring          ... records | packet ...............| free ...         the window, Split bytes
 //	                         head
@@ -67,9 +68,8 @@ func (r *Ring) Receive(fd int, kind uint32, limit int) (n int, errno unix.Errno)
 //
 // A packet is in the ring's own format, so one that is received there needs no copy. For one that is larger than its window
 // the first part is copied down in front of the rest: a message of more than a sixteenth of the ring.
-func (r *Ring) aim() (*unix.Iovec, uint64) {
-	v, split, room := &r.recv.PacketIov, r.window(), uint64(r.geo.room())
-	r.c.Split = uint32(split)
+func (r *Ring) aim(split uint64) (*unix.Iovec, uint64) {
+	v, room := &r.recv.PacketIov, uint64(r.geo.room())
 	v[0].Base, v[0].Len = &r.data[r.c.Head.Pos.Load()&r.mask], split
 	v[1].Base, v[1].Len = &r.landing[split], room-split
 	if split == 0 {
