@@ -25,10 +25,14 @@ func (r *Ring) reclaim(need uint64) bool {
 	}
 	to := limit
 	if lagging.Seq < limit.Seq {
-		// Somebody will lose what is taken: the oldest records only, but for a whole batch at once.
-		batch := max(need, min(r.landedBytes(), r.geo.Size/16))
+		// Somebody will lose what is taken: the oldest records only, but for a whole batch at once, in bytes and in index
+		// entries, whichever is short: room for one record at a time would cost an operation for each.
+		bytes, records := r.landedSize()
+		bytes = max(need, min(bytes, r.geo.Size/16))
+		records = max(1, min(records, uint64(len(r.index))/16))
 		to = r.boundary(tail, limit, func(p Place) bool {
-			return enough(p) && (p.Pos >= limit.Pos || head.Pos-p.Pos+batch <= r.geo.Size)
+			return enough(p) && (p.Pos >= limit.Pos ||
+				head.Pos-p.Pos+bytes <= r.geo.Size && head.Seq-p.Seq+records <= uint64(len(r.index)))
 		})
 		if lagging.Seq > to.Seq {
 			to = lagging // free for nothing
@@ -96,12 +100,23 @@ func (r *Ring) boundary(tail, limit Place, ok func(Place) bool) Place {
 	return r.place(tail, tail.Seq+uint64(n))
 }
 
-// landedBytes is how much of the ring the landing zone's contents will take.
-func (r *Ring) landedBytes() (n uint64) {
+// landedSize is how much of the ring, and of its index, what is landed will take. A message that will be refused takes
+// nothing.
+func (r *Ring) landedSize() (bytes, records uint64) {
 	for i := r.c.Next; i < r.c.Landed; i++ {
-		if size := uint64(r.recv.Hdr[i].Len); size <= r.geo.MaxMessage {
-			n += uint64(wire.Padded(int(size)))
+		b := r.slot(i)
+		switch {
+		case b == nil:
+		case r.c.LandKind == Packets:
+			for b = b[min(r.c.Offset, uint64(len(b))):]; len(b) >= wire.RecordHeader; records++ {
+				n := min(wire.Padded(int(getLength(b))), len(b))
+				bytes += uint64(n)
+				b = b[n:]
+			}
+		default:
+			bytes += uint64(wire.Padded(len(b)))
+			records++
 		}
 	}
-	return n
+	return bytes, records
 }
