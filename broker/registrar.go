@@ -71,15 +71,13 @@ func (g *registrar) next() {
 	if len(fds) > 0 {
 		g.discard(fds)
 	}
-	attempts := g.ring.Attempts()
 	var id uint64
 	var refusal *wire.Error
 	var reg wire.Registration
 	g.cfg.Ops.Seam("register.peeked")
-	if attempts.Load() >= maxAttempts {
+	if g.ring.Attempt() >= maxAttempts {
 		refusal = wire.Refuse(wire.CodePoison, "this registration has ended %d brokers", maxAttempts)
 	} else {
-		attempts.Add(1)
 		reg, id, refusal = g.register(p, sender)
 	}
 	outcome := "ok"

@@ -30,14 +30,14 @@ func CountGivenUp(stateFD int) (lost GivenUp, ok bool) {
 	}
 	defer sys.Unmap(b)
 	h := at[header](b, 0)
-	g := h.Geometry
-	if h.Magic.Load() != magic || readable(h.Layout) || g.Check() != nil {
+	g := h.Geometry.Load()
+	if h.Magic.Load() != magic || readable(h.Layout.Load()) || g.Check() != nil {
 		return lost, false
 	}
 	c := at[control](b, headerSize)
-	head, tail, delivered, landed := c.Head.load(), c.Tail.load(), c.Delivered.load(), uint64(c.Landed-c.Next)
+	head, tail, delivered, landed := c.Head.load(), c.Tail.load(), c.Delivered.load(), uint64(c.Landed.Load()-c.Next.Load())
 	// A record has four bytes at least; how long the index is, the other layout knows.
-	if checkPlaces(g.Size, g.Size/4, head, tail, delivered) != nil || c.Next > c.Landed || landed > MaxBatch {
+	if checkPlaces(g.Size, g.Size/4, head, tail, delivered) != nil || c.Next.Load() > c.Landed.Load() || landed > MaxBatch {
 		return lost, false
 	}
 	lost.Messages = head.Seq - delivered.Seq + landed
@@ -46,8 +46,9 @@ func CountGivenUp(stateFD int) (lost GivenUp, ok bool) {
 	}
 	for i, n := 0, g.slots(); i < n; i++ {
 		e := &slice[entry](b, g.sections().table, n)[i]
-		spec, sound := e.identity.spec()
-		if e.State.Load() != active || !sound || e.Sum != e.identity.sum() || spec.Kind == Source || spec.ShareID != 0 || spec.Tap {
+		id := e.Identity.Load()
+		spec, sound := id.spec()
+		if e.State.Load() != active || !sound || e.Sum.Load() != id.sum() || spec.Kind == Source || spec.ShareID != 0 || spec.Tap {
 			continue
 		}
 		cursor := e.Cursor.load()

@@ -4,11 +4,9 @@ package ring
 
 import (
 	"fmt"
-	"sync/atomic"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/broker/sys"
 	"github.com/msgmux/msgmux/broker/wire"
 )
@@ -61,12 +59,12 @@ const (
 
 // header is the first page of both files. Its shape never changes, whatever the layout.
 type header struct {
-	Magic      atomic.Uint64 // written last: a file without it was never finished
-	Layout     uint32        // of everything behind this page
-	Role       uint32        // data or state
-	Generation uint64        // the two files of a ring carry the same one
-	Lock       uint64        // never written: the byte that the guard's record lock is on
-	Geometry   Geometry      // in both files; they must agree
+	Magic      mem.Uint64          // written last: a file without it was never finished
+	Layout     mem.Value[uint32]   // of everything behind this page
+	Role       mem.Value[uint32]   // data or state
+	Generation mem.Value[uint64]   // the two files of a ring carry the same one
+	Lock       mem.Value[uint64]   // never written: the byte that the guard's record lock is on
+	Geometry   mem.Value[Geometry] // in both files; they must agree
 }
 
 const lockOffset = 24 // of header.Lock
@@ -114,15 +112,15 @@ func (g Geometry) room() int { return max(wire.Padded(int(g.MaxMessage)), wire.M
 
 // indexEntry is one record, at sequence number & (entries-1).
 type indexEntry struct {
-	Words uint32 // position / 4, modulo 2^32: a ring is at most 2^28 words long
-	At    uint32 // channel time in ms, modulo 2^32, when a sink first accepted it; valid once delivered is past it
+	Words mem.Value[uint32] // position / 4, modulo 2^32: a ring is at most 2^28 words long
+	At    mem.Value[uint32] // channel time in ms, modulo 2^32, when a sink first accepted it; valid once delivered is past it
 }
 
-// place is a position with the sequence number of the record that begins there. The atomics are for readers of the
-// snapshot; the data thread is the only writer.
+// place is a position with the sequence number of the record that begins there. Readers of the snapshot read it while the
+// data thread, the only writer, changes it.
 type place struct {
-	Pos atomic.Uint64
-	Seq atomic.Uint64
+	Pos mem.Uint64
+	Seq mem.Uint64
 }
 
 // Place is a position and the sequence number of the record that begins there.
@@ -134,41 +132,47 @@ func (p *place) store(v Place) { p.Pos.Store(v.Pos); p.Seq.Store(v.Seq) }
 // control is the second page of the state: what the data thread changes all the time. Up to Next its words have their
 // places and meanings in every layout, for older programs: see CountGivenUp.
 type control struct {
-	Word      atomic.Uint32 // odd while positions change: readers try again
+	Word      mem.Uint32 // odd while positions change: readers try again
 	_         uint32
-	Head      place         // where the next record goes
-	Tail      place         // the oldest record kept
-	Delivered place         // the furthest cursor, taps left out, that accepting has moved
-	Clock     atomic.Int64  // channel time in ns: stands still while no broker runs
-	NextID    atomic.Uint64 // advanced before an id is used; ids are never used again
-	Starts    atomic.Uint64 // how many brokers have opened this ring
-	Since     int64         // when the ring was made, unix seconds; immutable
+	Head      place            // where the next record goes
+	Tail      place            // the oldest record kept
+	Delivered place            // the furthest cursor, taps left out, that accepting has moved
+	Clock     mem.Int64        // channel time in ns: stands still while no broker runs
+	NextID    mem.Uint64       // advanced before an id is used; ids are never used again
+	Starts    mem.Uint64       // how many brokers have opened this ring
+	Since     mem.Value[int64] // when the ring was made, unix seconds; immutable
 
 	// The landing zone. Landed slots wait in [Next, Landed); nothing is received while there are any.
-	Landed   uint32
-	Next     uint32
-	Offset   uint64 // bytes of slot Next that are in the ring already; only a framed packet is taken in parts
-	LandKind uint32 // Datagrams or Packets; written while nothing is landed
-
-	// Split is how many bytes of slot 0 the kernel puts into the ring, from Offset bytes before head on, instead of into the
-	// landing zone; 0: none. A packet is wholly in one of them, but for a moment of RECV. Written while nothing is landed.
-	Split uint32
+	Landed mem.Value[uint32]
+	Next   mem.Value[uint32]
+	Offset mem.Value[uint64] // bytes of slot Next that are in the ring already; only a framed packet is taken in parts
+	Land   mem.Value[land]   // written while nothing is landed
 
 	// Totals of the channel. Refused counts what never entered, by reason; Gone what removed sinks leave behind.
-	Refused       [numReasons]atomic.Uint64
-	GoneAccepted  atomic.Uint64
-	GoneLost      atomic.Uint64
-	GoneAbandoned atomic.Uint64
-	Uncertain     atomic.Uint64
+	Refused       [numReasons]mem.Uint64
+	GoneAccepted  mem.Uint64
+	GoneLost      mem.Uint64
+	GoneAbandoned mem.Uint64
+	Uncertain     mem.Uint64
 
 	// Attempts counts brokers that have begun with the registration at the head of the queue. The registrar is its
 	// only writer, but for CONSUME, which clears it.
-	Attempts atomic.Uint32
+	Attempts mem.Uint32
 	_        uint32
 
 	Log    opLog
-	Staged identity // UPDATE: what the entry's identity will be
+	Staged mem.Value[identity] // UPDATE: what the entry's identity will be
 }
+
+// land says what lies in the landing zone: the kind (Datagrams or Packets) in its low half, and above it the split: how many
+// bytes of slot 0 the kernel puts into the ring, from Offset bytes before head on, instead of into the landing zone; 0 for
+// none. A packet is wholly in one of them, but for a moment of RECV. The two are checked against each other, and a kill may
+// fall between any two stores, so they are one word.
+type land uint64
+
+func newLand(kind, split uint32) land { return land(split)<<32 | land(kind) }
+func (l land) kind() uint32           { return uint32(l) }
+func (l land) split() uint64          { return uint64(l >> 32) }
 
 // Of control, what never changes.
 const (
@@ -195,48 +199,6 @@ const (
 	Queues    = 3 // a source only: messages of a POSIX queue, which land like datagrams
 )
 
-// opLog is the operation log: one entry. Every field holds an absolute value that will be true afterwards, so that
-// applying it again does no harm. Phase is stored last and cleared before any field is touched again.
-type opLog struct {
-	Phase atomic.Uint32
-	Slot  uint32 // SEND, PUT, SKIP, REMOVE: the sink whose cursor it is
-	By    uint32 // SEND, PUT: the sink that takes the messages (a member of a share, or Slot itself)
-	First uint32 // SEND: the first slot of the send array
-	Count uint32 // SEND: how many slots
-	Kind  uint32 // SEND: datagrams or a packet
-	Base  uint64 // SEND, PUT: what By had accepted before
-	From  uint64 // SEND: the sequence number that the cursor stood at
-
-	Place Place  // APPEND: head. SKIP, PUT: the cursor. TAIL: tail
-	Other Place  // TAIL: delivered. PUT: where the cursor stood
-	Lost  uint64 // SKIP: what the sink has lost. REMOVE: GoneLost
-	Acc   uint64 // REMOVE: GoneAccepted
-	Left  uint64 // REMOVE: GoneAbandoned
-	Maybe uint64 // TAKE, PUT: what Uncertain will be if the outcome is not known
-
-	Next    uint32 // APPEND: where the landing zone goes on
-	_       uint32
-	Offset  uint64
-	Refused [numReasons]uint64
-}
-
-// The operations. Their order is of no meaning; their numbers are part of the layout.
-const (
-	phaseIdle = iota
-	opRecv
-	opAppend
-	opSend
-	opSkip
-	opTail
-	opRemove
-	opConsume
-	opUpdate
-	opGreet
-	opTake
-	opPut
-	numOps
-)
-
 // State of an entry.
 const (
 	free      = iota
@@ -258,20 +220,20 @@ const (
 // entry is one sink, or one share (which has the cursor of all its members). Identity is written while State is free
 // and sealed by Sum; State, stored last, brings the sink into being.
 type entry struct {
-	Word  atomic.Uint32 // odd while the numbers below change: readers try again
-	State atomic.Uint32
-	Flags atomic.Uint32
+	Word  mem.Uint32 // odd while the numbers below change: readers try again
+	State mem.Uint32
+	Flags mem.Uint32
 	_     uint32
 
 	// Cursor. A member of a share has none: its Pos and Seq are not used.
 	Cursor   place
-	Start    uint64        // the sequence number it began at; immutable
-	Lost     atomic.Uint64 // messages
-	Accepted atomic.Uint64 // of this very socket; for an entry with a cursor it is Seq-Start-Lost, and not stored
-	Owed     atomic.Int64  // its account of patience, ns
+	Start    mem.Value[uint64] // the sequence number it began at; immutable
+	Lost     mem.Uint64        // messages
+	Accepted mem.Uint64        // of this very socket; for an entry with a cursor it is Seq-Start-Lost, and not stored
+	Owed     mem.Int64         // its account of patience, ns
 
-	identity
-	Sum uint64
+	Identity mem.Value[identity]
+	Sum      mem.Value[uint64]
 }
 
 // identity is what an entry is, apart from where its cursor stands. Options may be replaced as a whole, with Word odd.
@@ -307,43 +269,43 @@ const controlSpace = (sys.ControlSpace + 63) / 64 * 64
 
 // recvArea is what recvmmsg writes into, the landing zone left out.
 type recvArea struct {
-	Hdr     [MaxBatch]sys.Mmsghdr
-	Iov     [MaxBatch]unix.Iovec
-	Control [MaxBatch][controlSpace]byte
+	Hdr     [MaxBatch]mem.Header
+	Iov     [MaxBatch]mem.Iovec
+	Control [MaxBatch]mem.Value[[controlSpace]byte]
 
 	// Priority[i] is written by mq_timedreceive for the message that it puts into slot i.
-	Priority [MaxBatch]uint32
+	Priority [MaxBatch]mem.Value[uint32]
 
 	// PacketIov is where a packet goes, slot 0: into the ring, and what has no place there into the landing zone.
-	PacketIov [2]unix.Iovec
+	PacketIov [2]mem.Iovec
 }
 
 // sendArea is what sendmmsg reads and writes. Ends[i] is where a cursor stands once slot i was accepted.
 type sendArea struct {
-	Hdr  [sendSlots]sys.Mmsghdr
-	Iov  [sendSlots]unix.Iovec
-	Ends [sendSlots]Place
+	Hdr  [sendSlots]mem.Header
+	Iov  [sendSlots]mem.Iovec
+	Ends [sendSlots]mem.Value[Place]
 
 	// A framed sink gets one packet a turn: a header and a piece of the ring.
-	Packet       [1]sys.Mmsghdr
-	PacketIov    [2]unix.Iovec
-	PacketEnd    [1]Place
-	PacketHeader [wire.SinkHeader]byte
+	Packet       [1]mem.Header
+	PacketIov    [2]mem.Iovec
+	PacketEnd    [1]mem.Value[Place]
+	PacketHeader mem.Value[[wire.SinkHeader]byte]
 }
 
 // consumeArea is what taking a registration from its socket writes into.
 type consumeArea struct {
-	Hdr     [1]sys.Mmsghdr
-	Iov     [1]unix.Iovec
-	Control [controlSpace]byte
-	Buf     [8]byte // a registration that is consumed has been read already
+	Hdr     [1]mem.Header
+	Iov     [1]mem.Iovec
+	Control mem.Value[[controlSpace]byte]
+	Buf     mem.Value[[8]byte] // a registration that is consumed has been read already
 }
 
 // greetArea is what telling a client that it is attached reads and writes.
 type greetArea struct {
-	Hdr [1]sys.Mmsghdr
-	Iov [1]unix.Iovec
-	Buf [64]byte
+	Hdr [1]mem.Header
+	Iov [1]mem.Iovec
+	Buf mem.Value[[64]byte]
 }
 
 // sections of the state, in bytes from the start of the file.
@@ -375,8 +337,6 @@ const (
 	_ = -(unsafe.Offsetof(header{}.Lock) ^ lockOffset)
 	_ = -(unsafe.Offsetof(control{}.Delivered) ^ deliveredOffset)
 	_ = -(unsafe.Offsetof(control{}.Next) ^ nextOffset)
-	_ = -(unsafe.Offsetof(control{}.LandKind) % 8)
-	_ = -(unsafe.Offsetof(control{}.Split) ^ (unsafe.Offsetof(control{}.LandKind) + 4))
 )
 
 // at is the object of type T at offset off of b.
@@ -387,47 +347,27 @@ func slice[T any](b []byte, off int64, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(&b[off])), n)
 }
 
-// land says what the next receive puts where. Both words change in one store, for they are checked against each other, and a
-// kill may fall between any two stores. Preconditions: nothing is landed.
-func (c *control) land(kind, split uint32) {
-	(*atomic.Uint64)(unsafe.Pointer(&c.LandKind)).Store(uint64(split)<<32 | uint64(kind))
-}
-
-// bind points the kernel's structures to where the mapping is in this process. It does not touch any Len: recovery
+// bind points the kernel's structures to where the mapping is in this process. It does not touch any length: recovery
 // has yet to read them.
 func (r *Ring) bind() {
-	stride, ctl := r.geo.stride(), uint64(0)
-	if r.opt.Descriptors {
-		ctl = controlSpace
-	}
+	recv, send, stride := r.recv, r.send, r.geo.stride()
 	for i := range r.batch {
-		r.recv.Iov[i] = unix.Iovec{Base: &r.landing[i*stride], Len: r.geo.MaxMessage}
-		h := &r.recv.Hdr[i].Hdr
-		*h = unix.Msghdr{Iov: &r.recv.Iov[i], Iovlen: 1, Flags: h.Flags}
-		if ctl > 0 {
-			h.Control, h.Controllen = &r.recv.Control[i][0], ctl
+		recv.Iov[i].Set(r.landing.Slice(uint64(i*stride), r.geo.MaxMessage))
+		var control []byte
+		if r.opt.Descriptors {
+			control = recv.Control[i].ForKernel()[:]
 		}
+		recv.Hdr[i].Bind(recv.Iov[i:i+1], control)
 	}
-	for i := range r.send.Hdr {
-		r.send.Hdr[i].Hdr = unix.Msghdr{Iov: &r.send.Iov[i], Iovlen: 1}
+	for i := range send.Hdr {
+		send.Hdr[i].Bind(send.Iov[i:i+1], nil)
 	}
-	s := r.send
-	s.Packet[0].Hdr = unix.Msghdr{Iov: &s.PacketIov[0], Iovlen: 2}
-	s.PacketIov[0] = unix.Iovec{Base: &s.PacketHeader[0], Len: wire.SinkHeader}
+	send.Packet[0].Bind(send.PacketIov[:], nil)
+	send.PacketIov[0].Set(send.PacketHeader.ForKernel()[:])
 	c := r.consume
-	c.Iov[0] = unix.Iovec{Base: &c.Buf[0], Len: uint64(len(c.Buf))}
+	c.Iov[0].Set(c.Buf.ForKernel()[:])
+	c.Hdr[0].Bind(c.Iov[:], c.Control.ForKernel()[:])
 	g := r.greet
-	g.Iov[0] = unix.Iovec{Base: &g.Buf[0]}
-	g.Hdr[0].Hdr = unix.Msghdr{Iov: &g.Iov[0], Iovlen: 1}
-	c.Hdr[0].Hdr = unix.Msghdr{Iov: &c.Iov[0], Iovlen: 1, Control: &c.Control[0], Controllen: controlSpace}
-}
-
-// length is the payload length of the record at pos.
-func (r *Ring) length(pos uint64) uint32 {
-	return *(*uint32)(unsafe.Pointer(&r.data[pos&r.mask]))
-}
-
-// setLength writes the length word of a record at pos.
-func (r *Ring) setLength(pos uint64, n uint32) {
-	*(*uint32)(unsafe.Pointer(&r.data[pos&r.mask])) = n
+	g.Iov[0].Set(g.Buf.ForKernel()[:])
+	g.Hdr[0].Bind(g.Iov[:], nil)
 }

@@ -13,7 +13,7 @@ import (
 var ErrDoesNotFit = errors.New("does not fit")
 
 // Outdated says whether the ring is of the layout before: it should be moved to a new pair of files.
-func (r *Ring) Outdated() bool { return r.head.Layout != layout }
+func (r *Ring) Outdated() bool { return r.head.Layout.Load() != layout }
 
 // MoveTo copies everything into a ring that was just made with Options.Unpublished: records, positions, sinks and
 // totals. Nothing changes here, so that dying in the middle leaves this ring as it was; the new one counts once it is
@@ -31,12 +31,14 @@ func (r *Ring) MoveTo(n *Ring) error {
 	}
 	for p := from.Pos; p < head.Pos; {
 		k := min(head.Pos-p, r.geo.Size, n.geo.Size)
-		copy(n.data[p&n.mask:][:k], r.data[p&r.mask:][:k])
+		n.data.Copy(p&n.mask, r.data.Slice(p&r.mask, k))
 		p += k
 	}
 	oldMask, newMask := uint64(len(r.index)-1), uint64(len(n.index)-1)
 	for seq := from.Seq; seq < head.Seq; seq++ {
-		n.index[seq&newMask] = r.index[seq&oldMask]
+		to, from := &n.index[seq&newMask], &r.index[seq&oldMask]
+		to.Words.Store(from.Words.Load())
+		to.At.Store(from.At.Load())
 	}
 	c, o := n.c, r.c
 	c.Head.store(head)
@@ -45,7 +47,7 @@ func (r *Ring) MoveTo(n *Ring) error {
 	c.Clock.Store(o.Clock.Load())
 	c.NextID.Store(o.NextID.Load())
 	c.Starts.Store(o.Starts.Load() - 1) // the new ring counted this start as well
-	c.Since = o.Since
+	c.Since.Store(o.Since.Load())
 	for i := range c.Refused {
 		c.Refused[i].Store(o.Refused[i].Load())
 	}
@@ -98,11 +100,11 @@ func (r *Ring) fitsInto(n *Ring, from, head Place) error {
 func (e *entry) take(o *entry) {
 	e.Flags.Store(o.Flags.Load())
 	e.Cursor.store(o.Cursor.load())
-	e.Start = o.Start
+	e.Start.Store(o.Start.Load())
 	e.Lost.Store(o.Lost.Load())
 	e.Accepted.Store(o.Accepted.Load())
 	e.Owed.Store(o.Owed.Load())
-	e.identity = o.identity
-	e.Sum = o.Sum
+	e.Identity.Store(o.Identity.Load())
+	e.Sum.Store(o.Sum.Load())
 	e.State.Store(o.State.Load())
 }

@@ -86,8 +86,8 @@ func TestKilledAfterTaking(t *testing.T) {
 	g.r.ops = ops
 	ops.dies(func() { g.r.Receive(queue, Queues, 2) })
 	r := g.reopen()
-	if n := r.totals().Uncertain; n != 0 || r.c.Landed != 2 {
-		t.Errorf("%d uncertain, %d landed: all of them are known", n, r.c.Landed)
+	if n := r.totals().Uncertain; n != 0 || r.c.Landed.Load() != 2 {
+		t.Errorf("%d uncertain, %d landed: all of them are known", n, r.c.Landed.Load())
 	}
 }
 

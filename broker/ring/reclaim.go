@@ -43,21 +43,8 @@ func (r *Ring) reclaim(need uint64) bool {
 			}
 		}
 	}
-	l := &r.c.Log
-	l.Place, l.Other = to, delivered
-	r.log(opTail, "tail.logged")
-	r.applyTail()
-	r.done("tail.done")
+	r.moveTail(to, delivered)
 	return true
-}
-
-func (r *Ring) applyTail() {
-	c, l := r.c, &r.c.Log
-	r.change()
-	c.Delivered.store(l.Other)
-	r.ops.Seam("tail.delivered")
-	c.Tail.store(l.Place)
-	r.changed()
 }
 
 // holders finds how far the tail may go (limit), the furthest behind of the lagging sinks (head if there is none),
@@ -103,12 +90,12 @@ func (r *Ring) boundary(tail, limit Place, ok func(Place) bool) Place {
 // landedSize is how much of the ring, and of its index, what is landed will take. A message that will be refused takes
 // nothing.
 func (r *Ring) landedSize() (bytes, records uint64) {
-	for i := r.c.Next; i < r.c.Landed; i++ {
+	for i := r.c.Next.Load(); i < r.c.Landed.Load(); i++ {
 		b := r.slot(i)
 		switch {
 		case b == nil:
-		case r.c.LandKind == Packets:
-			for b = b[min(r.c.Offset, uint64(len(b))):]; len(b) >= wire.RecordHeader; records++ {
+		case r.c.Land.Load().kind() == Packets:
+			for b = b[min(r.c.Offset.Load(), uint64(len(b))):]; len(b) >= wire.RecordHeader; records++ {
 				n := min(wire.Padded(int(getLength(b))), len(b))
 				bytes += uint64(n)
 				b = b[n:]

@@ -5,7 +5,6 @@ package ring
 import (
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,7 +60,12 @@ func Open(dataFD, stateFD int, o Options) (*Ring, error) {
 
 // readGeometry reads the two header pages and checks that they belong together and to this program.
 func readGeometry(dataFD, stateFD int) (g Geometry, err error) {
-	var h [2]header
+	type headed struct {
+		Layout, Role uint32
+		Generation   uint64
+		Geometry     Geometry
+	}
+	var h [2]headed
 	for i, fd := range []int{dataFD, stateFD} {
 		size, err := sys.FileSize(fd)
 		if err != nil {
@@ -76,7 +80,7 @@ func readGeometry(dataFD, stateFD int) (g Geometry, err error) {
 		}
 		p := at[header](b, 0)
 		valid := p.Magic.Load() == magic
-		h[i] = header{Layout: p.Layout, Role: p.Role, Generation: p.Generation, Geometry: p.Geometry}
+		h[i] = headed{p.Layout.Load(), p.Role.Load(), p.Generation.Load(), p.Geometry.Load()}
 		sys.Unmap(b)
 		if !valid {
 			return g, fmt.Errorf("%w: no magic", ErrBroken)
@@ -120,117 +124,26 @@ func readable(n uint32) bool { return n == layout || n == layout-1 && n > 0 }
 // recover finishes the operation that the predecessor was in. It checks every value before it is used, because bits
 // may have fallen; afterwards the whole ring is checked.
 func (r *Ring) recover() error {
-	c, l := r.c, &r.c.Log
+	c := r.c
 	c.Word.Store(0)
-	phase := l.Phase.Load()
-	if phase >= numOps {
-		return fmt.Errorf("operation %d", phase)
+	land := c.Land.Load()
+	if kind := land.kind(); kind != Datagrams && kind != Packets {
+		return fmt.Errorf("landed kind %d", kind)
 	}
-	if r.opt.IgnoreRecords {
-		phase = phaseIdle
-	}
-	if c.LandKind != Datagrams && c.LandKind != Packets {
-		return fmt.Errorf("landed kind %d", c.LandKind)
-	}
-	if c.Split > 0 && c.LandKind != Packets || uint64(c.Split) > uint64(r.geo.room()) {
-		return fmt.Errorf("%d bytes of what is landed in the ring", c.Split)
-	}
-	if phase == opSend || phase == opSkip || phase == opRemove || phase == opUpdate || phase == opGreet || phase == opPut {
-		if uint64(l.Slot) >= uint64(len(r.entries)) || uint64(l.By) >= uint64(len(r.entries)) {
-			return fmt.Errorf("operation %d on slot %d", phase, l.Slot)
-		}
+	if split := land.split(); split > 0 && land.kind() != Packets || split > uint64(r.geo.room()) {
+		return fmt.Errorf("%d bytes of what is landed in the ring", split)
 	}
 	r.dirty = len(r.recv.Hdr)
-	switch phase {
-	case opRecv:
-		n, err := touched(r.recv.Hdr[:r.batch])
-		if err != nil {
-			return err
-		}
-		c.Next, c.Offset, c.Landed = 0, 0, uint32(n)
-		if n > 0 {
-			r.rejoin()
-		}
-	case opTake:
-		r.recoverTake()
-	case opPut:
-		r.recoverPut()
-	case opAppend:
-		r.applyAppend()
-	case opSkip:
-		r.applySkip()
-	case opTail:
-		r.applyTail()
-	case opRemove:
-		r.applyRemove()
-	case opUpdate:
-		r.applyUpdate()
-	case opGreet:
-		r.applyGreet()
-	case opConsume:
-		if r.consume.Hdr[0].Len != sys.Untouched {
-			c.Attempts.Store(0)
-		}
-	case opSend:
-		if err := r.recoverSend(); err != nil {
+	if !r.opt.IgnoreRecords {
+		if err := r.redo(); err != nil {
 			return err
 		}
 	}
 	if err := r.check(); err != nil {
 		return err
 	}
-	l.Phase.Store(phaseIdle)
+	c.Log.Phase.Store(phaseIdle)
 	return nil
-}
-
-// recoverSend sets the cursor from the last slot that the kernel touched.
-func (r *Ring) recoverSend() error {
-	l := &r.c.Log
-	vec := r.send.Hdr[:]
-	if l.Kind == sendPacket {
-		vec = r.send.Packet[:]
-	}
-	if l.Count > uint32(len(vec)) || l.First > uint32(len(vec))-l.Count {
-		return fmt.Errorf("send of slots %d+%d", l.First, l.Count)
-	}
-	n, err := touched(vec[l.First : l.First+l.Count])
-	if err != nil || n == 0 {
-		return err
-	}
-	e := &r.entries[l.Slot]
-	end := r.ends(l.Kind, int(l.First))[n-1]
-	e.Cursor.store(end)
-	if l.By != l.Slot {
-		r.entries[l.By].Accepted.Store(l.Base + end.Seq - l.From)
-	}
-	if e.Bits&bitTap == 0 {
-		r.recoverDelivered(end)
-	}
-	return nil
-}
-
-// recoverDelivered is deliver for values that may be wrong: check finds out afterwards.
-func (r *Ring) recoverDelivered(p Place) {
-	head, old := r.c.Head.load(), r.c.Delivered.load()
-	if p.Seq > old.Seq && p.Seq <= head.Seq && p.Seq-old.Seq <= uint64(len(r.index)) {
-		r.clock = time.Duration(r.c.Clock.Load())
-		r.deliver(p)
-	}
-}
-
-// touched counts the leading headers that the kernel has written to. One behind an untouched one cannot be: the kernel
-// goes through them in order, in one system call.
-func touched(vec []sys.Mmsghdr) (int, error) {
-	n := 0
-	for n < len(vec) && vec[n].Len != sys.Untouched {
-		n++
-	}
-	for i := n; i < len(vec); i++ {
-		if vec[i].Len != sys.Untouched {
-			return 0, fmt.Errorf("commit record %d after an untouched one", i)
-		}
-	}
-	return n, nil
 }
 
 // checkPlaces looks at the positions of a ring by themselves: size is its bytes, entries how many messages it holds at most.
@@ -253,9 +166,10 @@ func (r *Ring) check() error {
 	if err := checkPlaces(r.geo.Size, uint64(len(r.index)), head, tail, delivered); err != nil {
 		return err
 	}
+	landed, next := c.Landed.Load(), c.Next.Load()
 	switch {
-	case c.Landed > uint32(r.batch) || c.Next > c.Landed:
-		return fmt.Errorf("landed %d, next %d of %d", c.Landed, c.Next, r.batch)
+	case landed > uint32(r.batch) || next > landed:
+		return fmt.Errorf("landed %d, next %d of %d", landed, next, r.batch)
 	case c.NextID.Load() == 0:
 		return fmt.Errorf("no next id")
 	case c.Clock.Load() < 0:
@@ -278,7 +192,7 @@ func (r *Ring) walk(head, tail Place) error {
 		if uint64(n) > r.geo.MaxMessage || uint64(wire.Padded(int(n))) > head.Pos-p.Pos {
 			return fmt.Errorf("record %d of %d bytes", p.Seq, n)
 		}
-		if r.index[p.Seq&uint64(len(r.index)-1)].Words != uint32(p.Pos/4) {
+		if r.index[p.Seq&uint64(len(r.index)-1)].Words.Load() != uint32(p.Pos/4) {
 			return fmt.Errorf("record %d is not where the index says", p.Seq)
 		}
 		p = Place{p.Pos + uint64(wire.Padded(int(n))), p.Seq + 1}
@@ -301,30 +215,31 @@ func (r *Ring) checkLanded() error {
 	if !r.Landed() {
 		return nil
 	}
-	for i := c.Next; i < c.Landed; i++ {
-		if r.recv.Hdr[i].Len == sys.Untouched {
+	landed, next, offset, land := c.Landed.Load(), c.Next.Load(), c.Offset.Load(), c.Land.Load()
+	for i := next; i < landed; i++ {
+		if r.recv.Hdr[i].Len() == sys.Untouched {
 			return fmt.Errorf("landed slot %d was never received", i)
 		}
 	}
-	if c.Split > 0 {
-		n, begin := r.recv.Hdr[0].Len, c.Head.Pos.Load()-c.Offset
-		if c.Landed != 1 || n > c.Split || c.Offset > uint64(n) || begin+uint64(n)-c.Tail.Pos.Load() > r.geo.Size {
-			return fmt.Errorf("packet of %d bytes, %d of them in the ring, behind head", n, c.Offset)
+	if split := land.split(); split > 0 {
+		n, begin := uint64(r.recv.Hdr[0].Len()), c.Head.Pos.Load()-offset
+		if landed != 1 || n > split || offset > n || begin+n-c.Tail.Pos.Load() > r.geo.Size {
+			return fmt.Errorf("packet of %d bytes, %d of them in the ring, behind head", n, offset)
 		}
 	}
-	if c.Offset == 0 {
+	if offset == 0 {
 		return nil
 	}
-	packet := r.slot(c.Next)
-	if _, err := wire.CheckRecords(packet, int(r.geo.MaxMessage)); c.LandKind != Packets || err != nil {
-		return fmt.Errorf("offset %d in what is no packet", c.Offset)
+	packet := r.slot(next)
+	if _, err := wire.CheckRecords(packet, int(r.geo.MaxMessage)); land.kind() != Packets || err != nil {
+		return fmt.Errorf("offset %d in what is no packet", offset)
 	}
 	for at := 0; at < len(packet); at += wire.Padded(int(getLength(packet[at:]))) {
-		if uint64(at) == c.Offset {
+		if uint64(at) == offset {
 			return nil
 		}
 	}
-	return fmt.Errorf("offset %d in a packet is not where a record begins", c.Offset)
+	return fmt.Errorf("offset %d in a packet is not where a record begins", offset)
 }
 
 // adoptAll takes over the entries in use. An entry whose bytes are not what was written is freed, and what it counted
@@ -337,16 +252,15 @@ func (r *Ring) adoptAll() error {
 		if e.State.Load() == free {
 			continue
 		}
-		spec, ok := e.identity.spec()
-		if !ok || e.Sum != e.identity.sum() || e.State.Load() > active || r.byID[spec.ID] != nil {
+		id := e.Identity.Load()
+		spec, ok := id.spec()
+		if !ok || e.Sum.Load() != id.sum() || e.State.Load() > active || r.byID[spec.ID] != nil {
 			r.freed++
 			e.State.Store(free)
 			continue
 		}
-		if e.ID >= r.c.NextID.Load() {
-			r.c.NextID.Store(e.ID + 1)
-		}
-		if e.ShareID() != 0 {
+		r.Reserve(spec.ID)
+		if spec.ShareID != 0 {
 			members = append(members, i)
 			continue
 		}
@@ -355,8 +269,8 @@ func (r *Ring) adoptAll() error {
 			continue
 		}
 		cur := e.Cursor.load()
-		if !r.boundaryAt(cur) || e.Start > cur.Seq || e.Lost.Load() > cur.Seq-e.Start {
-			return fmt.Errorf("cursor %d/%d of sink %d", cur.Pos, cur.Seq, e.ID)
+		if start := e.Start.Load(); !r.boundaryAt(cur) || start > cur.Seq || e.Lost.Load() > cur.Seq-start {
+			return fmt.Errorf("cursor %d/%d of sink %d", cur.Pos, cur.Seq, spec.ID)
 		}
 		if e.Owed.Load() < 0 {
 			e.Owed.Store(0)
@@ -364,7 +278,8 @@ func (r *Ring) adoptAll() error {
 		r.adopt(i, spec)
 	}
 	for _, i := range members {
-		spec, _ := r.entries[i].identity.spec()
+		id := r.entries[i].Identity.Load()
+		spec, _ := id.spec()
 		if share := r.byID[spec.ShareID]; share == nil || share.Spec().Kind != Share {
 			r.freed++
 			r.entries[i].State.Store(free)
@@ -387,9 +302,6 @@ func (r *Ring) adoptAll() error {
 	return nil
 }
 
-// ShareID is the share that the entry is a member of, or 0.
-func (i *identity) ShareID() uint64 { return i.Share }
-
 // Freed is how many entries Open had to give up because their bytes were not sound.
 func (r *Ring) Freed() int { return r.freed }
 
@@ -407,7 +319,7 @@ func Salvage(stateFD int) (specs []Spec) {
 	}
 	defer sys.Unmap(b)
 	h := at[header](b, 0)
-	g := h.Geometry
+	g := h.Geometry.Load()
 	if g.Check() != nil || g.StateBytes() != size {
 		return nil
 	}
@@ -416,36 +328,13 @@ func Salvage(stateFD int) (specs []Spec) {
 		if e.State.Load() != active {
 			continue // free, or a client without its ok: it will connect again
 		}
-		if spec, ok := e.identity.spec(); ok && e.Sum == e.identity.sum() && spec.Kind != Share {
+		id := e.Identity.Load()
+		if spec, ok := id.spec(); ok && e.Sum.Load() == id.sum() && spec.Kind != Share {
 			specs = append(specs, spec)
 		}
 	}
 	return specs
 }
-
-// Consume is the operation CONSUME: it takes the datagram at the head of the registration socket's queue, which has
-// been read by peeking, and clears the count of attempts. It does not wait; descriptors that came along go to Closer.
-func (r *Ring) Consume(fd int) unix.Errno {
-	h := &r.consume.Hdr[0]
-	h.Len, h.Hdr.Controllen = sys.Untouched, controlSpace
-	r.log(opConsume, "consume.logged")
-	_, errno := r.ops.Recvmmsg("consume", fd, r.consume.Hdr[:])
-	r.ops.Seam("consume.taken")
-	if h.Len != sys.Untouched {
-		r.c.Attempts.Store(0)
-		if n := h.Hdr.Controllen; n > 0 && n <= controlSpace {
-			if _, fds, _ := sys.ParseControl(r.consume.Control[:n]); len(fds) > 0 && r.opt.Closer != nil {
-				r.opt.Closer(fds)
-			}
-		}
-	}
-	r.done("consume.done")
-	return errno
-}
-
-// Attempts counts the brokers that have begun with the registration at the head of the queue. It belongs to the
-// registrar, which adds to it before it looks at the registration.
-func (r *Ring) Attempts() *atomic.Uint32 { return &r.c.Attempts }
 
 // GenerationOf reads the generation from the header of one file of a ring; ok is false if it has none.
 func GenerationOf(fd int) (generation uint64, ok bool) {
@@ -458,5 +347,5 @@ func GenerationOf(fd int) (generation uint64, ok bool) {
 	}
 	defer sys.Unmap(b)
 	h := at[header](b, 0)
-	return h.Generation, h.Magic.Load() == magic
+	return h.Generation.Load(), h.Magic.Load() == magic
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/broker/sys"
 )
 
@@ -25,7 +26,7 @@ type Options struct {
 	// Descriptors makes receives ready for descriptors that a source sends along, and hands them to Closer. It is
 	// for kernels where a socket cannot refuse them (before 6.16).
 	Descriptors bool
-	// Closer is given descriptors to close, and must not wait. It may be nil if Descriptors is not set.
+	// Closer is given descriptors to close, and must not block. It may be nil if Descriptors is not set.
 	Closer func(fds []int)
 
 	// Lock keeps the state in memory (mlock). LockError is told when that fails; the ring is used all the same.
@@ -52,7 +53,8 @@ type Ring struct {
 
 	dataFD, stateFD int
 	dataHeader      []byte
-	data            []byte // twice the ring
+	twice           []byte    // what data is over
+	data            mem.Bytes // twice the ring
 	state           []byte
 	head            *header
 	c               *control
@@ -62,7 +64,7 @@ type Ring struct {
 	send            *sendArea
 	consume         *consumeArea
 	greet           *greetArea
-	landing         []byte
+	landing         mem.Bytes
 
 	table    []atomic.Pointer[Sink] // by slot; readers of the snapshot load it
 	cursors  []*Sink                // those with a cursor of their own, shares included
@@ -71,7 +73,7 @@ type Ring struct {
 	accounts map[uint32]*Account // of ordinary users, by uid
 
 	built struct{ first, count uint64 } // the send array holds records first .. first+count-1, from slot 0 on
-	dirty int                           // headers of the receive area whose Len is not Untouched
+	dirty int                           // headers of the receive area whose length is not Untouched
 
 	presence []bool // by chunk of the ring: a packet may be received there
 
@@ -113,13 +115,16 @@ func Create(g Geometry, generation uint64, o Options) (*Ring, error) {
 	}
 	for role, b := range map[uint32][]byte{roleData: r.dataHeader, roleState: r.state} {
 		h := at[header](b, 0)
-		h.Layout, h.Role, h.Generation, h.Geometry = layout, role, generation, g
+		h.Layout.Store(layout)
+		h.Role.Store(role)
+		h.Generation.Store(generation)
+		h.Geometry.Store(g)
 	}
-	r.c.Since = time.Now().Unix()
+	r.c.Since.Store(time.Now().Unix())
 	r.c.NextID.Store(1)
-	r.c.LandKind = Datagrams
+	r.c.Land.Store(newLand(Datagrams, 0))
 	for i := range r.recv.Hdr {
-		r.recv.Hdr[i].Len = sys.Untouched
+		r.recv.Hdr[i].Preset()
 	}
 	r.bind()
 	if !o.Unpublished {
@@ -144,7 +149,9 @@ func mapRing(g Geometry, dataFD, stateFD int, o Options) (*Ring, error) {
 		byID: make(map[uint64]*Sink), accounts: make(map[uint32]*Account)}
 	var err error
 	if r.dataHeader, err = sys.Map(dataFD, 0, headerSize); err == nil {
-		if r.data, err = sys.MapTwice(dataFD, headerSize, int(g.Size)); err == nil {
+		var twice []byte
+		if twice, err = sys.MapTwice(dataFD, headerSize, int(g.Size)); err == nil {
+			r.data, r.twice = mem.Over(twice), twice
 			r.state, err = sys.Map(stateFD, 0, int(g.StateBytes()))
 		}
 	}
@@ -167,7 +174,7 @@ func mapRing(g Geometry, dataFD, stateFD int, o Options) (*Ring, error) {
 	r.send = at[sendArea](r.state, s.send)
 	r.consume = at[consumeArea](r.state, s.consume)
 	r.greet = at[greetArea](r.state, s.greet)
-	r.landing = r.state[s.landing:s.end]
+	r.landing = mem.Over(r.state[s.landing:s.end])
 	r.table = make([]atomic.Pointer[Sink], g.slots())
 	r.presence = make([]bool, g.Size/chunk)
 	return r, nil
@@ -176,7 +183,7 @@ func mapRing(g Geometry, dataFD, stateFD int, o Options) (*Ring, error) {
 // begin makes ready what lives on the heap, once the state is sound.
 func (r *Ring) begin() {
 	r.clock = time.Duration(r.c.Clock.Load())
-	r.c.Starts.Add(1)
+	r.c.Starts.Store(r.c.Starts.Load() + 1)
 	for i := len(r.entries) - 1; i >= 0; i-- {
 		if r.entries[i].State.Load() == free {
 			r.freeSlot = append(r.freeSlot, int32(i))
@@ -190,13 +197,13 @@ func (r *Ring) unmap() {
 	if r.dataHeader != nil {
 		sys.Unmap(r.dataHeader)
 	}
-	if r.data != nil {
-		sys.UnmapTwice(r.data)
+	if r.twice != nil {
+		sys.UnmapTwice(r.twice)
 	}
 	if r.state != nil {
 		sys.Unmap(r.state)
 	}
-	r.dataHeader, r.data, r.state = nil, nil, nil
+	r.dataHeader, r.data, r.twice, r.state = nil, mem.Bytes{}, nil, nil
 }
 
 // Retire unmaps a ring that is no longer used and closes its descriptors, which drops the guard. No method may be
@@ -211,7 +218,7 @@ func (r *Ring) Retire() {
 func (r *Ring) Geometry() Geometry { return r.geo }
 
 // Generation tells this pair of files from the ones before it.
-func (r *Ring) Generation() uint64 { return r.head.Generation }
+func (r *Ring) Generation() uint64 { return r.head.Generation.Load() }
 
 // Descriptors are those of the data and the state file. They stay the Ring's: the caller may send them to somebody
 // else, but must neither duplicate nor close them (see sys.Guard).
@@ -235,20 +242,5 @@ func (r *Ring) Advance(d time.Duration) {
 // ms is the channel's clock as the index stores it.
 func (r *Ring) ms() uint32 { return uint32(r.clock / time.Millisecond) }
 
-// change makes readers of the snapshot try again while it runs.
-func (r *Ring) change() { r.c.Word.Add(1) }
-
-// changed ends what change began.
-func (r *Ring) changed() { r.c.Word.Add(1) }
-
-// log sets the phase: what the log's other fields say is going to happen.
-func (r *Ring) log(phase uint32, seam string) {
-	r.c.Log.Phase.Store(phase)
-	r.ops.Seam(seam)
-}
-
-// done ends an operation.
-func (r *Ring) done(seam string) {
-	r.ops.Seam(seam)
-	r.c.Log.Phase.Store(phaseIdle)
-}
+// length is the payload length of the record at pos.
+func (r *Ring) length(pos uint64) uint32 { return r.data.Uint32(pos & r.mask) }

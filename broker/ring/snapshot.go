@@ -99,7 +99,7 @@ func (r *Ring) Snapshot(buf []Numbers) (Totals, []Numbers) {
 
 func (r *Ring) totals() (t Totals) {
 	c := r.c
-	t = Totals{Geometry: r.geo, Generation: r.head.Generation, Starts: c.Starts.Load(), Since: c.Since,
+	t = Totals{Geometry: r.geo, Generation: r.head.Generation.Load(), Starts: c.Starts.Load(), Since: c.Since.Load(),
 		Uncertain: c.Uncertain.Load(), Accepted: c.GoneAccepted.Load(), Lost: c.GoneLost.Load(),
 		Abandoned: c.GoneAbandoned.Load()}
 	stable(&c.Word, func() {
@@ -113,7 +113,7 @@ func (r *Ring) totals() (t Totals) {
 
 func (s *Sink) numbers(head Place) (n Numbers) {
 	e := s.e
-	n.Spec, n.Start, n.Took = s.Spec(), e.Start, e.Accepted.Load()
+	n.Spec, n.Start, n.Took = s.Spec(), e.Start.Load(), e.Accepted.Load()
 	stable(&e.Word, func() { n.Cursor, n.Lost = e.Cursor.load(), e.Lost.Load() })
 	f := e.Flags.Load()
 	n.Lagging, n.Catching = f&flagLagging != 0, f&flagCatching != 0
@@ -131,6 +131,3 @@ func (s *Sink) numbers(head Place) (n Numbers) {
 	}
 	return n
 }
-
-// Waiting is how many messages or packets are in the landing zone. It may be called from any goroutine.
-func (r *Ring) Waiting() uint64 { return uint64(r.waiting.Load()) }

@@ -4,12 +4,8 @@ package ring
 
 import (
 	"errors"
-	"slices"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"github.com/msgmux/msgmux/broker/sys"
 )
 
 // ErrTableFull means that the table has no entry left.
@@ -192,13 +188,14 @@ func (r *Ring) add(spec Spec, oldest, attach bool) *Sink {
 		start, flags = r.c.Tail.load(), flagCatching
 	}
 	e.Cursor.store(start)
-	e.Start = start.Seq
+	e.Start.Store(start.Seq)
 	e.Lost.Store(0)
 	e.Accepted.Store(0)
 	e.Owed.Store(0)
 	e.Flags.Store(flags)
-	e.identity = spec.identity()
-	e.Sum = e.identity.sum()
+	id := spec.identity()
+	e.Identity.Store(id)
+	e.Sum.Store(id.sum())
 	r.ops.Seam("add.filled")
 	state := uint32(active)
 	if attach {
@@ -258,29 +255,6 @@ func (r *Ring) share(name string, uid uint32) *Sink {
 	return nil
 }
 
-// Greet is the operation GREET: it sends an attaching client its ok, as one packet, and attaches it with that. It does
-// not wait. Whoever finds the client attaching after a kill knows that it has not got its ok, and greets it.
-//
-// Preconditions: text has at most 64 bytes; what the client sent before its ok has been taken from fd.
-func (r *Ring) Greet(s *Sink, fd int, text []byte) syscall.Errno {
-	g := r.greet
-	g.Iov[0].Len = uint64(copy(g.Buf[:], text))
-	g.Hdr[0].Len = sys.Untouched
-	r.c.Log.Slot = uint32(s.slot)
-	r.log(opGreet, "greet.logged")
-	_, errno := r.ops.Sendmmsg("greet", fd, g.Hdr[:])
-	r.ops.Seam("greet.sent")
-	r.applyGreet()
-	r.done("greet.done")
-	return errno
-}
-
-func (r *Ring) applyGreet() {
-	if r.greet.Hdr[0].Len != sys.Untouched {
-		r.entries[r.c.Log.Slot].State.Store(active)
-	}
-}
-
 // Connect says that the socket of s can take messages, or (false) that it cannot just now. The cookie is the kernel's
 // for that socket, for whoever asks after it.
 func (r *Ring) Connect(s *Sink, yes bool, cookie uint64) {
@@ -297,84 +271,6 @@ func (r *Ring) Connect(s *Sink, yes bool, cookie uint64) {
 	if !s.tap {
 		r.receivers += by
 	}
-}
-
-// Update is the operation UPDATE: it changes what may change in a sink's spec: label, patience, address, inode, owner. The cursor stays.
-func (r *Ring) Update(s *Sink, spec Spec) {
-	old := s.Spec()
-	spec.ID, spec.Kind, spec.ShareID, spec.Group = old.ID, old.Kind, old.ShareID, old.Group
-	spec.Tap, spec.Frames, spec.Since = old.Tap, old.Frames, old.Since
-	l := &r.c.Log
-	l.Slot, r.c.Staged = uint32(s.slot), spec.identity()
-	r.log(opUpdate, "update.logged")
-	r.applyUpdate()
-	r.done("update.done")
-	if s.account != nil && spec.Ordinary != old.Ordinary {
-		s.account = r.account(&spec, s.account.Owed)
-	}
-	s.spec.Store(&spec)
-}
-
-// SetPatience is Update of the patience alone; for a member of a share it is the share's.
-func (r *Ring) SetPatience(s *Sink, d time.Duration) {
-	for _, x := range []*Sink{s, s.cursor} {
-		spec := *x.Spec()
-		spec.Patience = d
-		r.Update(x, spec)
-	}
-}
-
-func (r *Ring) applyUpdate() {
-	e := &r.entries[r.c.Log.Slot]
-	e.identity = r.c.Staged
-	r.ops.Seam("update.identity")
-	e.Sum = e.identity.sum()
-}
-
-// Remove is the operation REMOVE: the sink is forgotten, and what it had not been sent is abandoned. With the last
-// member of a share the share goes. It returns how many messages were abandoned.
-func (r *Ring) Remove(s *Sink) (abandoned uint64) {
-	if s.Spec().Kind == Source {
-		r.forget(s, 0, 0, 0)
-		return 0
-	}
-	r.Connect(s, false, 0)
-	if share := s.cursor; share != s {
-		r.forget(s, 0, 0, 0)
-		if share.members--; share.members == 0 {
-			return r.Remove(share)
-		}
-		return 0
-	}
-	e := s.e
-	cur := e.Cursor.load()
-	lost := e.Lost.Load()
-	abandoned = r.c.Head.Seq.Load() - cur.Seq
-	r.forget(s, cur.Seq-e.Start-lost, lost, abandoned)
-	r.cursors = slices.DeleteFunc(r.cursors, func(o *Sink) bool { return o == s })
-	r.closeAccount(s.Spec().UID, s.account)
-	return abandoned
-}
-
-func (r *Ring) forget(s *Sink, accepted, lost, left uint64) {
-	l := &r.c.Log
-	l.Slot = uint32(s.slot)
-	l.Acc, l.Lost, l.Left = r.c.GoneAccepted.Load()+accepted, r.c.GoneLost.Load()+lost, r.c.GoneAbandoned.Load()+left
-	r.table[s.slot].Store(nil)
-	delete(r.byID, s.ID())
-	r.log(opRemove, "remove.logged")
-	r.applyRemove()
-	r.done("remove.done")
-	r.freeSlot = append(r.freeSlot, int32(s.slot))
-}
-
-func (r *Ring) applyRemove() {
-	c, l := r.c, &r.c.Log
-	c.GoneAccepted.Store(l.Acc)
-	c.GoneLost.Store(l.Lost)
-	c.GoneAbandoned.Store(l.Left)
-	r.ops.Seam("remove.totals")
-	r.entries[l.Slot].State.Store(free)
 }
 
 // Sinks calls yield for every sink that has a socket, in no order, until it returns false.

@@ -36,7 +36,7 @@ func (r *Ring) Turn(d time.Duration, idle func(*Sink) bool) (changed bool) {
 			Lagging:         s.lagging,
 		}
 		if st.BehindDelivered {
-			st.Behind = time.Duration(now-r.index[cur.Seq&mask].At) * time.Millisecond
+			st.Behind = time.Duration(now-r.index[cur.Seq&mask].At.Load()) * time.Millisecond
 		}
 		r.standings = append(r.standings, st)
 		r.judged = append(r.judged, s)

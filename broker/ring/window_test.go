@@ -57,8 +57,9 @@ func TestPacketsLandInTheRing(t *testing.T) {
 	g := packets(t, small())
 	s := g.add(Spec{Kind: Dynamic, Label: "s"}, false)
 	const untouched = 0xa5
-	for i := range g.r.landing {
-		g.r.landing[i] = untouched
+	landing := g.r.landing.Slice(0, uint64(g.r.landing.Len()))
+	for i := range landing {
+		landing[i] = untouched
 	}
 	for i := range 400 {
 		var want [][]byte
@@ -66,7 +67,7 @@ func TestPacketsLandInTheRing(t *testing.T) {
 			want = append(want, numbered(10*i+k, (i*977+k*331)%6000))
 		}
 		g.packet(want...)
-		if g.r.c.Split == 0 {
+		if g.r.c.Land.Load().split() == 0 {
 			t.Fatalf("packet %d is not in the ring", i)
 		}
 		if out := g.r.Append(); out.Entered != len(want) || out.Refused+len(g.read(s)) != 0 || g.r.Landed() {
@@ -88,7 +89,7 @@ func TestPacketsLandInTheRing(t *testing.T) {
 	if g.r.Head().Pos < 3*MinSize {
 		t.Fatalf("only %d bytes, not several laps", g.r.Head().Pos)
 	}
-	if bytes.Count(g.r.landing, []byte{untouched}) != len(g.r.landing) {
+	if bytes.Count(landing, []byte{untouched}) != len(landing) {
 		t.Error("the landing zone was written to")
 	}
 	if err := g.r.check(); err != nil {
@@ -104,7 +105,7 @@ func TestPacketLargerThanItsWindow(t *testing.T) {
 		s := g.add(Spec{Kind: Dynamic, Label: "s"}, false)
 		_ = unix.SetsockoptInt(g.out[s][0], unix.SOL_SOCKET, unix.SO_SNDBUF, MinSize)
 		g.packet(want)
-		if in := g.r.c.Split > 0; in != (n+wire.RecordHeader <= wire.MaxPacket) {
+		if in := g.r.c.Land.Load().split() > 0; in != (n+wire.RecordHeader <= wire.MaxPacket) {
 			t.Errorf("%d bytes: in the ring: %v", n, in)
 		}
 		if out := g.r.Append(); out.Entered != 1 {
@@ -132,8 +133,8 @@ func TestWindowTakesNothingFromAnybody(t *testing.T) {
 		g.send(fast)
 		g.read(fast)
 	}
-	if want := MinSize / wire.Padded(30_000); i != want+1 || g.r.c.Split != 0 {
-		t.Fatalf("full at message %d of %d, Split %d", i, want+1, g.r.c.Split)
+	if want := MinSize / wire.Padded(30_000); i != want+1 || g.r.c.Land.Load().split() != 0 {
+		t.Fatalf("full at message %d of %d, Split %d", i, want+1, g.r.c.Land.Load().split())
 	}
 	// The slow one is left behind: now room is made at its cost, as much as the landed message needs and no more.
 	g.r.setFlag(slow, flagLagging, true)
@@ -171,11 +172,11 @@ func TestPacketOfMoreRecordsThanTheIndexHas(t *testing.T) {
 	var got [][]byte
 	for rounds := 0; len(got) < n && rounds < 3*n; rounds++ {
 		g.r.Append()
-		if g.r.c.Split == 0 {
+		if g.r.c.Land.Load().split() == 0 {
 			t.Fatal("the packet is not in the ring")
 		}
 		if rounds == 1 {
-			if !g.r.Landed() || g.r.c.Offset == 0 {
+			if !g.r.Landed() || g.r.c.Offset.Load() == 0 {
 				t.Fatal("all of it has entered")
 			}
 			g.r = g.reopen()
@@ -239,11 +240,11 @@ func TestKilledWithAPacket(t *testing.T) {
 // TestFlippedSplit: a successor that cannot believe where a packet lies takes the ring for broken.
 func TestFlippedSplit(t *testing.T) {
 	for name, flip := range map[string]func(*Ring){
-		"more than a packet can be": func(r *Ring) { r.c.Split = 1 << 30 },
-		"less than the packet":      func(r *Ring) { r.c.Split = 5 },
-		"no packet at all":          func(r *Ring) { r.c.LandKind = Datagrams },
-		"offset":                    func(r *Ring) { r.c.Offset = 1 << 40 },
-		"length":                    func(r *Ring) { r.recv.Hdr[0].Len = 1 << 29 },
+		"more than a packet can be": func(r *Ring) { r.c.Land.Store(newLand(Packets, 1<<30)) },
+		"less than the packet":      func(r *Ring) { r.c.Land.Store(newLand(Packets, 5)) },
+		"no packet at all":          func(r *Ring) { r.c.Land.Store(newLand(Datagrams, uint32(r.c.Land.Load().split()))) },
+		"offset":                    func(r *Ring) { r.c.Offset.Store(1 << 40) },
+		"length":                    func(r *Ring) { r.recv.Hdr[0].SetLen(1 << 29) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := packets(t, small())
@@ -324,12 +325,13 @@ func TestLayoutBefore(t *testing.T) {
 	g := packets(t, small())
 	s := g.add(Spec{Kind: Dynamic, Label: "s"}, false)
 	older := func() {
-		at[header](g.r.dataHeader, 0).Layout, g.r.head.Layout = layout-1, layout-1
+		at[header](g.r.dataHeader, 0).Layout.Store(layout - 1)
+		g.r.head.Layout.Store(layout - 1)
 	}
 	older()
 	for i, text := range []string{"from the older program", "from this one"} {
 		g.packet([]byte(text))
-		if g.r.c.Split != 0 {
+		if g.r.c.Land.Load().split() != 0 {
 			t.Errorf("packet %d lies where the older program does not look", i)
 		}
 		g.r = g.reopen()

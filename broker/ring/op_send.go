@@ -3,11 +3,13 @@
 package ring
 
 import (
+	"fmt"
 	"sort"
+	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/broker/wire"
 )
 
@@ -23,7 +25,7 @@ func (r *Ring) Behind(s *Sink) bool {
 }
 
 // Send is the operation SEND: it offers fd, the socket of s, what is next for it, at most MaxSend datagrams or one
-// packet of frames. It does not wait. It returns how many messages were accepted; where it was none, errno says why
+// packet of frames. It does not block. It returns how many messages were accepted; where it was none, errno says why
 // (EAGAIN: its queue is full). Where some were accepted and not all that was offered, errno is EAGAIN as well: mostly the
 // queue is full by then, and if it is something else, the next Send tells. EMSGSIZE means that the socket can never take
 // the next message: see Skip.
@@ -34,7 +36,7 @@ func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
 		return r.give(s, fd)
 	}
 	cur := s.cursor.e.Cursor.load()
-	var vec []sys.Mmsghdr
+	var vec []mem.Header
 	kind, first := uint32(sendDatagrams), 0
 	if s.frames {
 		kind = sendPacket
@@ -45,18 +47,23 @@ func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
 		vec = r.send.Hdr[first : first+count]
 	}
 	for i := range vec {
-		vec[i].Len = sys.Untouched
+		vec[i].Preset()
 	}
-	l := &r.c.Log
-	l.Slot, l.By, l.Kind = uint32(s.cursor.slot), uint32(s.slot), kind
-	l.First, l.Count, l.Base, l.From = uint32(first), uint32(len(vec)), s.e.Accepted.Load(), cur.Seq
+	l, base := &r.c.Log, s.e.Accepted.Load()
+	l.Slot.Store(uint32(s.cursor.slot))
+	l.By.Store(uint32(s.slot))
+	l.Kind.Store(kind)
+	l.First.Store(uint32(first))
+	l.Count.Store(uint32(len(vec)))
+	l.Base.Store(base)
+	l.From.Store(cur.Seq)
 	r.log(opSend, "send.logged")
-	sent, errno := r.ops.Sendmmsg("send", fd, vec)
+	sent, errno := r.ops.Sendmmsg("send", fd, mem.ForKernel(vec))
 	r.ops.Seam("send.sent")
 	if sent > 0 {
-		end := r.ends(kind, first)[sent-1]
+		end := r.ends(kind, first)[sent-1].Load()
 		n = int(end.Seq - cur.Seq)
-		r.accepted(s, end, l.Base+uint64(n))
+		r.accepted(s, end, base+uint64(n))
 		if sent < len(vec) {
 			errno = unix.EAGAIN
 		}
@@ -80,7 +87,7 @@ func (s *Sink) learn(took int, all bool) {
 	}
 }
 
-func (r *Ring) ends(kind uint32, first int) []Place {
+func (r *Ring) ends(kind uint32, first int) []mem.Value[Place] {
 	if kind == sendPacket {
 		return r.send.PacketEnd[:]
 	}
@@ -113,11 +120,49 @@ func (r *Ring) deliver(p Place) {
 	}
 	now, mask := r.ms(), uint64(len(r.index)-1)
 	for seq := old.Seq; seq < p.Seq; seq++ {
-		r.index[seq&mask].At = now
+		r.index[seq&mask].At.Store(now)
 	}
 	r.change()
 	r.c.Delivered.store(p)
 	r.changed()
+}
+
+// redoSend sets the cursor from the last slot that the kernel touched.
+func (r *Ring) redoSend() error {
+	l := &r.c.Log
+	first, count := l.First.Load(), l.Count.Load()
+	vec := r.send.Hdr[:]
+	if l.Kind.Load() == sendPacket {
+		vec = r.send.Packet[:]
+	}
+	if count > uint32(len(vec)) || first > uint32(len(vec))-count {
+		return fmt.Errorf("slots %d+%d", first, count)
+	}
+	n, err := touched(vec[first : first+count])
+	if err != nil || n == 0 {
+		return err
+	}
+	end := r.ends(l.Kind.Load(), int(first))[n-1].Load()
+	r.redoAccepted(end, l.Base.Load()+end.Seq-l.From.Load())
+	return nil
+}
+
+// redoAccepted is accepted for values that may be wrong: check finds out afterwards.
+func (r *Ring) redoAccepted(end Place, count uint64) {
+	l := &r.c.Log
+	e := &r.entries[l.Slot.Load()]
+	e.Cursor.store(end)
+	if l.By.Load() != l.Slot.Load() {
+		r.entries[l.By.Load()].Accepted.Store(count)
+	}
+	if id := e.Identity.Load(); id.Bits&bitTap != 0 {
+		return
+	}
+	head, old := r.c.Head.load(), r.c.Delivered.load()
+	if end.Seq > old.Seq && end.Seq <= head.Seq && end.Seq-old.Seq <= uint64(len(r.index)) {
+		r.clock = time.Duration(r.c.Clock.Load())
+		r.deliver(end)
+	}
 }
 
 // buildDatagrams makes the send array hold the records from cur on, and returns where they are in it. What was built
@@ -133,28 +178,28 @@ func (r *Ring) buildDatagrams(cur Place, burst uint64) (first, count int) {
 		i := int(b.count)
 		at := cur
 		if i > 0 {
-			at = r.send.Ends[i-1]
+			at = r.send.Ends[i-1].Load()
 		}
 		n := r.length(at.Pos)
-		r.send.Iov[i].Base = &r.data[at.Pos&r.mask+wire.RecordHeader]
-		r.send.Iov[i].Len = uint64(n)
-		r.send.Ends[i] = Place{at.Pos + uint64(wire.Padded(int(n))), at.Seq + 1}
+		r.send.Iov[i].Set(r.data.Slice(at.Pos&r.mask+wire.RecordHeader, uint64(n)))
+		r.send.Ends[i].Store(Place{at.Pos + uint64(wire.Padded(int(n))), at.Seq + 1})
 		b.count++
 	}
 	return first, int(want)
 }
 
 // buildPacket points the packet at as many records from cur on as a packet may hold: a piece of the ring as it is.
-func (r *Ring) buildPacket(s *Sink, cur Place) []sys.Mmsghdr {
+func (r *Ring) buildPacket(s *Sink, cur Place) []mem.Header {
 	a, head := r.send, r.c.Head.load()
 	end := Place{cur.Pos + uint64(wire.Padded(int(r.length(cur.Pos)))), cur.Seq + 1}
 	if limit := cur.Pos + wire.MaxPacket - wire.SinkHeader; end.Pos < limit {
 		end = r.last(end, head, limit)
 	}
-	a.PacketEnd[0] = end
-	a.PacketIov[1].Base = &r.data[cur.Pos&r.mask]
-	a.PacketIov[1].Len = end.Pos - cur.Pos
-	wire.PutSinkHeader(a.PacketHeader[:], cur.Seq, s.cursor.e.Lost.Load())
+	a.PacketEnd[0].Store(end)
+	a.PacketIov[1].Set(r.data.Slice(cur.Pos&r.mask, end.Pos-cur.Pos))
+	var h [wire.SinkHeader]byte
+	wire.PutSinkHeader(h[:], cur.Seq, s.cursor.e.Lost.Load())
+	a.PacketHeader.Store(h)
 	return a.Packet[:]
 }
 
@@ -164,7 +209,7 @@ func (r *Ring) place(from Place, seq uint64) Place {
 	if seq == head.Seq {
 		return head
 	}
-	words := r.index[seq&uint64(len(r.index)-1)].Words - uint32(from.Pos/4)
+	words := r.index[seq&uint64(len(r.index)-1)].Words.Load() - uint32(from.Pos/4)
 	return Place{from.Pos + uint64(words)*4, seq}
 }
 
@@ -177,33 +222,4 @@ func (r *Ring) last(from, to Place, limit uint64) Place {
 		return r.place(from, from.Seq+uint64(i)+1).Pos > limit
 	})
 	return r.place(from, from.Seq+uint64(n))
-}
-
-// Skip is the operation SKIP for one message: the socket of s can never take it (EMSGSIZE). It counts as lost.
-//
-// Preconditions: Behind(s).
-func (r *Ring) Skip(s *Sink) {
-	cur := s.cursor.e.Cursor.load()
-	next := Place{cur.Pos + uint64(wire.Padded(int(r.length(cur.Pos)))), cur.Seq + 1}
-	r.skip(s.cursor, next)
-}
-
-// skip moves the cursor of s to p; what lies between is lost to it.
-func (r *Ring) skip(s *Sink, p Place) {
-	l := &r.c.Log
-	l.Slot, l.Place = uint32(s.slot), p
-	l.Lost = s.e.Lost.Load() + p.Seq - s.e.Cursor.Seq.Load()
-	r.log(opSkip, "skip.logged")
-	r.applySkip()
-	r.done("skip.done")
-}
-
-func (r *Ring) applySkip() {
-	l := &r.c.Log
-	e := &r.entries[l.Slot]
-	e.Word.Add(1)
-	e.Cursor.store(l.Place)
-	r.ops.Seam("skip.cursor")
-	e.Lost.Store(l.Lost)
-	e.Word.Add(1)
 }
