@@ -5,8 +5,8 @@ package ring
 import (
 	"golang.org/x/sys/unix"
 
-	"github.com/msgmux/msgmux/broker/sys"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // POSIX message queues have no batch, and their calls leave no full record of what they did. So what is exact for

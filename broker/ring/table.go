@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // ErrTableFull means that the table has no entry left.
