@@ -32,7 +32,7 @@ PARTS := unit systemd packages recipes
 # slow under the race detector, and the tests of promise 4 compare times and rates, which it distorts.
 UNIT_PACKAGES = $$(go list ./... | grep -vE '/(units|packaging)(/|$$)')
 RACE_SKIP     = ^TestPromise4_
-RACE_PACKAGES = $$(go list . ./broker/... | grep -v /broker/crashtest)
+RACE_PACKAGES = $$(go list ./client ./broker/... ./internal/... | grep -vE '/(broker/crashtest|internal/house)$$')
 
 SCRIPTS = $$(git ls-files -z -- .ci '*.sh' | xargs -0 grep -lE '^\#!.*sh')
 
@@ -105,8 +105,8 @@ soak: ## hours: SOAK_KILLS (10000) kills, restarts, SOAK_UPGRADES (10) upgrades 
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAK_FUZZ)
 
 .PHONY: bench
-bench: build ## figures beside the floors, root, 7 minutes; broker/bench/README.md has more
-	cd broker/bench && go run ./driver suite
+bench: build ## figures beside the floors, root, 7 minutes; internal/bench/README.md has more
+	cd internal/bench && go run ./driver suite
 
 .PHONY: lint
 lint: ## gofmt, vet of every module, golangci-lint, shellcheck
@@ -132,4 +132,4 @@ cover: ## test coverage, build/cover.html
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin build broker/bench/build
+	rm -rf bin build internal/bench/build

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // blockage is why the sources wait.

@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // What the broker may take: no allocation for a message, memory that is fixed at start, and what happens when that

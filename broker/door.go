@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // A framed client's way in, so that a broker that is killed anywhere leaves it attached, or attaching, or hung up on

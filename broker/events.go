@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // watchers are those who want to know what happens to the sinks, such as the object on the bus. The data thread tells

@@ -10,7 +10,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // next is the next event of a watcher.

@@ -23,7 +23,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // What the tests of the promises have in common: messages that tell what they are, a log that can be read, another

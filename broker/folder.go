@@ -17,8 +17,8 @@ import (
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // Static sinks. The folder is the configuration: every entry is a sink, named by its file name. Events only say that

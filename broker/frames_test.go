@@ -19,7 +19,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // Bad input on publish and subscribe: that client gets an error packet and is hung up on; it is counted, and logged once

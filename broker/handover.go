@@ -10,8 +10,8 @@ import (
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // What an administrator hands over beside the channel's own sockets: message queues, and sockets of static sinks.

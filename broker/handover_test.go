@@ -13,7 +13,7 @@ import (
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // Sockets and queues of static sinks that an administrator hands over (Sockets= in a drop-in).

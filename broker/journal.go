@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // Events of the journal. The name of an event is stable; tools may look for it.

@@ -12,8 +12,8 @@ import (
 	"syscall"
 
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 const (

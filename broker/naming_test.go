@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestOnlySinksHaveNames: the id of a connected source, or of a share, names no sink, and so neither can be dropped or

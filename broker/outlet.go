@@ -9,7 +9,7 @@ import (
 	"syscall"
 
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // outlet is the sending socket of one sink. Each sink has its own: the kernel charges what is queued to the sender's

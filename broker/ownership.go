@@ -11,8 +11,8 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/msgmux/msgmux/broker/sys"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // Who owns a socket. Neither a name nor the address that a datagram came from proves anything: the same path can lead

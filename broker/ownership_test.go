@@ -14,8 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/msgmux/msgmux/broker/sys"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestPromise8_OwnSocket: what is one's own is joined, by abstract name, by path and through a symbolic link, and

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestPromise1_Order: one total order; every sink sees a subsequence of it; each source's own order is kept. Plain and

@@ -12,7 +12,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // withPatience is a channel whose sinks have this patience.

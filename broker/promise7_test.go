@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // What promise 7 says of a broker that was started by hand: it is told to stop, delivers what sinks take within 2 s, and

@@ -10,7 +10,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // Promise 8 from outside, with a broker that runs. Who owns a socket, and how names are forged, is tested piece by piece

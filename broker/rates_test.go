@@ -9,7 +9,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestRatesAreSinceAnEarlierLook: what a rate says, times the seconds it is measured over, is what was counted between two

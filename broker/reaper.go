@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // reapEvery is how often the reaper looks: an idle dead sink is gone within 5 s.

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // A registration's way, so that a broker that is killed anywhere leaves exactly one copy of the sink, or none and the

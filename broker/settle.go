@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/activation"
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // How descriptors end that are done with, or that strangers attached: elsewhere, because closing can wait.

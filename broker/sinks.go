@@ -12,8 +12,8 @@ import (
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // adopt joins the descriptors that a predecessor stored with the entries of the table. Each is made to match: a

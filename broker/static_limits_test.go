@@ -13,7 +13,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestStaticFolderUnreadable: a folder that cannot be read just now, because the process has no descriptor left, says

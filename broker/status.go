@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // Status is the state of the channel. It may be called from any goroutine, and does not make the data thread wait.

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // TestUnwatchedClient: what epoll does not take, for want of memory or because its user has too many, is not served, and

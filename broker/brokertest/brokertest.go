@@ -6,7 +6,7 @@
 //	broker := brokertest.Start(t) // ends with the test
 //	channel := msgmux.Channel{RuntimeDir: broker.Dir}
 //
-// Source, Sink and Client are clients without a library, for what the Go client of the module root does not do.
+// Source, Sink and Client are clients without a library, for what the Go client does not do.
 //
 // The package makes no compatibility promise.
 package brokertest

@@ -23,7 +23,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/broker/control"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // The environment of the measurement below, and of its processes.

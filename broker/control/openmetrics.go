@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // The text of the metrics, by https://prometheus.io/docs/specs/om/open_metrics_spec/ and, in the older format, by

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestMetricsOfStrangeLabels: what a label may have in it can break no line, and two sinks under one name are one sample.

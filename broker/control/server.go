@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // Commands are what a channel offers. uid is the user who asks; the channel decides whether it may.

@@ -20,7 +20,7 @@ import (
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/control"
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // childMark is the variable that makes this program a broker. Its value is a Setup as JSON.

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestStoreIsEmptiedLater: while the service manager does not read its mail, and has no room for more, sinks go. Their

@@ -15,8 +15,8 @@ import (
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/sys"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // parkedAt are the seams at which rings are left for bytes to be flipped in: of each operation those after which

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // Point is a place in the broker's code at which it can be killed: a seam between two calls, or a moment of a system

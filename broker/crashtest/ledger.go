@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"github.com/msgmux/msgmux/activation"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // Books are what everybody says of a channel that is at rest: the sources of what they sent, the sinks of what they

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestPromise9_PoisonKillsNobodyForEver lets one registration end three brokers. The fourth one must not look at it, and

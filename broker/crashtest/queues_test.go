@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // queueSeams are the seams of message queues.

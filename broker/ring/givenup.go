@@ -2,7 +2,7 @@
 
 package ring
 
-import "github.com/msgmux/msgmux/broker/sys"
+import "github.com/msgmux/msgmux/internal/sys"
 
 // GivenUp is what is lost with a ring that is set aside, in messages.
 type GivenUp struct {

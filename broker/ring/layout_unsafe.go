@@ -7,8 +7,8 @@ import (
 	"unsafe"
 
 	"github.com/msgmux/msgmux/broker/ring/mem"
-	"github.com/msgmux/msgmux/broker/sys"
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // The two files.

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // ErrDoesNotFit means that what a ring holds has no room in another one.

@@ -5,7 +5,7 @@ package ring
 import (
 	"errors"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // Outcome is what one call of Append did.

@@ -6,7 +6,7 @@ import (
 	"syscall"
 
 	"github.com/msgmux/msgmux/broker/ring/mem"
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // Greet is the operation GREET: it sends an attaching client its ok, as one packet, and attaches it with that. It does

@@ -5,7 +5,7 @@ package ring
 import (
 	"golang.org/x/sys/unix"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // maxGive is how many messages a queue is given in one turn.

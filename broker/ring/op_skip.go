@@ -2,7 +2,7 @@
 
 package ring
 
-import "github.com/msgmux/msgmux/broker/wire"
+import "github.com/msgmux/msgmux/internal/wire"
 
 // Skip is the operation SKIP for one message: the socket of s can never take it (EMSGSIZE). It counts as lost.
 //

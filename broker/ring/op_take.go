@@ -5,7 +5,7 @@ package ring
 import (
 	"golang.org/x/sys/unix"
 
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // POSIX message queues have no batch, and their calls leave no full record of what they did. So what is exact for

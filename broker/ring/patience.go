@@ -6,7 +6,7 @@ import (
 	"math/bits"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // MaxStep is the most that the channel's clock advances from one turn of the

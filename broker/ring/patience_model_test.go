@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // This file holds a model of a channel: one source, sinks of different speeds,

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // referenceSink is a Standing without its account, which is a number here.

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // The tests named after promise 4, isolation with patience, hold one sentence

@@ -5,7 +5,7 @@ package ring
 import (
 	"sort"
 
-	"github.com/msgmux/msgmux/broker/wire"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // reclaim moves the tail on, so that a record that takes need bytes fits at head. It says whether it does now; if it

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/ring/mem"
-	"github.com/msgmux/msgmux/broker/sys"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // ErrBroken means that the two files do not hold a ring that this program can go on with. The sinks may still be

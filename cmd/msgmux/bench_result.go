@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/msgmux/msgmux"
+	msgmux "github.com/msgmux/msgmux/client"
 )
 
 // benchResult is a measurement and its account.

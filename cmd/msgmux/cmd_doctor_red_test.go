@@ -12,8 +12,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/msgmux/msgmux"
-	"github.com/msgmux/msgmux/broker/wire"
+	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // under makes a program run behind others, such as prlimit.

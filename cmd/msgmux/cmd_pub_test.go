@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux"
+	msgmux "github.com/msgmux/msgmux/client"
 )
 
 // hexLines is what sub -o hex prints, taken apart: message by message, whatever they hold.

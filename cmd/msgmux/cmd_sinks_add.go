@@ -17,8 +17,8 @@ import (
 	"github.com/coreos/go-systemd/v22/dbus"
 	"github.com/spf13/cobra"
 
-	"github.com/msgmux/msgmux"
-	"github.com/msgmux/msgmux/broker/wire"
+	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // addOptions are the flags of sinks add.

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/msgmux/msgmux"
-	"github.com/msgmux/msgmux/broker/wire"
+	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // at runs msgmux with a channel of the system.

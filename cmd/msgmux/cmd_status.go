@@ -15,8 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/msgmux/msgmux"
-	"github.com/msgmux/msgmux/broker/wire"
+	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // answerWithin is how long a command waits for the control socket's answer.

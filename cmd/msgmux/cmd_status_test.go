@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux"
 	"github.com/msgmux/msgmux/broker/brokertest"
-	"github.com/msgmux/msgmux/broker/wire"
+	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestStatusShowsTheChannel as a table and as JSON, without and with sinks.

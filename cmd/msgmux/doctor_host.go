@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/msgmux/msgmux"
+	msgmux "github.com/msgmux/msgmux/client"
 )
 
 // patient is who the doctor looks at: a host, and one channel on it.

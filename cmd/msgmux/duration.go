@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/msgmux/msgmux"
+	msgmux "github.com/msgmux/msgmux/client"
 )
 
 // span is a flag that holds a time that must pass: a Go duration such as 1.5s or 300ms, or a plain number of seconds.

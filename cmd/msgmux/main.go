@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/msgmux/msgmux"
+	msgmux "github.com/msgmux/msgmux/client"
 )
 
 // Set by the linker: -ldflags "-X main.version=... -X main.commit=... -X main.date=...".

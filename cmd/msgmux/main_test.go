@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux"
+	msgmux "github.com/msgmux/msgmux/client"
 )
 
 // binaries is the folder with the two programs; anybody may run them.

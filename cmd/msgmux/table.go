@@ -11,7 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/msgmux/msgmux"
+	msgmux "github.com/msgmux/msgmux/client"
 )
 
 // table is rows of text in columns; the first row has the headings. Headings in lower case mark columns of numbers,

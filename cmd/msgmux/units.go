@@ -16,7 +16,7 @@ import (
 	"github.com/coreos/go-systemd/v22/dbus"
 	bus "github.com/godbus/dbus/v5"
 
-	"github.com/msgmux/msgmux"
+	msgmux "github.com/msgmux/msgmux/client"
 )
 
 // channelUnits are the units that a channel is made of, by the folder it is in, and what their systemd says of them.

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/msgmux/msgmux"
+	msgmux "github.com/msgmux/msgmux/client"
 )
 
 // watchOptions are the flags of status --watch.

@@ -14,8 +14,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/msgmux/msgmux"
-	"github.com/msgmux/msgmux/broker/wire"
+	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // aView is a channel with so many sinks, of all states, and some past.

@@ -5,7 +5,7 @@ package recipes
 import (
 	"testing"
 
-	_ "github.com/msgmux/msgmux" // what a page's program imports, for go.mod
+	_ "github.com/msgmux/msgmux/client" // what a page's program imports, for go.mod
 	"github.com/msgmux/msgmux/docs/recipes/stage"
 )
 

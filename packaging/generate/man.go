@@ -19,7 +19,7 @@ const manFolder = "docs/man"
 // protocolFile is where the tables of msgmux-protocol(7) come from, and goldenFolder its examples.
 const (
 	protocolFile = "docs/protocol.md"
-	goldenFolder = "broker/wire/testdata"
+	goldenFolder = "internal/wire/testdata"
 )
 
 // A page is written by hand but for its derived parts, each between two comment lines. The first says what stands there:
@@ -28,7 +28,7 @@ const (
 //	.\" begin commands         the commands below it
 //	.\" begin exit status      what its help says about that
 //	.\" begin table HEAD       the table in docs/protocol.md whose first column has that head
-//	.\" begin file NAME        an example of broker/wire/testdata
+//	.\" begin file NAME        an example of internal/wire/testdata
 //	.\" end
 var derived = regexp.MustCompile(`(?ms)^(\.\\" begin ([^\n]*) \(make man\)\n)(.*?)(^\.\\" end\n)`)
 

@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/msgmux/msgmux"
+	msgmux "github.com/msgmux/msgmux/client"
 )
 
 // Report is what happened. That the channel is absent, or another one, is told on standard error, too, when it is seen.

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package msgmux
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"syscall"
+
+	"github.com/msgmux/msgmux/internal/wire"
+)
+
+// Batch collects messages and sends them many in one packet, which costs little more than sending one: what a message
+// costs is mostly what a packet costs. Only one goroutine may use it at a time; a source may have several.
+//
+// How many to collect: what is there. Add sends by itself whenever a packet is full, of 64 KiB. Waiting for more to come
+// gains little, because while the channel is busy Flush waits and more comes by itself.
+//
+// A packet is in the channel as a whole or not at all. On a channel without a publish socket the messages go one by
+// one.
+type Batch struct {
+	source *Source
+	packet []byte // records, back to back
+	count  int    // how many
+}
+
+// Batch makes an empty batch. It needs no closing.
+func (s *Source) Batch() *Batch { return &Batch{source: s} }
+
+// Len is how many messages are collected and not sent.
+func (b *Batch) Len() int { return b.count }
+
+// Fits says whether Add takes a message of size bytes without sending anything first. An empty batch takes everything.
+func (b *Batch) Fits(size int) bool {
+	return b.count == 0 || len(b.packet)+wire.Padded(size) <= wire.MaxPacket
+}
+
+// Add puts a copy of a message behind those that were collected. If the packet has no room for it, what was collected is
+// sent first, which can wait, and fail as Flush does: then the message was not added. ErrTooLarge is as with Send.
+func (b *Batch) Add(ctx context.Context, message []byte) error {
+	payload, err := b.Make(ctx, len(message))
+	copy(payload, message)
+	return err
+}
+
+// Make is Add for a message of size bytes, from 0 to MaxMessage, that the caller writes into the packet itself, which
+// saves the copy: it returns the place for its payload, which is not cleared. It may be written to until the next call of
+// any of the batch's methods, and must not be used after that.
+func (b *Batch) Make(ctx context.Context, size int) ([]byte, error) {
+	if !b.source.takes(size) {
+		if err := b.source.tooLarge(ctx, size); err != nil {
+			return nil, err
+		}
+	}
+	if !b.Fits(size) {
+		if err := b.Flush(ctx); err != nil {
+			return nil, err
+		}
+	}
+	begin, end := len(b.packet), len(b.packet)+wire.Padded(size)
+	b.packet = slices.Grow(b.packet, end-begin)[:end]
+	record := b.packet[begin:]
+	binary.LittleEndian.PutUint32(record, uint32(size))
+	payload, rest := record[wire.RecordHeader:][:size:size], record[wire.RecordHeader+size:]
+	clear(rest)
+	b.count++
+	return payload, nil
+}
+
+// tooLarge is what Send would say about a message of that size, before it is sent.
+func (s *Source) tooLarge(ctx context.Context, size int) error {
+	if err := s.turn.take(ctx); err != nil {
+		return opError("send", s.path, err)
+	}
+	defer s.turn.give()
+	return opError("send", s.path, s.admit(ctx, size))
+}
+
+// Flush sends what was collected, and waits while the channel takes nothing, until ctx is done. What it could not send
+// stays collected: a later Flush sends it. The exception is a message for which ErrTooLarge is returned: it is left out.
+// Everything else is as with Send.
+func (b *Batch) Flush(ctx context.Context) error {
+	if b.count == 0 {
+		return nil
+	}
+	s := b.source
+	if err := s.turn.take(ctx); err != nil {
+		return opError("send", s.path, err)
+	}
+	defer s.turn.give()
+	return opError("send", s.path, b.transmit(ctx, true))
+}
+
+// TryFlush is Flush for who cannot wait, as TrySend is Send.
+func (b *Batch) TryFlush() error {
+	if b.count == 0 {
+		return nil
+	}
+	s := b.source
+	if !s.turn.try() {
+		return opError("send", s.path, syscall.EAGAIN)
+	}
+	defer s.turn.give()
+	return opError("send", s.path, b.transmit(context.Background(), false))
+}
+
+// transmit sends what was collected and keeps what could not be sent.
+//
+// Preconditions: the caller has the turn of the source.
+func (b *Batch) transmit(ctx context.Context, wait bool) error {
+	rest, err := b.source.transmit(ctx, b.packet, wait)
+	if len(rest) < len(b.packet) {
+		b.packet = b.packet[:copy(b.packet, rest)]
+		b.count = 0
+		wire.EachRecord(b.packet, func([]byte) bool { b.count++; return true })
+	}
+	return err
+}

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package msgmux_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"path/filepath"
+	"strings"
+	"time"
+
+	msgmux "github.com/msgmux/msgmux/client"
+)
+
+// A source and a sink of one channel. The message goes to every sink that there is.
+func Example() {
+	channel, stop := exampleChannel() // elsewhere: msgmux.Locate("", false, "")
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Label: "archive"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+	if err := source.Send(ctx, []byte("hello")); err != nil {
+		log.Fatal(err)
+	}
+
+	message, err := sink.Receive(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s\n", message.Payload)
+	// Output: hello
+}
+
+// A channel by name, and one by its folder.
+func ExampleLocate() {
+	for _, name := range []string{"", "web"} {
+		channel, err := msgmux.Locate(name, false, "")
+		fmt.Println(channel.RuntimeDir, err)
+	}
+	channel, err := msgmux.Locate("", false, "/srv/msgmux")
+	fmt.Println(channel.RuntimeDir, err)
+	_, err = msgmux.Locate("Not a name", false, "")
+	fmt.Println(errors.Is(err, msgmux.ErrBadOption))
+	// Output:
+	// /run/msgmux <nil>
+	// /run/msgmux.web <nil>
+	// /srv/msgmux <nil>
+	// true
+}
+
+// A program that must not wait says what it does when the channel is full: here nobody has come to take a message.
+// Collected messages are sent in the same way with Batch.TryFlush.
+func ExampleSource_TrySend() {
+	channel, stop := exampleChannel()
+	defer stop()
+	source, err := channel.Dial(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+
+	message := make([]byte, 1000)
+	for {
+		err := source.TrySend(message)
+		if errors.Is(err, msgmux.ErrWouldBlock) {
+			fmt.Println("full")
+			break
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	// One that may wait a little gives a deadline.
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	err = source.Send(ctx, message)
+	fmt.Println(errors.Is(err, context.DeadlineExceeded))
+	// Output:
+	// full
+	// true
+}
+
+// The cheapest way to receive: the message is lent for the time of the call.
+func ExampleSink_Each() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Patience: new(5 * time.Second)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+	for _, text := range []string{"one", "two", "three"} {
+		if err := source.Send(ctx, []byte(text)); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	enough := errors.New("enough")
+	size := 0
+	err = sink.Each(ctx, func(message msgmux.Message) error {
+		size += len(message.Payload)
+		if string(message.Payload) == "three" {
+			return enough
+		}
+		return nil
+	})
+	fmt.Println(size, err)
+	// Output: 11 enough
+}
+
+// A program that makes its messages itself can write them where they are sent from.
+func ExampleBatch_Make() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+
+	batch := source.Batch()
+	for _, reading := range []uint64{17, 23} {
+		payload, err := batch.Make(ctx, 8)
+		if err != nil {
+			log.Fatal(err)
+		}
+		binary.BigEndian.PutUint64(payload, reading)
+	}
+	if err := batch.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for range 2 {
+		message, err := sink.Receive(ctx)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(binary.BigEndian.Uint64(message.Payload))
+	}
+	// Output:
+	// 17
+	// 23
+}
+
+// Many messages in one packet: what is there is collected, and sent before there is something to wait for. Here that is
+// the input's next line.
+func ExampleSource_Batch() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+
+	batch := source.Batch()
+	input := bufio.NewReader(strings.NewReader("one\ntwo\nthree\n"))
+	for {
+		line, err := input.ReadSlice('\n')
+		if err != nil {
+			break
+		}
+		if err := batch.Add(ctx, line[:len(line)-1]); err != nil {
+			log.Fatal(err)
+		}
+		if input.Buffered() == 0 {
+			if err := batch.Flush(ctx); err != nil {
+				log.Fatal(err)
+			}
+		}
+	}
+	for range 3 {
+		message, err := sink.Receive(ctx)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%d %s\n", message.Seq, message.Payload)
+	}
+	// Output:
+	// 0 one
+	// 1 two
+	// 2 three
+}
+
+// The same as Each, as a loop. What is to be kept is copied.
+func ExampleSink_Messages() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+	for _, text := range []string{"one", "two", "last"} {
+		if err := source.Send(ctx, []byte(text)); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	var kept []string
+	for message, err := range sink.Messages(ctx) {
+		if err != nil {
+			log.Fatal(err) // ctx is done, or the broker has hung up
+		}
+		kept = append(kept, string(message.Payload))
+		if string(message.Payload) == "last" {
+			break
+		}
+	}
+	fmt.Println(kept)
+	// Output: [one two last]
+}
+
+// A sink that is not waited for loses what it is too slow for, and is told: by OnGap where it is missing, by Lost how
+// much it is in all.
+func ExampleSinkOptions_gaps() {
+	channel, stop := exampleChannel() // its ring holds a mebibyte
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	next, missing := uint64(0), uint64(0)
+	slow, err := channel.Subscribe(ctx, msgmux.SinkOptions{
+		Patience: new(time.Duration), // 0
+		OnGap:    func(gap msgmux.Gap) { missing += gap.Before - next },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer slow.Close()
+	quick, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer quick.Close()
+	go quick.Each(ctx, func(msgmux.Message) error { return nil })
+
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+	const all = 5000
+	for range all {
+		if err := source.Send(ctx, make([]byte, 1000)); err != nil {
+			log.Fatal(err)
+		}
+	}
+	received := uint64(0)
+	for message, err := range slow.Messages(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		received, next = received+1, message.Seq+1
+		if next == all {
+			break
+		}
+	}
+	fmt.Println("something was lost:", slow.Lost() > 0)
+	fmt.Println("told where:", missing == slow.Lost())
+	fmt.Println("and how much:", received+slow.Lost() == all)
+	// Output:
+	// something was lost: true
+	// told where: true
+	// and how much: true
+}
+
+// A sink that is to go on comes back when it is hung up on: it was dropped, or the channel was stopped and started. It is
+// told that something may be missing.
+func ExampleSinkOptions_reconnect() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{
+		Label: "archive", Reconnect: true, OnGap: func(gap msgmux.Gap) { fmt.Println("connected again:", gap.Anew) },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	if err := channel.Drop(ctx, "archive"); err != nil { // what an administrator may do
+		log.Fatal(err)
+	}
+
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+	if err := source.Send(ctx, []byte("hello")); err != nil { // waits until a sink is there
+		log.Fatal(err)
+	}
+	message, err := sink.Receive(ctx)
+	fmt.Printf("%s %v\n", message.Payload, err)
+	// Output:
+	// connected again: true
+	// hello <nil>
+}
+
+// To lose nothing, a sink leaves, reads what it was sent before, and then closes.
+func ExampleSink_Leave() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	source, err := channel.Dial(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+	batch := source.Batch()
+	for _, text := range []string{"one", "two"} {
+		if err := batch.Add(ctx, []byte(text)); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := batch.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	message, err := sink.Receive(ctx)
+	fmt.Printf("%s %v\n", message.Payload, err)
+
+	if err := sink.Leave(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for message, err := range sink.Messages(ctx) {
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("left over: %s\n", message.Payload)
+	}
+	// Output:
+	// one <nil>
+	// left over: two
+}
+
+// What went wrong is found with errors.Is; where, and what the broker answered, is in the OpError.
+func ExampleOpError() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+
+	err := channel.Drop(ctx, "nobody")
+	fmt.Println(errors.Is(err, msgmux.ErrNotFound))
+	if failed, ok := errors.AsType[*msgmux.OpError](err); ok {
+		fmt.Println(failed.Op, "at", filepath.Base(failed.Path), "with code", failed.Code)
+	}
+
+	_, err = msgmux.Channel{RuntimeDir: "/nowhere"}.Dial(ctx)
+	fmt.Println(errors.Is(err, msgmux.ErrNoBroker), err)
+	// Output:
+	// true
+	// drop the sink at control with code not-found
+	// true cannot dial: /nowhere/source: no broker is listening (no such file or directory)
+}
+
+// Who is there, and how far behind.
+func ExampleChannel_List() {
+	channel, stop := exampleChannel()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Label: "archive", Patience: new(3 * time.Second)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	if err := channel.Set(ctx, "archive", msgmux.Settings{Patience: new(msgmux.Forever)}); err != nil {
+		log.Fatal(err)
+	}
+
+	_, sinks, err := channel.List(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, s := range sinks {
+		fmt.Println(s.Label, s.State, s.Patience, s.Waiting)
+	}
+	fmt.Println(errors.Is(channel.Drop(ctx, "nobody"), msgmux.ErrNotFound))
+	// Output:
+	// archive ready forever 0
+	// true
+}

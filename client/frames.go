@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package msgmux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/msgmux/msgmux/internal/wire"
+)
+
+// againAfter is how long to wait before a broker that hung up before its answer is tried again (docs/protocol.md): it is
+// being restarted, and should not be met by all its clients at once.
+const againAfter = time.Second
+
+// join connects to the publish or subscribe socket at path and says hello. It returns the connection on which the broker
+// has said ok, and what it said with that, or the *wire.Error with which it refused. A broker that hangs up before either
+// has agreed to nothing: join tries again until ctx is done.
+func join(ctx context.Context, path string, hello wire.Hello) (*net.UnixConn, wire.Reply, error) {
+	for {
+		conn, err := dialPacket(ctx, path)
+		if err != nil {
+			return nil, wire.Reply{}, err
+		}
+		reply, err := greet(ctx, conn, hello)
+		switch {
+		case err == nil && reply.Err == nil:
+			return conn, reply, nil
+		case err == nil:
+			err = reply.Err
+		case isHangUp(err):
+			err = sleep(ctx, againAfter)
+		}
+		_ = conn.Close()
+		if err != nil {
+			return nil, wire.Reply{}, err
+		}
+	}
+}
+
+// greet says hello and reads the answer.
+func greet(ctx context.Context, conn *net.UnixConn, hello wire.Hello) (wire.Reply, error) {
+	release := interrupt(ctx, conn.SetDeadline)
+	defer release()
+	// Where the broker has hung up already, its reason may still be there to be read.
+	if _, err := conn.Write(hello.Append(nil)); err != nil && !isHangUp(err) {
+		return wire.Reply{}, orContext(ctx, err)
+	}
+	answer := make([]byte, wire.MaxReply)
+	n, err := conn.Read(answer)
+	if errors.Is(err, syscall.ECONNRESET) {
+		// The broker closed with the hello unread: the kernel says so first and only once.
+		n, err = conn.Read(answer)
+	}
+	if err != nil {
+		return wire.Reply{}, orContext(ctx, err)
+	}
+	reply, err := wire.ParseReply(answer[:n])
+	if err != nil {
+		// Only its text: it is no refusal by the broker.
+		return wire.Reply{}, fmt.Errorf("cannot read the answer to the hello: %s", err.Error())
+	}
+	return reply, nil
+}
+
+// isHangUp tells whether err is the end of a connection, in the forms in which reading and writing show it.
+func isHangUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// lacksFrames tells whether err means that this channel has no such socket, or a broker that speaks another version: then
+// datagrams are the way in.
+func lacksFrames(err error) bool {
+	if refusal, ok := errors.AsType[*wire.Error](err); ok {
+		return refusal.Code == wire.CodeUnsupported
+	}
+	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
+}

@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package msgmux
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/msgmux/msgmux/internal/wire"
+)
+
+// MaxMessage is the largest message that any channel takes, in bytes. A channel usually takes less: msgmuxd's
+// --max-message, Status.MaxMessage, 256 KiB unless set.
+const MaxMessage = 4 << 20
+
+// SourceOptions say what a source is to be. The zero value is good.
+type SourceOptions struct {
+	// Label names the source in the broker's log: [A-Za-z0-9_.-]{1,64}, or "" to let the broker choose.
+	Label string
+
+	// Datagrams sends each message as a datagram of its own, also where the broker takes many in one packet.
+	Datagrams bool
+}
+
+// Source sends messages into a channel. Its methods may be called by several goroutines; each message is sent whole.
+//
+// Messages of one source keep their order. Across several sources the order is the one in which the broker takes them,
+// and it is the same for all sinks.
+type Source struct {
+	channel Channel
+	hello   wire.Hello
+	framed  bool // connected to publish and not to source; holds for life
+	path    string
+	turn    turn            // who has it may use what follows, and replace conn
+	life    context.Context // ends with Close
+	end     context.CancelFunc
+
+	out    attempt
+	record []byte // the message that is being sent, as a record; kept for the next one
+
+	limit atomic.Int64 // the largest message that the broker takes, as far as is known; 0: nothing is
+
+	mu     sync.Mutex // guards conn and closed against Close, which does not wait for its turn
+	conn   *net.UnixConn
+	closed bool
+}
+
+// attempt is one sendmsg on one socket. It is a part of Source, with its method bound once, so that a send allocates
+// nothing.
+type attempt struct {
+	raw    syscall.RawConn
+	try    func(fd uintptr) (done bool)
+	packet []byte
+	how    patience
+	err    error
+
+	waiting waiting
+}
+
+// patience is how long an attempt waits for room.
+type patience int
+
+const (
+	notAtAll  patience = iota
+	aMoment            // in the kernel, one slice
+	untilDone          // in the poller, too
+)
+
+// Dial opens the channel for sending: DialWith without options.
+func (c Channel) Dial(ctx context.Context) (*Source, error) { return c.DialWith(ctx, SourceOptions{}) }
+
+// DialWith opens the channel for sending. It connects to the publish socket, or to the source socket where the channel
+// has no publish socket; that makes no difference but in speed, and in what SourceOptions and Batch say.
+//
+// Where there is no broker it fails with ErrNoBroker, where the socket's mode does not allow sending, or the broker, with
+// ErrRefused. It waits for the broker's answer, which comes at once unless the broker is being restarted, until ctx is
+// done.
+func (c Channel) DialWith(ctx context.Context, options SourceOptions) (*Source, error) {
+	const op = "dial"
+	s := &Source{channel: c, turn: newTurn()}
+	s.out.try = s.out.send
+	s.life, s.end = context.WithCancel(context.Background())
+	if options.Label != "" {
+		if err := s.hello.Set("label", options.Label); err != nil {
+			return nil, badValue(op, err)
+		}
+	}
+	for _, name := range []string{socketPublish, socketSource} {
+		s.framed = name == socketPublish
+		if s.framed && options.Datagrams {
+			continue
+		}
+		var err error
+		if s.path, err = c.socket(op, name); err != nil {
+			return nil, err
+		}
+		if err = s.dial(ctx); err == nil {
+			return s, nil
+		}
+		if !s.framed || !lacksFrames(err) {
+			return nil, opError(op, s.path, err)
+		}
+	}
+	panic("the source socket is always tried")
+}
+
+// dial connects, in place of an earlier connection.
+//
+// Preconditions: the caller has the turn, or nobody else knows s.
+func (s *Source) dial(ctx context.Context) error {
+	ctx, cancel := during(ctx, s.life)
+	defer cancel()
+	conn, limit, err := s.connect(ctx)
+	if s.life.Err() != nil && err != nil {
+		return net.ErrClosed
+	}
+	if err != nil {
+		return err
+	}
+	raw, err := s.out.waiting.prepare(conn)
+	if err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.Join(net.ErrClosed, conn.Close())
+	}
+	if s.conn != nil {
+		_ = s.conn.Close() // its broker is gone
+	}
+	s.conn, s.out.raw = conn, raw
+	s.limit.Store(limit)
+	return nil
+}
+
+// connect makes a connection to the socket that s sends to, and returns the largest message that it takes; 0: not told.
+// A datagram socket must be connected too: only then does the kernel tell when a full channel takes messages again
+// (unix(7), poll).
+func (s *Source) connect(ctx context.Context) (_ *net.UnixConn, limit int64, err error) {
+	if s.framed {
+		conn, reply, err := join(ctx, s.path, s.hello)
+		return conn, int64(min(reply.MaxMessage, MaxMessage)), err
+	}
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unixgram", s.path)
+	if err != nil {
+		return nil, 0, err
+	}
+	return conn.(*net.UnixConn), 0, nil
+}
+
+// Send sends one message, of any bytes and of 0 to MaxMessage in length, and waits while the channel takes none: no
+// sink is connected, or one has to be waited for. Once it returns nil the message is in the channel, and payload may be
+// used again. Under systemd that holds also if the broker is killed at that moment; only a channel that is stopped, or
+// whose broker was started by hand and is killed, gives up what no sink has had. After ctx is done Send returns ctx's
+// error, and the message was not sent. Many small messages go several times as fast through a Batch.
+//
+// If the channel was stopped and started anew since the last message, Send connects again; while it is stopped, Send
+// fails with ErrNoBroker. (While a broker is merely restarted under systemd there is nothing to notice.)
+//
+// A message over what the channel takes (Status.MaxMessage) fails with ErrTooLarge, and is not sent. In two cases that
+// cannot be known beforehand. A source of datagrams has to ask for the limit, which it does from 64 KiB on, and this user
+// may not be allowed to; then the broker drops the message. And a restart may have made the limit smaller: then the broker
+// drops the message and hangs up, what was sent after it is lost too, and the next call says so with an OpError whose Code
+// is "too-large"; its own message was not sent. The call after that connects again.
+func (s *Source) Send(ctx context.Context, payload []byte) error {
+	if err := s.turn.take(ctx); err != nil {
+		return opError("send", s.path, err)
+	}
+	defer s.turn.give()
+	return opError("send", s.path, s.send(ctx, payload, true))
+}
+
+// TrySend is Send for who cannot wait: it returns ErrWouldBlock where Send would wait, for the channel or for another
+// goroutine that uses the source. Connecting again may take a tenth of a second.
+func (s *Source) TrySend(payload []byte) error {
+	if !s.turn.try() {
+		return opError("send", s.path, syscall.EAGAIN)
+	}
+	defer s.turn.give()
+	return opError("send", s.path, s.send(context.Background(), payload, false))
+}
+
+// send does what Send and TrySend promise, with errors as the kernel gives them.
+//
+// Preconditions: the caller has the turn.
+func (s *Source) send(ctx context.Context, payload []byte, wait bool) error {
+	if err := s.admit(ctx, len(payload)); err != nil {
+		return err
+	}
+	s.record = wire.AppendRecord(s.record[:0], payload)
+	_, err := s.transmit(ctx, s.record, wait)
+	return err
+}
+
+// limitWithin is how long the broker may take to say how large a message may be, before one that may be too large.
+const limitWithin = 250 * time.Millisecond
+
+// takes tells whether the broker takes a message of size bytes, as far as it has told. Where it has not, what fits a
+// packet with others is not worth the question. Everybody may call it.
+func (s *Source) takes(size int) bool {
+	return int64(size) <= cmp.Or(s.limit.Load(), wire.MaxPacket)
+}
+
+// admit refuses a message of more bytes than the channel takes, as far as that can be known. What the broker has told
+// may have changed with a restart: it is asked before a refusal.
+//
+// Preconditions: the caller has the turn.
+func (s *Source) admit(ctx context.Context, size int) error {
+	if s.takes(size) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, limitWithin)
+	defer cancel()
+	if status, err := s.channel.Status(ctx); err == nil {
+		s.limit.Store(int64(min(status.MaxMessage, MaxMessage)))
+	} else if s.limit.Load() == 0 {
+		s.limit.Store(MaxMessage) // and is not asked again, unless that is too large
+	}
+	if int64(size) > s.limit.Load() {
+		return syscall.EMSGSIZE
+	}
+	return nil
+}
+
+// redialWithin bounds how long those who cannot wait may wait for a new connection.
+const redialWithin = 100 * time.Millisecond
+
+// transmit sends records: all in one packet, or each as a datagram of its own. It returns those that it has not sent.
+// Of an error EMSGSIZE the cause is not among them: it will never be sent.
+//
+// Preconditions: the caller has the turn.
+func (s *Source) transmit(ctx context.Context, records []byte, wait bool) (rest []byte, err error) {
+	for dialled := false; ; dialled = true {
+		records, err = s.write(ctx, records, wait)
+		if !isGone(err) {
+			return records, err
+		}
+		// This connection's broker is gone, and has not taken what was to be written now.
+		if refusal := s.farewell(); refusal != nil {
+			return records, refusal
+		}
+		if dialled {
+			return records, err
+		}
+		if err := s.redial(ctx, wait); err != nil {
+			return records, err
+		}
+	}
+}
+
+// redial is dial, which those who cannot wait for are given a moment for.
+func (s *Source) redial(ctx context.Context, wait bool) error {
+	if wait {
+		return s.dial(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, redialWithin)
+	defer cancel()
+	err := s.dial(ctx)
+	if ctx.Err() != nil && err != nil {
+		return syscall.EAGAIN
+	}
+	return err
+}
+
+// write is transmit on the connection that there is.
+func (s *Source) write(ctx context.Context, records []byte, wait bool) (rest []byte, err error) {
+	for err == nil && len(records) > 0 {
+		n := int(binary.LittleEndian.Uint32(records))
+		packet, end := records[wire.RecordHeader:wire.RecordHeader+n], wire.Padded(n)
+		if s.framed {
+			packet, end = records, len(records)
+		}
+		if err = s.put(ctx, packet, wait); err == nil || errors.Is(err, syscall.EMSGSIZE) {
+			records = records[end:]
+		}
+	}
+	return records, err
+}
+
+// put sends one packet or datagram.
+func (s *Source) put(ctx context.Context, packet []byte, wait bool) error {
+	for grown := false; ; {
+		err := s.once(ctx, packet, wait)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, syscall.EMSGSIZE) && !grown:
+			// The kernel charges a message to its sender's buffer until it is read, and takes none that is larger than
+			// the buffer. It doubles the size that it is asked for, up to twice net.core.wmem_max (socket(7)).
+			grown = true
+			if err := s.conn.SetWriteBuffer(len(packet)); err != nil {
+				return err
+			}
+		case isShortOfMemory(err) && wait:
+			if err := sleep(ctx, retryAfter); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+}
+
+// once tries to send, and waits for room if it may.
+func (s *Source) once(ctx context.Context, packet []byte, wait bool) error {
+	if !wait {
+		return s.out.run(packet, notAtAll)
+	}
+	// First without the cost of watching ctx: mostly there is room, or is soon.
+	err := s.out.run(packet, aMoment)
+	if !isUnready(err) {
+		return err
+	}
+	release := interrupt(ctx, s.setWriteDeadline)
+	defer release()
+	return orContext(ctx, s.out.run(packet, untilDone))
+}
+
+// run makes the attempt.
+func (a *attempt) run(packet []byte, how patience) error {
+	a.packet, a.how = packet, how
+	err := a.raw.Write(a.try)
+	a.packet = nil
+	if err != nil {
+		return err // closed, or the deadline has passed
+	}
+	return a.err
+}
+
+// send is the function that RawConn.Write calls, again each time that the poller finds room. The net package's own
+// writers do not do: UnixConn.Write reports an empty message as done or failed without ever waiting, and WriteMsgUnix
+// refuses connected datagram sockets.
+func (a *attempt) send(fd uintptr) (done bool) {
+	for range inVain {
+		may := a.how != notAtAll && a.waiting.begin()
+		a.err = a.waiting.send(int(fd), a.packet, may)
+		switch {
+		case a.how != untilDone || !isUnready(a.err):
+			return true
+		case !may:
+			return false
+		}
+	}
+	return false
+}
+
+// setWriteDeadline is for interrupt.
+func (s *Source) setWriteDeadline(t time.Time) error {
+	s.out.waiting.stop.Store(!t.IsZero())
+	return s.conn.SetWriteDeadline(t)
+}
+
+// farewell is the refusal of an earlier packet that the broker sent before it hung up, or nil.
+func (s *Source) farewell() error {
+	if !s.framed {
+		return nil
+	}
+	last := make([]byte, wire.MaxReply)
+	for range 2 { // before what was sent, the kernel may tell of the hang-up, once
+		n := 0
+		err := s.out.raw.Read(func(fd uintptr) (done bool) {
+			n, _, _ = syscall.Recvfrom(int(fd), last, syscall.MSG_DONTWAIT)
+			return true
+		})
+		if err == nil && n > 0 {
+			if reply, err := wire.ParseReply(last[:n]); err == nil && reply.Err != nil {
+				return reply.Err
+			}
+		}
+	}
+	return nil
+}
+
+// isGone tells whether err means that nobody reads at the other end any more: refused once, then not connected (a
+// datagram socket); reset once, then a broken pipe (a connection); or shut down.
+func isGone(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOTCONN) || isHangUp(err)
+}
+
+// isShortOfMemory tells whether err means a lack of kernel memory that may pass.
+func isShortOfMemory(err error) bool {
+	return errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+}
+
+// Close ends the source. Messages that were sent stay sent; a Send that waits ends with net.ErrClosed.
+func (s *Source) Close() error {
+	s.end()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return opError("close", s.path, net.ErrClosed)
+	}
+	s.closed = true
+	s.out.waiting.stop.Store(true)
+	return opError("close", s.path, s.conn.Close())
+}

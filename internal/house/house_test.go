@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package house_test
+
+// The rules of the house that a compiler does not know: which room may import which, where unsafe may stand, what is not
+// to be called what. Prose is checked in house_docs_test.go.
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+const module = "github.com/msgmux/msgmux"
+
+// What x/sys/unix and the other modules from outside are called in the tables below.
+const (
+	unixModule    = "golang.org/x/sys"
+	systemdModule = "github.com/coreos/go-systemd/v22"
+	dbusModule    = "github.com/godbus/dbus/v5"
+	cobraModule   = "github.com/spf13/cobra"
+	pflagModule   = "github.com/spf13/pflag"
+)
+
+// imports holds every import edge that is allowed, from the ground up: a room may import what stands here and the
+// standard library. An edge that is missing is not forbidden by accident: imports only go down, and a new one is a
+// decision about the design (docs/design.md).
+var imports = map[string][]string{
+	"internal/wire":   {},
+	"internal/sys":    {unixModule},
+	"broker/ring/mem": {unixModule, "internal/sys"},
+	"broker/ring":     {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
+	"activation":      {unixModule, systemdModule},
+	"broker":          {"internal/sys", "internal/wire", "broker/ring", "activation"},
+	"broker/control":  {systemdModule, dbusModule, "internal/wire", "broker/ring"},
+	"client":          {"internal/wire", "internal/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
+	"cmd/msgmuxd":     {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
+	"cmd/msgmux":      {cobraModule, pflagModule, systemdModule, dbusModule, "client", "internal/wire"},
+
+	"internal/house":     {},
+	"packaging":          {},
+	"packaging/generate": {},
+	"units":              {},
+
+	// For tests only: nothing but tests and one another may import them.
+	"activation/activationtest": {unixModule},
+	"units/client":              {"client"},
+	"units/rig":                 {unixModule, "units/rig/load/tally"},
+	"units/rig/load":            {unixModule, "internal/sys", "units/rig/load/tally"},
+	"units/rig/load/tally":      {},
+	"broker/brokertest":         {unixModule, "activation", "broker", "broker/control", "broker/ring", "internal/sys", "internal/wire"},
+	"broker/crashtest":          {unixModule, "activation", "activation/activationtest", "broker", "broker/brokertest", "broker/control", "broker/ring", "internal/sys", "internal/wire"},
+}
+
+// testImports holds what the tests of a room may import beside what the room itself may; "*" is for all.
+var testImports = map[string][]string{
+	"*":              {unixModule, "broker/brokertest"},
+	"activation":     {"activation/activationtest"},
+	"internal/house": {"client"},
+	"packaging":      {"client", "units/rig", "units/rig/load/tally"},
+	"units":          {"units/rig", "units/rig/load/tally", unixModule},
+	"broker/control": {"broker", "internal/sys"},
+	"cmd/msgmux":     {"activation", "broker", "broker/control", "broker/ring", "internal/sys"},
+	"cmd/msgmuxd":    {"client", "broker/ring", "internal/sys"},
+}
+
+// wallRooms are the rooms in which unsafe and raw system calls may stand, in files named *_unsafe.go and in tests.
+var wallRooms = []string{"internal/sys", "broker/ring", "broker/ring/mem"}
+
+// forbidden are words that say nothing about what a thing is.
+var forbidden = []string{"manager", "handler", "helper", "util", "utils"}
+
+// saysSomething tells whether a forbidden word is the right one in a file after all: systemd calls itself the service
+// manager, and activation is what speaks with it.
+func saysSomething(word, file string) bool {
+	return word == "manager" && strings.HasPrefix(file, "activation/")
+}
+
+// TestMain has every test look at the repository from its top, from where documents and commands are named.
+func TestMain(m *testing.M) {
+	if err := os.Chdir("../.."); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+// TestImportsOnlyGoDown compares what each package imports with the tables above.
+func TestImportsOnlyGoDown(t *testing.T) {
+	for _, p := range goList(t) {
+		room := relative(p.ImportPath)
+		allowed, known := imports[room]
+		if !known {
+			t.Errorf("package %s is not in the table of imports: add it with what it may import", room)
+			continue
+		}
+		if len(p.CgoFiles) > 0 {
+			t.Errorf("package %s uses cgo: %v", room, p.CgoFiles)
+		}
+		for _, edge := range edges(p.Imports) {
+			if !slices.Contains(allowed, edge) {
+				t.Errorf("package %s imports %s, which the table does not allow", room, edge)
+			}
+		}
+		inTests := slices.Concat(allowed, testImports["*"], testImports[room], []string{room})
+		for _, edge := range edges(slices.Concat(p.TestImports, p.XTestImports)) {
+			if !slices.Contains(inTests, edge) {
+				t.Errorf("a test of package %s imports %s, which the tables do not allow", room, edge)
+			}
+		}
+	}
+}
+
+// TestUnsafeStaysBehindTheWall looks for the package unsafe and for system calls by number.
+func TestUnsafeStaysBehindTheWall(t *testing.T) {
+	rawCall := regexp.MustCompile(`^(Raw)?(Vfork)?Syscall[0-9]*(NoError)?$`)
+	for name, file := range parseAll(t, 0) {
+		behind := slices.Contains(wallRooms, path.Dir(name)) &&
+			(strings.HasSuffix(name, "_unsafe.go") || strings.HasSuffix(name, "_test.go"))
+		if behind {
+			continue
+		}
+		for _, spec := range file.Imports {
+			if spec.Path.Value == `"unsafe"` {
+				t.Errorf("%s imports unsafe: that belongs in a file *_unsafe.go of %v", name, wallRooms)
+			}
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.SelectorExpr)
+			if !ok || !rawCall.MatchString(call.Sel.Name) {
+				return true
+			}
+			if from, ok := call.X.(*ast.Ident); ok && (from.Name == "unix" || from.Name == "syscall") {
+				t.Errorf("%s uses %s.%s: that belongs in a file *_unsafe.go of %v", name, from.Name, call.Sel.Name, wallRooms)
+			}
+			return true
+		})
+	}
+}
+
+// TestEveryFileNamesItsLicense wants the SPDX line at the top of all that is code.
+func TestEveryFileNamesItsLicense(t *testing.T) {
+	for name, text := range files(t) {
+		isCode := slices.Contains([]string{".go", ".sh", ".c", ".h", ".py"}, path.Ext(name)) || bytes.HasPrefix(text, []byte("#!"))
+		if !isCode {
+			continue
+		}
+		head := bytes.SplitN(text, []byte("\n"), 4)
+		found := slices.ContainsFunc(head[:min(3, len(head))], func(line []byte) bool {
+			return bytes.HasSuffix(line, []byte(" SPDX-License-Identifier: Apache-2.0"))
+		})
+		if !found {
+			t.Errorf("%s: the first lines lack SPDX-License-Identifier: Apache-2.0", name)
+		}
+	}
+}
+
+// TestEveryPackageIsIntroducedOnce wants one package comment in each package, which says, in all but the client and the
+// commands, that the package makes no compatibility promise.
+func TestEveryPackageIsIntroducedOnce(t *testing.T) {
+	type introduction struct {
+		command bool
+		text    []string
+	}
+	packages := map[string]*introduction{}
+	for name, file := range parseAll(t, parser.PackageClauseOnly|parser.ParseComments) {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		room := path.Dir(name)
+		if packages[room] == nil {
+			packages[room] = &introduction{command: file.Name.Name == "main"}
+		}
+		if file.Doc == nil {
+			continue
+		}
+		text := file.Doc.Text()
+		if strings.Contains(text, "SPDX") {
+			t.Errorf("%s: an empty line must separate the license from the package clause", name)
+		}
+		packages[room].text = append(packages[room].text, text)
+	}
+	for room, p := range packages {
+		if len(p.text) != 1 {
+			t.Errorf("package %s has %d package comments, not one", room, len(p.text))
+			continue
+		}
+		plain := strings.Join(strings.Fields(p.text[0]), " ")
+		if room != "client" && !p.command && !strings.Contains(plain, "compatibility") {
+			t.Errorf("the package comment of %s does not say that the package makes no compatibility promise", room)
+		}
+	}
+}
+
+// TestNamesSayWhatThingsAre looks at the names of files, and at every name that the code declares.
+func TestNamesSayWhatThingsAre(t *testing.T) {
+	reported := map[string]bool{}
+	check := func(file, name string) {
+		for _, word := range words(name) {
+			if slices.Contains(forbidden, word) && !saysSomething(word, file) && !reported[file+name] {
+				reported[file+name] = true
+				t.Errorf("%s: the name %s has the word %s: say what it is instead", file, name, word)
+			}
+		}
+	}
+	for name := range files(t) {
+		check(name, name)
+	}
+	for name, file := range parseAll(t, 0) {
+		var visit func(ast.Node) bool
+		visit = func(n ast.Node) bool {
+			switch n := n.(type) {
+			// Names from elsewhere (t.Helper, http.Server{Handler: ...}) are not ours to choose; ours were seen where they
+			// are declared.
+			case *ast.SelectorExpr:
+				ast.Inspect(n.X, visit)
+				return false
+			case *ast.KeyValueExpr:
+				ast.Inspect(n.Value, visit)
+				return false
+			case *ast.Ident:
+				check(name, n.Name)
+			}
+			return true
+		}
+		ast.Inspect(file, visit)
+	}
+}
+
+// TestNoPathOfOneMachine looks for folders that only exist where somebody wrote the code. Alice lives in the containers
+// of the tests and in the examples.
+func TestNoPathOfOneMachine(t *testing.T) {
+	machine := regexp.MustCompile("(?m)(^|[\\s\"'`=(:,])/(home|root|Users|work)/[A-Za-z0-9_.-]+")
+	for name, text := range files(t) {
+		if !isText(text) {
+			continue
+		}
+		for _, found := range machine.FindAll(text, -1) {
+			if !bytes.HasSuffix(found, []byte("/home/alice")) {
+				t.Errorf("%s names a folder of one machine:%s", name, found)
+			}
+		}
+	}
+}
+
+// listed is what `go list -json` tells about a package.
+type listed struct {
+	ImportPath                         string
+	CgoFiles                           []string
+	Imports, TestImports, XTestImports []string
+}
+
+// goList describes every package of this module.
+func goList(t *testing.T) []listed {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,CgoFiles,Imports,TestImports,XTestImports", "./...")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("cannot list the packages: %v", err)
+	}
+	var all []listed
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatalf("cannot read the list of packages: %v", err)
+		}
+		all = append(all, p)
+	}
+}
+
+// edges turns import paths into the names of the tables: rooms and outside modules, without the standard library.
+func edges(imports []string) []string {
+	var names []string
+	for _, imp := range imports {
+		first, _, _ := strings.Cut(imp, "/")
+		switch {
+		case imp == module || strings.HasPrefix(imp, module+"/"):
+			names = append(names, relative(imp))
+		case strings.Contains(first, "."):
+			name := imp
+			for _, known := range []string{unixModule, systemdModule, dbusModule, cobraModule, pflagModule} {
+				if imp == known || strings.HasPrefix(imp, known+"/") {
+					name = known
+				}
+			}
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// relative turns an import path of this module into its folder.
+func relative(importPath string) string {
+	return path.Clean("./" + strings.TrimPrefix(strings.TrimPrefix(importPath, module), "/"))
+}
+
+// words takes a name apart, "newSinkTable" and "sink_table" alike, into lower-case words.
+func words(name string) []string {
+	var spaced strings.Builder
+	for _, r := range name {
+		if unicode.IsUpper(r) {
+			spaced.WriteByte(' ')
+		}
+		spaced.WriteRune(unicode.ToLower(r))
+	}
+	return strings.FieldsFunc(spaced.String(), func(r rune) bool { return !unicode.IsLetter(r) })
+}
+
+// parseAll parses the Go files of this module, tests included, nested modules not.
+func parseAll(t *testing.T, mode parser.Mode) map[string]*ast.File {
+	t.Helper()
+	parsed := map[string]*ast.File{}
+	for name, text := range files(t) {
+		if path.Ext(name) != ".go" || strings.Contains(name, "testdata/") || inNestedModule(name) {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, text, mode|parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatalf("cannot parse %s: %v", name, err)
+		}
+		parsed[name] = file
+	}
+	return parsed
+}
+
+// inNestedModule tells whether a folder between name and the top has a go.mod of its own.
+func inNestedModule(name string) bool {
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		if _, err := os.Stat(path.Join(dir, "go.mod")); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// files reads every file of the repository, by its slash-separated name from the top; what builds leave is not part of it.
+func files(t *testing.T) map[string][]byte {
+	t.Helper()
+	all := map[string][]byte{}
+	err := fs.WalkDir(os.DirFS("."), ".", func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && slices.Contains([]string{".git", "bin", "build"}, entry.Name()):
+			return fs.SkipDir
+		case !entry.Type().IsRegular() || name == ".git" || path.Ext(name) == ".test" || path.Ext(name) == ".prof":
+			return nil
+		}
+		text, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // an editor's or a compiler's file of a moment
+		}
+		all[name] = text
+		return err
+	})
+	if err != nil {
+		t.Fatalf("cannot read the repository: %v", err)
+	}
+	return all
+}
+
+// isText tells text from pictures, programs and the like by their first bytes.
+func isText(b []byte) bool { return !bytes.Contains(b[:min(512, len(b))], []byte{0}) }
