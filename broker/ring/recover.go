@@ -39,7 +39,7 @@ func Open(dataFD, stateFD int, o Options) (*Ring, error) {
 			return nil, fmt.Errorf("%w by process %d", ErrBusy, holder)
 		}
 	}
-	f, err := mapFiles(g, dataFD, stateFD)
+	f, err := mapFiles(g, dataFD, stateFD, o)
 	if err != nil {
 		return nil, err // its header could be mapped, so the files are not to blame
 	}

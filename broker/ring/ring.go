@@ -100,7 +100,7 @@ func Create(g Geometry, generation uint64, o Options) (*Ring, error) {
 		sys.Close(dataFD)
 		return nil, fmt.Errorf("cannot create the state: %w", err)
 	}
-	f, err := mapFiles(g, dataFD, stateFD)
+	f, err := mapFiles(g, dataFD, stateFD, o)
 	if err != nil {
 		sys.Close(dataFD)
 		sys.Close(stateFD)
@@ -146,8 +146,8 @@ type files struct {
 	state           []byte
 }
 
-// mapFiles maps the files; it checks nothing but that the mappings can be had.
-func mapFiles(g Geometry, dataFD, stateFD int) (f files, err error) {
+// mapFiles maps the files; it checks nothing but that the mappings can be had. All of the state is made present.
+func mapFiles(g Geometry, dataFD, stateFD int, o Options) (f files, err error) {
 	f = files{dataFD: dataFD, stateFD: stateFD}
 	if f.header, err = sys.Map(dataFD, 0, headerSize); err == nil {
 		if f.twice, err = sys.MapTwice(dataFD, headerSize, int(g.Size)); err == nil {
@@ -157,6 +157,12 @@ func mapFiles(g Geometry, dataFD, stateFD int) (f files, err error) {
 	if err != nil {
 		f.unmap()
 		return files{}, fmt.Errorf("cannot map the ring, which takes %d MiB of addresses: %w", (2*g.Size+uint64(g.StateBytes()))>>20, err)
+	}
+	sys.Populate(f.state)
+	if o.Lock {
+		if err := sys.Lock(f.state); err != nil && o.LockError != nil {
+			o.LockError(err)
+		}
 	}
 	return f, nil
 }
@@ -180,12 +186,6 @@ func (f *files) unmap() {
 func newRing(g Geometry, f files, o Options) *Ring {
 	if o.Ops == nil {
 		o.Ops = sys.Kernel{}
-	}
-	sys.Populate(f.state)
-	if o.Lock {
-		if err := sys.Lock(f.state); err != nil && o.LockError != nil {
-			o.LockError(err)
-		}
 	}
 	s := g.sections()
 	return &Ring{
