@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 )
@@ -89,14 +90,14 @@ func (c *Channel) watchBlocked(ctx context.Context) {
 		b := c.loop.blocked.load()
 		switch {
 		case !said.IsZero() && (b == nil || !b.since.Equal(said)):
-			c.journal.event(slog.LevelInfo, EventUnblocked, "sources go on", slog.Duration("after", time.Since(said).Round(time.Second)))
+			c.log.Event(slog.LevelInfo, journal.EventUnblocked, "sources go on", slog.Duration("after", time.Since(said).Round(time.Second)))
 			said = time.Time{}
 		case said.IsZero() && b != nil && time.Since(b.since) >= blockedLong && c.somebodyWaits(b):
 			said = b.since
 			if b.sink == nil {
-				c.journal.event(slog.LevelWarn, EventBlocked, "sources wait: there is no sink to take their messages")
+				c.log.Event(slog.LevelWarn, journal.EventBlocked, "sources wait: there is no sink to take their messages")
 			} else {
-				c.journal.event(slog.LevelWarn, EventBlocked, "sources wait for a sink", slog.String("sink", b.sink.Spec().Label))
+				c.log.Event(slog.LevelWarn, journal.EventBlocked, "sources wait for a sink", slog.String("sink", b.sink.Spec().Label))
 			}
 		}
 	}

@@ -6,12 +6,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -71,13 +71,13 @@ const lastWord = 30 * time.Millisecond
 
 // Channel is one broker with its sockets.
 type Channel struct {
-	cfg     Config
-	ring    *ring.Ring
-	loop    *loop
-	journal *journal
-	prover  *prover
-	uid     uint32 // the broker's own
-	began   time.Time
+	cfg    Config
+	ring   *ring.Ring
+	loop   *loop
+	log    *journal.Log
+	prover *prover
+	uid    uint32 // the broker's own
+	began  time.Time
 
 	refuses  bool            // no socket that is received from takes descriptors
 	closing  chan struct{}   // one token for each discard that is at it
@@ -97,8 +97,7 @@ type Channel struct {
 	numbers []ring.Numbers
 	rates   rates
 
-	outcomes outcomes
-	workers  sync.WaitGroup
+	workers sync.WaitGroup
 }
 
 // Open makes a channel, or goes on with the one that the inherited descriptors hold. When it returns, whatever a
@@ -107,12 +106,12 @@ func Open(cfg Config) (*Channel, error) {
 	if cfg.Ops == nil {
 		cfg.Ops = sys.Kernel{}
 	}
-	c := &Channel{cfg: cfg, uid: uint32(os.Geteuid()), began: time.Now(), journal: newJournal(cfg.Log),
+	c := &Channel{cfg: cfg, uid: uint32(os.Geteuid()), began: time.Now(), log: journal.New(cfg.Log),
 		closing: make(chan struct{}, maxClosing), settling: make(chan settlement, cfg.Geometry.MaxSinks),
 		changed: make(chan struct{}, 1), rescan: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
-		outcomes: outcomes{n: make(map[string]uint64)}, labels: make(map[string]uint64), perUser: make(map[uint32]int)}
+		labels: make(map[string]uint64), perUser: make(map[uint32]int)}
 	if err := c.open(); err != nil {
-		c.journal.close()
+		c.log.Close()
 		c.abandon()
 		return nil, err
 	}
@@ -148,7 +147,7 @@ func (c *Channel) open() error {
 	if c.prover, err = newProver(receiving); err != nil {
 		return err
 	}
-	if c.loop, err = newLoop(c.ring, c.cfg.Ops, c.journal); err != nil {
+	if c.loop, err = newLoop(c.ring, c.cfg.Ops, c.log); err != nil {
 		return fmt.Errorf("cannot make the loop: %w", err)
 	}
 	c.loop.retired, c.loop.ended = c.retired, c.ended
@@ -209,7 +208,7 @@ func (c *Channel) Run(ctx context.Context) error {
 		c.workers.Go(func() { newDoor(c, d.FD, c.attachSink).run(stop) })
 	}
 	c.cfg.Notifier.Ready(c.statusLine())
-	c.journal.event(slog.LevelDebug, EventStarted, "started")
+	c.log.Event(slog.LevelDebug, journal.EventStarted, "started")
 
 	<-ctx.Done()
 	c.cfg.Notifier.Stopping()
@@ -231,7 +230,7 @@ func (c *Channel) Run(ctx context.Context) error {
 	for len(c.settling) > 0 {
 		c.settleOne(<-c.settling)
 	}
-	c.journal.close()
+	c.log.Close()
 	return nil
 }
 
@@ -305,8 +304,14 @@ func (c *Channel) sayHeld() bool {
 	} else {
 		text += ": lost with this process"
 	}
-	c.journal.event(slog.LevelWarn, EventHeld, text, slog.Uint64("messages", nobody), slog.Uint64("waiting", waiting))
+	c.log.Event(slog.LevelWarn, journal.EventHeld, text, slog.Uint64("messages", nobody), slog.Uint64("waiting", waiting))
 	return true
+}
+
+// Watch returns a channel with room for so many events of what happens to the sinks, a count of those that found no room,
+// and what ends it. The channel is never closed: after stop nothing comes any more. All of it may be called from any goroutine.
+func (c *Channel) Watch(room int) (events <-chan wire.Event, dropped func() uint64, stop func()) {
+	return c.log.Watchers.Watch(room)
 }
 
 // Rescan has the static sinks looked at now, whatever the folder told, and those that are absent tried.
@@ -318,22 +323,4 @@ func poke(ch chan struct{}) {
 	case ch <- struct{}{}:
 	default:
 	}
-}
-
-// outcomes counts registrations by what became of them.
-type outcomes struct {
-	mu sync.Mutex
-	n  map[string]uint64
-}
-
-func (o *outcomes) add(outcome string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.n[outcome]++
-}
-
-func (o *outcomes) all() map[string]uint64 {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return maps.Clone(o.n)
 }

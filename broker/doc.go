@@ -19,8 +19,6 @@
 //	settle.go     descriptors that are done with
 //	status.go     what the control socket tells
 //	rates.go      how fast messages pass, from one look to the next
-//	journal.go    log lines, bounded and limited
-//	events.go     what happens to sinks, told to whoever watches
 //	blocked.go    a word when sources wait for long
 //
 // It knows nothing of D-Bus, HTTP or JSON sockets, and nothing of command lines.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -44,20 +45,20 @@ type door struct {
 	*Channel
 	listener int
 	attach   func(*visitor, wire.Hello) *wire.Error
-	limiter  limiter
+	limiter  journal.Limiter
 	silent   []*visitor // in the order in which they came
 	buf      [wire.MaxHello + 1]byte
 	control  [sys.ControlSpace]byte
 }
 
 func newDoor(c *Channel, listener int, attach func(*visitor, wire.Hello) *wire.Error) *door {
-	return &door{Channel: c, listener: listener, attach: attach, limiter: make(limiter)}
+	return &door{Channel: c, listener: listener, attach: attach, limiter: make(journal.Limiter)}
 }
 
 func (d *door) run(ctx context.Context) {
 	stop, err := sys.NewEventfd()
 	if err != nil {
-		d.journal.event(slog.LevelError, EventInternal, "framed clients are not taken in", slog.Any("error", err))
+		d.log.Event(slog.LevelError, journal.EventInternal, "framed clients are not taken in", slog.Any("error", err))
 		return
 	}
 	defer stop.Close()
@@ -168,13 +169,13 @@ func (d *door) enter(v *visitor) {
 		d.refuse(v, refusal)
 		return
 	}
-	d.outcomes.add("ok")
+	d.log.Outcomes.Add("ok")
 }
 
 // refuse tells a client why it is not let in, and closes the connection.
 func (d *door) refuse(v *visitor, refusal *wire.Error) {
-	d.outcomes.add(refusal.Code)
-	d.journal.limitedEvent(d.limiter, v.who.UID, refusal.Code, slog.LevelWarn, EventNotAdded, "client refused",
+	d.log.Outcomes.Add(refusal.Code)
+	d.log.Limited(d.limiter, v.who.UID, refusal.Code, slog.LevelWarn, journal.EventNotAdded, "client refused",
 		slog.Uint64("uid", uint64(v.who.UID)), slog.Int("pid", int(v.who.PID)), slog.String("code", refusal.Code), slog.String("reason", refusal.Text))
 	d.take(v.fd) // a close with something unread would be told before the answer
 	sys.Reply(v.fd, wire.Reply{Err: refusal}.Append(nil))
@@ -324,8 +325,8 @@ func (c *Channel) ended(s *source, why *wire.Error) {
 	spec := s.client.Spec()
 	if why != nil {
 		sys.Reply(s.fd, wire.Reply{Err: why}.Append(nil))
-		c.outcomes.add(why.Code)
-		c.journal.limitedEvent(c.loop.limiter, spec.UID, "packet:"+why.Code, slog.LevelWarn, EventRefused, "connected source is hung up on: its packet was refused",
+		c.log.Outcomes.Add(why.Code)
+		c.log.Limited(c.loop.limiter, spec.UID, "packet:"+why.Code, slog.LevelWarn, journal.EventRefused, "connected source is hung up on: its packet was refused",
 			slog.Uint64("uid", uint64(spec.UID)), slog.String("source", spec.Label), slog.String("code", why.Code), slog.String("reason", why.Text))
 	}
 	c.loop.dropSource(s)

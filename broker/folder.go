@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -34,7 +35,7 @@ const (
 // folder keeps the static sinks connected, in a goroutine that can wait.
 type folder struct {
 	*Channel
-	limiter  limiter
+	limiter  journal.Limiter
 	declared map[string]*declared // by address
 	results  chan joined
 	unwatch  func()        // ends watching the folder; nil while it is not watched
@@ -72,7 +73,7 @@ type joined struct {
 }
 
 func newFolder(c *Channel) *folder {
-	return &folder{Channel: c, limiter: make(limiter), declared: make(map[string]*declared), results: make(chan joined),
+	return &folder{Channel: c, limiter: make(journal.Limiter), declared: make(map[string]*declared), results: make(chan joined),
 		lost: make(chan struct{}, 1)}
 }
 
@@ -192,7 +193,7 @@ func (f *folder) scan() {
 	if f.cfg.SinksDir != "" {
 		entries, err := os.ReadDir(f.cfg.SinksDir)
 		if unread = err != nil && !errors.Is(err, fs.ErrNotExist); unread {
-			f.journal.limitedEvent(f.limiter, 0, "readdir", slog.LevelError, EventStatic, "cannot read the folder of static sinks", slog.Any("error", err))
+			f.log.Limited(f.limiter, 0, "readdir", slog.LevelError, journal.EventStatic, "cannot read the folder of static sinks", slog.Any("error", err))
 		}
 		for _, e := range entries {
 			f.entry(e.Name(), present)
@@ -231,12 +232,12 @@ func (f *folder) entry(name string, present map[string]bool) {
 	}
 	var label wire.Options
 	if err := label.Set("label", name); err != nil {
-		f.journal.limitedEvent(f.limiter, 0, "name:"+name, slog.LevelWarn, EventStatic, "entry is no sink: its name is no label", slog.Any("error", err))
+		f.log.Limited(f.limiter, 0, "name:"+name, slog.LevelWarn, journal.EventStatic, "entry is no sink: its name is no label", slog.Any("error", err))
 		return
 	}
 	addr, err := wire.ParseAddress(filepath.Join(f.cfg.SinksDir, name))
 	if err != nil {
-		f.journal.limitedEvent(f.limiter, 0, "path:"+name, slog.LevelWarn, EventStatic, "entry is no sink", slog.Any("error", err))
+		f.log.Limited(f.limiter, 0, "path:"+name, slog.LevelWarn, journal.EventStatic, "entry is no sink", slog.Any("error", err))
 		return
 	}
 	present[addr.Name] = true
@@ -270,7 +271,7 @@ func (f *folder) optionsOf(name string) wire.Options {
 		}
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		f.journal.limitedEvent(f.limiter, 0, "conf:"+name, slog.LevelWarn, EventStatic, "options of a static sink are not used",
+		f.log.Limited(f.limiter, 0, "conf:"+name, slog.LevelWarn, journal.EventStatic, "options of a static sink are not used",
 			slog.String("file", path), slog.Any("error", err))
 	}
 	return wire.Options{}
@@ -310,7 +311,7 @@ func (f *folder) declare(d *declared) {
 		}
 	})
 	if refusal != nil {
-		f.journal.limitedEvent(f.limiter, 0, refusal.Code, slog.LevelError, EventStatic, "static sink not added",
+		f.log.Limited(f.limiter, 0, refusal.Code, slog.LevelError, journal.EventStatic, "static sink not added",
 			slog.String("sink", d.name), slog.Any("error", refusal))
 		return
 	}
@@ -468,7 +469,7 @@ func (f *folder) settle(r joined) {
 		d.retry = min(2*d.retry, retryLast)
 		// A socket gets its group and mode after it was bound, and the first attempts may come in between.
 		if r.refusal.Code != wire.CodeNoPeer && d.retry > 4*retryFirst {
-			f.journal.limitedEvent(f.limiter, 0, d.name+":"+r.refusal.Code, slog.LevelWarn, EventStatic, "static sink cannot be reached",
+			f.log.Limited(f.limiter, 0, d.name+":"+r.refusal.Code, slog.LevelWarn, journal.EventStatic, "static sink cannot be reached",
 				slog.String("sink", d.name), slog.Any("error", r.refusal))
 		}
 		return

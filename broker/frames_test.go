@@ -50,7 +50,7 @@ func works(t *testing.T, dir string) {
 
 // TestBadHello: what is no hello is answered with an error that says what to do, and the connection is closed.
 func TestBadHello(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log))
 	rnd := rand.New(rand.NewPCG(3, 4))
 	garbage := make([]byte, 300)
@@ -115,7 +115,7 @@ func TestSilentClients(t *testing.T) {
 	for _, many := range []int{1000, 3000} {
 		t.Run(fmt.Sprint(many), func(t *testing.T) {
 			t.Parallel()
-			log := &journal{}
+			log := &keptLog{}
 			b := brokertest.Start(t, keepLog(log))
 			began := time.Now()
 			var late *brokertest.Client
@@ -166,7 +166,7 @@ func TestSilentClients(t *testing.T) {
 // TestBadPacket: nothing of a packet that is not whole records enters the ring.
 func TestBadPacket(t *testing.T) {
 	const largest = 200 << 10
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) { cfg.Geometry.MaxMessage = largest })
 	sink := brokertest.NewSink(t, b.Dir)
 	sink.Expect(largest)

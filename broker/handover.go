@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -50,7 +51,7 @@ func (c *Channel) takeSink(d activation.Descriptor) {
 		err = errors.New("it is not bound")
 	}
 	if err != nil {
-		c.journal.event(slog.LevelError, EventStatic, "a descriptor that was handed over is no sink", slog.String("name", d.Name), slog.Any("error", err))
+		c.log.Event(slog.LevelError, journal.EventStatic, "a descriptor that was handed over is no sink", slog.String("name", d.Name), slog.Any("error", err))
 		return
 	}
 	s.Options.Set("label", strings.TrimPrefix(d.Name, "sink-"))

@@ -95,7 +95,7 @@ func TestPromise8_QueueIntoTheBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(out)
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) {
 		cfg.Inherited.SourceQueues = []activation.Descriptor{{Name: "source-mq", FD: in, Kind: activation.MessageQueue}}
 		if err := os.Symlink(path, cfg.SinksDir+"/loop"); err != nil {

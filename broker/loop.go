@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"syscall"
 
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -44,11 +46,12 @@ const (
 
 // loop is the data thread. Nothing in it waits but EpollWait.
 type loop struct {
-	ring    *ring.Ring
-	ops     sys.Ops
-	ep      *sys.Epoll
-	journal *journal
-	limiter limiter
+	ring     *ring.Ring
+	ops      sys.Ops
+	ep       *sys.Epoll
+	log      *journal.Log
+	limiter  journal.Limiter // for what sinks and sources cause
+	verdicts journal.Limiter
 
 	commands chan func()
 	wake     *sys.Eventfd
@@ -62,6 +65,7 @@ type loop struct {
 
 	// Published for the other goroutines.
 	blocked    blockages
+	lagging    sync.Map     // of id to time.Time: since when; an entry goes with the state, or with the sink
 	blockedFor atomic.Int64 // ns, in all, the blockage that goes on left out
 	beat       func()       // the watchdog's, called by time; nil without one
 	retired    func(o *outlet, why syscall.Errno)
@@ -96,7 +100,7 @@ type source struct {
 // maxErrors is how many receives from a connection may fail in a row before it is taken for broken.
 const maxErrors = 3
 
-func newLoop(r *ring.Ring, ops sys.Ops, j *journal) (*loop, error) {
+func newLoop(r *ring.Ring, ops sys.Ops, log *journal.Log) (*loop, error) {
 	ep, err := sys.NewEpoll()
 	if err != nil {
 		return nil, err
@@ -110,8 +114,8 @@ func newLoop(r *ring.Ring, ops sys.Ops, j *journal) (*loop, error) {
 		ep.Close()
 		return nil, err
 	}
-	l := &loop{ring: r, ops: ops, ep: ep, wake: wake, journal: j, commands: make(chan func(), 64), over: make(chan struct{}),
-		byID: make(map[uint64]*outlet), sources: make(map[uint64]*source), limiter: make(limiter), seed: 1}
+	l := &loop{ring: r, ops: ops, ep: ep, wake: wake, log: log, verdicts: make(journal.Limiter), commands: make(chan func(), 64), over: make(chan struct{}),
+		byID: make(map[uint64]*outlet), sources: make(map[uint64]*source), limiter: make(journal.Limiter), seed: 1}
 	l.idle = l.hasReadAll
 	return l, ep.Add(wake.FD(), sys.Readable, keyCommands)
 }
@@ -395,14 +399,14 @@ func (l *loop) append() ring.Outcome {
 		out.Entered += l.ring.Append().Entered
 	}
 	if out.Refused > 0 {
-		l.journal.refused(l.limiter, out.Refused)
+		l.sayRefused(out.Refused)
 	}
 	return out
 }
 
 func (l *loop) tellVerdicts() {
 	for _, v := range l.ring.Verdicts() {
-		l.journal.verdict(v, l.ring.Head())
+		l.sayVerdict(v)
 	}
 }
 

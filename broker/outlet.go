@@ -101,7 +101,7 @@ func (l *loop) offer(o *outlet) bool {
 	case syscall.ENOBUFS, syscall.ENOMEM:
 		l.retry(o, noWakeup)
 	case syscall.EMSGSIZE:
-		l.journal.tooLargeFor(l.limiter, o.sink)
+		l.sayTooLarge(o.sink)
 		l.ring.Skip(o.sink)
 		return true
 	default:

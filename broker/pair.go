@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 )
@@ -28,7 +29,7 @@ func (c *Channel) openRing() (salvaged []ring.Spec, err error) {
 	}
 	opt := ring.Options{Ops: c.cfg.Ops, Descriptors: !c.refuses, Closer: c.discard, Lock: true, IgnoreRecords: c.cfg.IgnoreRecords,
 		LockError: func(err error) {
-			c.journal.event(slog.LevelDebug, EventInternal, "the ring's state is not locked in memory; raise LimitMEMLOCK", slog.Any("error", err))
+			c.log.Event(slog.LevelDebug, journal.EventInternal, "the ring's state is not locked in memory; raise LimitMEMLOCK", slog.Any("error", err))
 		}}
 	pairs, highest := c.pairs()
 	for i, p := range pairs {
@@ -48,7 +49,7 @@ func (c *Channel) openRing() (salvaged []ring.Spec, err error) {
 		}
 		c.ring = r
 		if n := r.Freed(); n > 0 {
-			c.journal.event(slog.LevelError, EventRingBroken, "entries of the sink table were damaged and are gone", slog.Int("entries", n))
+			c.log.Event(slog.LevelError, journal.EventRingBroken, "entries of the sink table were damaged and are gone", slog.Int("entries", n))
 		}
 		// The predecessor may have died before they were stored; a second copy of a file is not kept.
 		if err := c.storeRing(); err != nil {
@@ -78,7 +79,7 @@ func (c *Channel) saySetAside(p pair, why error) {
 	} else {
 		text += ", and how many cannot be known"
 	}
-	c.journal.event(slog.LevelError, EventRingBroken, text, attrs...)
+	c.log.Event(slog.LevelError, journal.EventRingBroken, text, attrs...)
 }
 
 // moveRing goes over to a new pair of files, because the options or the layout have changed. Killed anywhere, a
@@ -94,7 +95,7 @@ func (c *Channel) moveRing(old pair, opt ring.Options) error {
 		}
 	}
 	if err != nil {
-		c.journal.event(slog.LevelWarn, EventNotMoved, "the ring keeps its old shape until the next start", slog.Any("error", err))
+		c.log.Event(slog.LevelWarn, journal.EventNotMoved, "the ring keeps its old shape until the next start", slog.Any("error", err))
 		c.cfg.Geometry = from.Geometry()
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 )
@@ -19,7 +20,7 @@ const reapEvery = 3 * time.Second
 func (c *Channel) reap(ctx context.Context) {
 	diag, err := sys.NewSockDiag()
 	if err != nil {
-		c.journal.event(slog.LevelError, EventInternal, "idle dead sinks will not be noticed", slog.Any("error", err))
+		c.log.Event(slog.LevelError, journal.EventInternal, "idle dead sinks will not be noticed", slog.Any("error", err))
 		return
 	}
 	defer diag.Close()

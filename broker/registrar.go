@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -35,20 +36,20 @@ const (
 type registrar struct {
 	*Channel
 	fd      int
-	limiter limiter
+	limiter journal.Limiter
 	buf     [wire.MaxRegistration + 1]byte
 	control [sys.ControlSpace]byte
 	hanging chan struct{} // one token for each connect that hangs
 }
 
 func newRegistrar(c *Channel) *registrar {
-	return &registrar{Channel: c, fd: c.cfg.Inherited.Register.FD, limiter: make(limiter), hanging: make(chan struct{}, maxHanging)}
+	return &registrar{Channel: c, fd: c.cfg.Inherited.Register.FD, limiter: make(journal.Limiter), hanging: make(chan struct{}, maxHanging)}
 }
 
 func (g *registrar) run(ctx context.Context) {
 	stop, err := sys.NewEventfd()
 	if err != nil {
-		g.journal.event(slog.LevelError, EventInternal, "registrations are not read", slog.Any("error", err))
+		g.log.Event(slog.LevelError, journal.EventInternal, "registrations are not read", slog.Any("error", err))
 		return
 	}
 	defer stop.Close()
@@ -83,10 +84,10 @@ func (g *registrar) next() {
 	outcome := "ok"
 	if refusal != nil {
 		outcome = refusal.Code
-		g.journal.limitedEvent(g.limiter, sender.UID, refusal.Code, slog.LevelWarn, EventNotAdded, "registration refused",
+		g.log.Limited(g.limiter, sender.UID, refusal.Code, slog.LevelWarn, journal.EventNotAdded, "registration refused",
 			slog.Uint64("uid", uint64(sender.UID)), slog.Int("pid", int(sender.PID)), slog.String("code", refusal.Code), slog.String("reason", refusal.Text))
 	}
-	g.outcomes.add(outcome)
+	g.log.Outcomes.Add(outcome)
 	g.cfg.Ops.Seam("register.settled")
 	if reg.Reply {
 		g.answer(p.From, reg.Address, sender, wire.Reply{ID: id, Err: refusal})
@@ -273,7 +274,7 @@ func (g *registrar) answer(from string, sink wire.Address, sender sys.Credential
 	}
 	at, refusal := g.join(addr, sender)
 	if refusal != nil {
-		g.journal.limitedEvent(g.limiter, sender.UID, "reply:"+refusal.Code, slog.LevelWarn, EventNotAdded, "no answer sent to a registration",
+		g.log.Limited(g.limiter, sender.UID, "reply:"+refusal.Code, slog.LevelWarn, journal.EventNotAdded, "no answer sent to a registration",
 			slog.Uint64("uid", uint64(sender.UID)), slog.String("reason", refusal.Text))
 		return
 	}

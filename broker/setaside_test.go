@@ -127,7 +127,7 @@ func TestSetAsideSaysWhatIsGivenUp(t *testing.T) {
 		{"newer", 8, []string{"the messages in it are given up", " messages=3 ", " waiting=3"}, "cannot be known"},
 		{"damaged", 4096 + 8 + 7, []string{"the messages in it are given up, and how many cannot be known"}, "messages="},
 	} {
-		log := &journal{Handler: slog.NewTextHandler(t.Output(), nil)}
+		log := &keptLog{Handler: slog.NewTextHandler(t.Output(), nil)}
 		b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) {
 			data, state := ringWith(t, 3, ring.Spec{Kind: ring.Static, Label: "absent", Address: "/nowhere"})
 			if _, err := unix.Pwrite(state.FD, []byte{99}, c.offset); err != nil {
@@ -159,7 +159,7 @@ func TestLeftoverIdsAreNotUsedAgain(t *testing.T) {
 // TestNoRoomIsNotBroken: a ring that cannot be mapped for want of memory is not set aside. Its messages are kept for the
 // next start.
 func TestNoRoomIsNotBroken(t *testing.T) {
-	log := &journal{Handler: slog.NewTextHandler(t.Output(), nil)}
+	log := &keptLog{Handler: slog.NewTextHandler(t.Output(), nil)}
 	cfg := brokertest.Config()
 	cfg.Log, cfg.Geometry.Size = log, 256<<20
 	r, err := ring.Create(cfg.Geometry, 1, ring.Options{})

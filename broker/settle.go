@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/internal/sys"
 )
 
@@ -52,7 +53,7 @@ func (c *Channel) settleOne(s settlement) bool {
 	err := error(nil)
 	if s.name != "" {
 		if err = c.cfg.Notifier.Remove(s.name); err != nil {
-			c.journal.event(slog.LevelError, EventInternal, "cannot take a descriptor out of the store yet", slog.Any("error", err))
+			c.log.Event(slog.LevelError, journal.EventInternal, "cannot take a descriptor out of the store yet", slog.Any("error", err))
 		}
 	}
 	c.closeStranger(s.fd)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -64,7 +65,7 @@ func (c *Channel) adopt(salvaged []ring.Spec) {
 	}
 	for s := range c.ring.Sinks {
 		if s.Spec().Kind != ring.Static && c.loop.byID[s.ID()] == nil {
-			c.journal.event(slog.LevelWarn, EventSinkGone, "sink has no descriptor any more", slog.String("sink", s.Spec().Label))
+			c.log.Event(slog.LevelWarn, journal.EventSinkGone, "sink has no descriptor any more", slog.String("sink", s.Spec().Label))
 			c.forget(s)
 		}
 	}
@@ -141,9 +142,9 @@ func (c *Channel) enter(spec ring.Spec, oldest, attaching bool) (*ring.Sink, *wi
 	}
 	c.labels[spec.Label] = spec.ID
 	c.perUser[spec.UID]++
-	c.journal.event(slog.LevelDebug, EventSinkAdded, "sink added", slog.String("sink", spec.Label),
+	c.log.Event(slog.LevelDebug, journal.EventSinkAdded, "sink added", slog.String("sink", spec.Label),
 		slog.String("address", spec.Address), slog.Uint64("uid", uint64(spec.UID)))
-	c.journal.watchers.tell(wire.EventAdded, &spec, 0, 0)
+	c.log.Watchers.Notify(event(wire.EventAdded, &spec, 0, 0))
 	poke(c.changed)
 	return s, nil
 }
@@ -245,7 +246,7 @@ func (c *Channel) find(name string) (*ring.Sink, *wire.Error) {
 func (c *Channel) retired(o *outlet, why syscall.Errno) {
 	spec := o.sink.Spec()
 	c.loop.shut(o)
-	c.journal.event(slog.LevelDebug, EventSinkGone, "sink is gone", slog.String("sink", spec.Label), slog.String("why", why.Error()))
+	c.log.Event(slog.LevelDebug, journal.EventSinkGone, "sink is gone", slog.String("sink", spec.Label), slog.String("why", why.Error()))
 	switch spec.Kind {
 	case ring.Static:
 		c.finish(o.fd, "")
@@ -267,10 +268,10 @@ func (c *Channel) forget(s *ring.Sink) {
 		delete(c.perUser, spec.UID)
 	}
 	lost := s.Lost()
-	c.journal.watchers.tell(wire.EventRemoved, spec, c.ring.Remove(s), lost)
-	c.journal.lagging.Delete(spec.ID)
+	c.log.Watchers.Notify(event(wire.EventRemoved, spec, c.ring.Remove(s), lost))
+	c.loop.lagging.Delete(spec.ID)
 	if c.ring.Find(spec.ShareID) == nil {
-		c.journal.lagging.Delete(spec.ShareID)
+		c.loop.lagging.Delete(spec.ShareID)
 	}
 	poke(c.changed)
 }

@@ -44,7 +44,7 @@ func (c *Channel) look(list bool) (wire.Status, []wire.Sink) {
 		Received: t.Received(), Entered: t.Entered(), EnteredBytes: t.Head.Pos, Landed: c.ring.Waiting(), Refused: t.RefusedBy(),
 		Accepted: t.Accepted, Lost: t.Lost, Abandoned: t.Abandoned,
 		Delivered: t.Delivered.Seq, Tail: t.Tail.Seq, Uncertain: t.Uncertain,
-		Registrations: c.outcomes.all(), LogDropped: c.journal.dropped.Load(),
+		Registrations: c.log.Outcomes.All(), LogDropped: c.log.Dropped(),
 	}
 	if then != nil {
 		st.RateSeconds, st.ReceivedRate = seconds, perSecond(st.Received, then.received, seconds)
@@ -96,7 +96,7 @@ func (c *Channel) sinkStatus(n *ring.Numbers) wire.Sink {
 	case n.Lagging:
 		s.State = "lagging"
 		// A share lags as one.
-		if since, ok := c.journal.lagging.Load(cmp.Or(n.Spec.ShareID, n.Spec.ID)); ok {
+		if since, ok := c.loop.lagging.Load(cmp.Or(n.Spec.ShareID, n.Spec.ID)); ok {
 			s.LaggingSince = since.(time.Time).Unix()
 		}
 	case n.Stalled:

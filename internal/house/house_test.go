@@ -44,7 +44,8 @@ var imports = map[string][]string{
 	"broker/ring/mem": {unixModule, "internal/sys"},
 	"broker/ring":     {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
 	"activation":      {unixModule, systemdModule},
-	"broker":          {"internal/sys", "internal/wire", "broker/ring", "activation"},
+	"broker/journal":  {"internal/wire"},
+	"broker":          {"internal/sys", "internal/wire", "broker/journal", "broker/ring", "activation"},
 	"broker/control":  {systemdModule, dbusModule, "internal/wire", "broker/ring"},
 	"client":          {"internal/wire", "internal/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
 	"cmd/msgmuxd":     {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
@@ -62,7 +63,7 @@ var imports = map[string][]string{
 	"units/rig/load":            {unixModule, "internal/sys", "units/rig/load/tally"},
 	"units/rig/load/tally":      {},
 	"broker/brokertest":         {unixModule, "activation", "broker", "broker/control", "broker/ring", "internal/sys", "internal/wire"},
-	"broker/crashtest":          {unixModule, "activation", "activation/activationtest", "broker", "broker/brokertest", "broker/control", "broker/ring", "internal/sys", "internal/wire"},
+	"broker/crashtest":          {unixModule, "activation", "activation/activationtest", "broker", "broker/brokertest", "broker/control", "broker/journal", "broker/ring", "internal/sys", "internal/wire"},
 }
 
 // testImports holds what the tests of a room may import beside what the room itself may; "*" is for all.

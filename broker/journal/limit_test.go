@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package journal
 
 import (
 	"context"
@@ -27,9 +27,9 @@ func (l textLog) Handle(_ context.Context, r slog.Record) error {
 // TestLinesHeldBackAreCounted: one line a minute for each user and reason, and the next one says how many were held back.
 func TestLinesHeldBackAreCounted(t *testing.T) {
 	log := textLog{make(chan string, 100)}
-	j := newJournal(log)
-	m := make(limiter)
-	say := func(uid uint32, reason string) { j.limitedEvent(m, uid, reason, slog.LevelWarn, EventRefused, reason) }
+	j := New(log)
+	m := make(Limiter)
+	say := func(uid uint32, reason string) { j.Limited(m, uid, reason, slog.LevelWarn, EventRefused, reason) }
 	for range 4 {
 		say(1, "noise")
 		say(2, "noise")
@@ -40,7 +40,7 @@ func TestLinesHeldBackAreCounted(t *testing.T) {
 	}
 	say(1, "noise")
 	say(1, "noise")
-	j.close()
+	j.Close()
 	close(log.lines)
 	var got []string
 	for line := range log.lines {
@@ -54,7 +54,7 @@ func TestLinesHeldBackAreCounted(t *testing.T) {
 
 // TestManyUsersShareALimit when there are more than are remembered: neither the memory nor the journal grows with them.
 func TestManyUsersShareALimit(t *testing.T) {
-	m := make(limiter)
+	m := make(Limiter)
 	said := 0
 	for uid := range uint32(10 * limitTable) {
 		if _, ok := m.allow(uid, "noise"); ok {

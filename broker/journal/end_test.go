@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package journal
 
 import (
 	"context"
@@ -13,21 +13,21 @@ import (
 // not listen, says nothing any more, and ends no process by it. What was said before is written.
 func TestLinesAfterTheEnd(t *testing.T) {
 	var written lineCounter
-	j := newJournal(&written)
+	j := New(&written)
 	for range 100 {
-		j.event(slog.LevelInfo, EventInternal, "in time")
+		j.Event(slog.LevelInfo, EventInternal, "in time")
 	}
 	var late sync.WaitGroup
 	for range 4 {
 		late.Go(func() {
 			for range 1000 {
-				j.event(slog.LevelInfo, EventInternal, "late")
+				j.Event(slog.LevelInfo, EventInternal, "late")
 			}
 		})
 	}
-	j.close()
+	j.Close()
 	late.Wait()
-	j.event(slog.LevelInfo, EventInternal, "too late")
+	j.Event(slog.LevelInfo, EventInternal, "too late")
 	if written.n < 100 {
 		t.Errorf("%d lines of 100 were written", written.n)
 	}
