@@ -12,6 +12,7 @@ import (
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/journal"
+	"github.com/msgmux/msgmux/broker/owner"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -75,7 +76,7 @@ type Channel struct {
 	ring   *ring.Ring
 	loop   *loop
 	log    *journal.Log
-	prover *prover
+	prover *owner.Prover
 	uid    uint32 // the broker's own
 	began  time.Time
 
@@ -121,7 +122,7 @@ func Open(cfg Config) (*Channel, error) {
 // abandon closes what an Open that failed has made. Where the ring is kept, in the descriptor store, it stays.
 func (c *Channel) abandon() {
 	if c.prover != nil {
-		c.prover.close()
+		c.prover.Close()
 	}
 	if c.loop != nil {
 		c.loop.ep.Close()
@@ -144,7 +145,7 @@ func (c *Channel) open() error {
 			receiving = append(receiving, d.FD)
 		}
 	}
-	if c.prover, err = newProver(receiving); err != nil {
+	if c.prover, err = owner.New(receiving); err != nil {
 		return err
 	}
 	if c.loop, err = newLoop(c.ring, c.cfg.Ops, c.log); err != nil {
@@ -264,7 +265,7 @@ func (c *Channel) Close() {
 			sys.Close(s.queue)
 		}
 	}
-	c.prover.close()
+	c.prover.Close()
 	c.loop.ep.Close()
 	c.loop.wake.Close()
 	c.ring.Retire()

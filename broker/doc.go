@@ -13,7 +13,6 @@
 //	sinks.go      the table: who is taken over, let in, dropped, forgotten
 //	door.go       framed clients: accept, hello, store, enter, ok
 //	registrar.go  registrations: peek, prove, store, enter, answer, consume
-//	ownership.go  who owns a socket
 //	folder.go     static sinks
 //	reaper.go     sinks that died without a word
 //	settle.go     descriptors that are done with

@@ -17,6 +17,7 @@ import (
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/journal"
+	"github.com/msgmux/msgmux/broker/owner"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -66,7 +67,7 @@ type fileID struct{ dev, ino uint64 }
 // joined is what became of one attempt to connect.
 type joined struct {
 	d *declared
-	proven
+	owner.Proven
 	file    fileID
 	queue   bool
 	refusal *wire.Error
@@ -419,7 +420,7 @@ func (f *folder) connect(ctx context.Context) {
 			case f.results <- joined{d, at, file, queue, refusal}:
 			case <-ctx.Done():
 				if refusal == nil {
-					sys.Close(at.fd)
+					sys.Close(at.FD)
 				}
 			}
 		}()
@@ -427,9 +428,9 @@ func (f *folder) connect(ctx context.Context) {
 }
 
 // reach connects to a static sink: a message queue is opened, a socket connected to.
-func (f *folder) reach(d *declared) (at proven, queue bool, refusal *wire.Error) {
+func (f *folder) reach(d *declared) (at owner.Proven, queue bool, refusal *wire.Error) {
 	if d.queue < 0 && !sys.IsQueue(d.addr.Name) {
-		at, refusal = f.prover.joinStatic(d.addr, f.sendBuffer())
+		at, refusal = f.prover.JoinStatic(d.addr, f.sendBuffer())
 		return at, false, refusal
 	}
 	var fd int
@@ -446,7 +447,7 @@ func (f *folder) reach(d *declared) (at proven, queue bool, refusal *wire.Error)
 	if err != nil {
 		return at, true, wire.Refuse(wire.CodeAccess, "cannot open the message queue %q for sending (%v): its mode must let the broker's user or group write", d.addr, err)
 	}
-	return proven{fd: fd, cookie: unknownCookie}, true, nil
+	return owner.Proven{FD: fd, Cookie: unknownCookie}, true, nil
 }
 
 // receivesFrom says whether the queue behind fd is one of the channel's own sources.
@@ -479,12 +480,12 @@ func (f *folder) settle(r joined) {
 	f.loop.call(func() {
 		if s := f.ring.Find(d.id); s != nil && f.loop.byID[d.id] == nil && d.gone.IsZero() {
 			s.Queue(r.queue)
-			f.loop.open(s, r.fd, r.cookie).queue = r.queue
+			f.loop.open(s, r.FD, r.Cookie).queue = r.queue
 			taken = true
 		}
 	})
 	if !taken {
-		sys.Close(r.fd)
+		sys.Close(r.FD)
 	}
 	poke(f.changed)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/journal"
+	"github.com/msgmux/msgmux/broker/owner"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 )
@@ -48,7 +49,7 @@ func (c *Channel) reapOnce(ctx context.Context, diag *sys.SockDiag) {
 	if len(own) == 0 {
 		return
 	}
-	dead, err := deadPeers(diag, own)
+	dead, err := owner.DeadPeers(diag, own)
 	if err != nil || len(dead) == 0 || ctx.Err() != nil {
 		return
 	}

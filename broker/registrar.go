@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/journal"
+	"github.com/msgmux/msgmux/broker/owner"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -132,7 +133,7 @@ func asRefusal(err error) *wire.Error {
 // remove forgets the sink of that name, on behalf of its owner or root.
 func (g *registrar) remove(addr wire.Address, sender sys.Credentials) (id uint64, refusal *wire.Error) {
 	if sender.PID == 0 {
-		return 0, wire.Refuse(wire.CodeNoCredentials, "nobody knows who asks; send it again")
+		return 0, wire.Refuse(wire.CodeNoCredentials, "the kernel gave no credentials; send it again")
 	}
 	g.loop.call(func() {
 		for s := range g.ring.Sinks {
@@ -163,50 +164,50 @@ func (g *registrar) add(reg wire.Registration, sender sys.Credentials) (id uint6
 	if refusal != nil {
 		return 0, refusal
 	}
-	spec := ring.Spec{Kind: ring.Dynamic, Label: reg.Label, Address: reg.Address.String(), UID: at.uid, Inode: at.inode,
-		Group: reg.Share, Tap: reg.Tap, Frames: reg.Frames, Ordinary: g.ordinary(at.uid), Patience: patience}
+	spec := ring.Spec{Kind: ring.Dynamic, Label: reg.Label, Address: reg.Address.String(), UID: at.UID, Inode: at.Inode,
+		Group: reg.Share, Tap: reg.Tap, Frames: reg.Frames, Ordinary: g.ordinary(at.UID), Patience: patience}
 	if spec.Label == "" {
 		spec.Label = defaultLabel(reg.Address)
 	}
 	known := false
 	g.loop.call(func() {
-		if s := g.byInode(at.inode, at.uid); s != nil {
+		if s := g.byInode(at.Inode, at.UID); s != nil {
 			known = true
 			id, refusal = g.renew(s, spec, reg.Label != "")
 			return
 		}
 		// The same name with another socket behind it: the old one is dead, only nobody has told us yet.
-		if s := g.byAddress(reg.Address, at.uid); s != nil {
+		if s := g.byAddress(reg.Address, at.UID); s != nil {
 			g.drop(s)
 		}
-		if refusal = g.admit(at.uid); refusal == nil {
+		if refusal = g.admit(at.UID); refusal == nil {
 			spec.ID = g.ring.NewID()
 		}
 	})
 	if known || refusal != nil {
-		sys.Close(at.fd)
+		sys.Close(at.FD)
 		return id, refusal
 	}
 	g.cfg.Ops.Seam("register.proven")
 	name := storeName(&spec)
-	err := g.cfg.Notifier.Store(name, at.fd)
+	err := g.cfg.Notifier.Store(name, at.FD)
 	g.cfg.Ops.Seam("register.stored")
 	if err == nil {
 		err = g.barrier()
 	}
 	g.cfg.Ops.Seam("register.barrier")
 	if err != nil {
-		g.finish(at.fd, name)
+		g.finish(at.FD, name)
 		return 0, wire.Refuse(wire.CodeInternal, "cannot give the sink to the service manager (%v); try again", err)
 	}
 	g.loop.call(func() {
 		var s *ring.Sink
 		if s, refusal = g.enter(spec, reg.Start == wire.StartOldest, false); refusal == nil {
-			g.loop.open(s, at.fd, at.cookie)
+			g.loop.open(s, at.FD, at.Cookie)
 		}
 	})
 	if refusal != nil {
-		g.finish(at.fd, name)
+		g.finish(at.FD, name)
 		return 0, refusal
 	}
 	return spec.ID, nil
@@ -230,37 +231,37 @@ func (c *Channel) renew(s *ring.Sink, spec ring.Spec, named bool) (id uint64, re
 }
 
 // join is prover.join with an end: a path may lead to a file system that hangs.
-func (g *registrar) join(addr wire.Address, sender sys.Credentials) (proven, *wire.Error) {
+func (g *registrar) join(addr wire.Address, sender sys.Credentials) (owner.Proven, *wire.Error) {
 	if addr.Abstract {
-		return g.prover.join(addr, sender, g.sendBuffer())
+		return g.prover.Join(addr, sender, g.sendBuffer())
 	}
 	select {
 	case g.hanging <- struct{}{}:
 	default:
-		return proven{}, wire.Refuse(wire.CodeBusy, "the file systems of %d sinks do not answer; try again later, or use an abstract name", maxHanging)
+		return owner.Proven{}, wire.Refuse(wire.CodeBusy, "the file systems of %d sinks do not answer; try again later, or use an abstract name", maxHanging)
 	}
 	type result struct {
-		proven
+		owner.Proven
 		refusal *wire.Error
 	}
 	done := make(chan result, 1)
 	go func() {
 		defer func() { <-g.hanging }()
-		at, refusal := g.prover.join(addr, sender, g.sendBuffer())
+		at, refusal := g.prover.Join(addr, sender, g.sendBuffer())
 		done <- result{at, refusal}
 	}()
 	timer := time.NewTimer(joinPatience)
 	defer timer.Stop()
 	select {
 	case r := <-done:
-		return r.proven, r.refusal
+		return r.Proven, r.refusal
 	case <-timer.C:
 		go func() {
 			if r := <-done; r.refusal == nil {
-				sys.Close(r.fd)
+				sys.Close(r.FD)
 			}
 		}()
-		return proven{}, wire.Refuse(wire.CodeTimeout, "the file system of %q does not answer; try again later, or use an abstract name", addr)
+		return owner.Proven{}, wire.Refuse(wire.CodeTimeout, "the file system of %q does not answer; try again later, or use an abstract name", addr)
 	}
 }
 
@@ -278,11 +279,11 @@ func (g *registrar) answer(from string, sink wire.Address, sender sys.Credential
 			slog.Uint64("uid", uint64(sender.UID)), slog.String("reason", refusal.Text))
 		return
 	}
-	defer sys.Close(at.fd)
+	defer sys.Close(at.FD)
 	known := false
-	g.loop.call(func() { known = g.byInode(at.inode, at.uid) != nil })
+	g.loop.call(func() { known = g.byInode(at.Inode, at.UID) != nil })
 	if known {
 		return // the sink under another name
 	}
-	sys.Reply(at.fd, r.Append(nil))
+	sys.Reply(at.FD, r.Append(nil))
 }

@@ -78,17 +78,17 @@ func (c *Channel) readopt(s *ring.Sink, fd int, seen map[uint32]bool) bool {
 	case ring.Source, ring.Framed:
 		return c.reattach(s, fd)
 	case ring.Dynamic:
-		at, refusal := c.prover.check(fd, spec.UID)
+		at, refusal := c.prover.Check(fd, spec.UID)
 		dead := refusal != nil && (refusal.Code == wire.CodeNoPeer || refusal.Code == wire.CodeLoop || refusal.Code == wire.CodeNotOwner)
-		if dead || at.inode != 0 && seen[at.inode] {
+		if dead || at.Inode != 0 && seen[at.Inode] {
 			c.forget(s)
 			return false
 		}
-		seen[at.inode] = true
-		if at.cookie == 0 {
-			at.cookie, _ = sys.SocketCookie(fd)
+		seen[at.Inode] = true
+		if at.Cookie == 0 {
+			at.Cookie, _ = sys.SocketCookie(fd)
 		}
-		c.loop.open(s, fd, at.cookie)
+		c.loop.open(s, fd, at.Cookie)
 		return true
 	}
 	return false

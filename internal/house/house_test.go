@@ -45,7 +45,8 @@ var imports = map[string][]string{
 	"broker/ring":     {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
 	"activation":      {unixModule, systemdModule},
 	"broker/journal":  {"internal/wire"},
-	"broker":          {"internal/sys", "internal/wire", "broker/journal", "broker/ring", "activation"},
+	"broker/owner":    {"internal/sys", "internal/wire"},
+	"broker":          {"internal/sys", "internal/wire", "activation", "broker/journal", "broker/owner", "broker/ring"},
 	"broker/control":  {systemdModule, dbusModule, "internal/wire", "broker/ring"},
 	"client":          {"internal/wire", "internal/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
 	"cmd/msgmuxd":     {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package owner
 
 import (
 	"fmt"
@@ -104,13 +104,13 @@ func receiveRegistration(tb testing.TB, fd int) (wire.Address, sys.Credentials) 
 	return address(tb, from.(*unix.SockaddrUnix).Name), creds
 }
 
-func ownershipProver(tb testing.TB, receiving ...int) *prover {
+func ownershipProver(tb testing.TB, receiving ...int) *Prover {
 	tb.Helper()
-	p, err := newProver(receiving)
+	p, err := New(receiving)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { p.close() })
+	tb.Cleanup(func() { p.Close() })
 	return p
 }
 
@@ -134,31 +134,31 @@ func descriptors(tb testing.TB) int {
 }
 
 // mustJoin joins and checks who is at the other end.
-func mustJoin(t *testing.T, p *prover, name string, sender sys.Credentials, inode, uid uint32) proven {
+func mustJoin(t *testing.T, p *Prover, name string, sender sys.Credentials, inode, uid uint32) Proven {
 	t.Helper()
-	got, refusal := p.join(address(t, name), sender, 64<<10)
+	got, refusal := p.Join(address(t, name), sender, 64<<10)
 	if refusal != nil {
 		t.Fatalf("join %q: %v", name, refusal)
 	}
-	t.Cleanup(func() { unix.Close(got.fd) })
-	if got.inode != inode || got.uid != uid {
-		t.Errorf("join %q: inode %d of uid %d; want inode %d of uid %d", name, got.inode, got.uid, inode, uid)
+	t.Cleanup(func() { unix.Close(got.FD) })
+	if got.Inode != inode || got.UID != uid {
+		t.Errorf("join %q: inode %d of uid %d; want inode %d of uid %d", name, got.Inode, got.UID, inode, uid)
 	}
-	cookie, err := sys.SocketCookie(got.fd)
-	if err != nil || got.cookie != cookie {
-		t.Errorf("join %q: cookie %d; want %d, %v", name, got.cookie, cookie, err)
+	cookie, err := sys.SocketCookie(got.FD)
+	if err != nil || got.Cookie != cookie {
+		t.Errorf("join %q: cookie %d; want %d, %v", name, got.Cookie, cookie, err)
 	}
 	return got
 }
 
 // mustRefuse joins, and wants a refusal with this code whose text has these words and which leaves no descriptor behind.
-func mustRefuse(t *testing.T, p *prover, name string, sender sys.Credentials, code string, words ...string) {
+func mustRefuse(t *testing.T, p *Prover, name string, sender sys.Credentials, code string, words ...string) {
 	t.Helper()
 	before := descriptors(t)
-	got, refusal := p.join(address(t, name), sender, 64<<10)
+	got, refusal := p.Join(address(t, name), sender, 64<<10)
 	if refusal == nil {
-		unix.Close(got.fd)
-		t.Errorf("join %q for uid %d: inode %d of uid %d; want %s", name, sender.UID, got.inode, got.uid, code)
+		unix.Close(got.FD)
+		t.Errorf("join %q for uid %d: inode %d of uid %d; want %s", name, sender.UID, got.Inode, got.UID, code)
 		return
 	}
 	checkRefusal(t, refusal, code, words...)

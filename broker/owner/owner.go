@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package owner
 
 import (
 	"errors"
@@ -15,35 +15,19 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// Who owns a socket. Neither a name nor the address that a datagram came from proves anything: the same path can lead
-// elsewhere in another mount namespace, the same abstract name exists in every network namespace, and a symbolic link
-// needs no namespace at all. So the broker connects a socket of its own first, which settles what it would send to,
-// and then asks the kernel who created what is at the other end:
-//
-//	own descriptor --inode, cookie--> own socket --peer inode--> peer --> uid
-//
-// A connected datagram socket stays connected to that very socket. The name may go to somebody else afterwards, and
-// the association does not follow.
-//
-// The step over the peer's inode is the weak one: the kernel counts inodes in 32 bits, so who makes four thousand
-// million sockets can own one with the inode of somebody else's, in whose place it might be looked at. Hence two
-// checks: the own socket is found by its cookie, which never repeats, and the peer that was looked up must be a datagram
-// socket with the name of the one that is connected. In a network namespace an abstract name exists once for each type
-// of socket, so that settles the matter; for a path, an attacker needs the 32 bits and a mount namespace.
-
-// proven is a connected socket of the broker's own, and who is at the other end.
-type proven struct {
-	fd     int    // the broker's end
-	cookie uint64 // of the broker's end: the key of deadPeers
-	inode  uint32 // of the other end: what a sink is known by
-	uid    uint32 // who created the other end; noOwner when nobody knows, which only a static sink may have
+// Proven is a connected socket of the broker's own, and who is at the other end.
+type Proven struct {
+	FD     int    // the broker's end
+	Cookie uint64 // of the broker's end: the key of DeadPeers
+	Inode  uint32 // of the other end: what a sink is known by
+	UID    uint32 // who created the other end; NoOwner when nobody knows, which only a static sink may have
 }
 
-// noOwner is no user: (uid_t)-1, which the kernel never gives to one.
-const noOwner = ^uint32(0)
+// NoOwner is no user: (uid_t)-1, which the kernel never gives to one.
+const NoOwner = ^uint32(0)
 
-// prover finds out who owns a socket. Its methods may be called from any goroutine that can wait.
-type prover struct {
+// Prover finds out who owns a socket. Its methods may be called from any goroutine that may block.
+type Prover struct {
 	mu   sync.Mutex // guards diag; not held while connecting, which may take for ever
 	diag *sys.SockDiag
 
@@ -52,10 +36,10 @@ type prover struct {
 	identity  bool            // the user namespace is the initial one, or like it: everybody has a number
 }
 
-// newProver makes a prover. receiving are the descriptors that the broker receives from, of every kind. The caller
+// New makes a Prover. receiving are the descriptors that the broker receives from, of every kind. The caller
 // closes it.
-func newProver(receiving []int) (*prover, error) {
-	p := &prover{receiving: make(map[uint32]bool, len(receiving))}
+func New(receiving []int) (*Prover, error) {
+	p := &Prover{receiving: make(map[uint32]bool, len(receiving))}
 	for _, fd := range receiving {
 		inode, err := sys.SocketInode(fd)
 		if err != nil {
@@ -77,7 +61,8 @@ func newProver(receiving []int) (*prover, error) {
 	return p, nil
 }
 
-func (p *prover) close() error { return p.diag.Close() }
+// Close gives back what New took. It must not run beside another method.
+func (p *Prover) Close() error { return p.diag.Close() }
 
 // identityMap tells whether a uid_map (user_namespaces(7)) maps every uid to itself, as that of the initial namespace
 // does. One that says so in several lines is not recognised, which errs on the safe side.
@@ -105,113 +90,113 @@ func overflowUID() (uint32, error) {
 	return uint32(uid), nil
 }
 
-// join connects a new socket to addr, a dynamic sink or the target of a reply, on behalf of the sender of a datagram,
+// Join connects a new socket to addr, a dynamic sink or the target of a reply, on behalf of the sender of a datagram,
 // and proves that it is the sender's. sndbuf is as in sys.ConnectDatagram. The caller owns the descriptor in the
-// result; with a refusal there is none. It waits for file systems, for ever if one does.
-func (p *prover) join(addr wire.Address, sender sys.Credentials, sndbuf int) (proven, *wire.Error) {
+// result; with a refusal there is none. It blocks on the file systems on the way, for ever if one of them hangs.
+func (p *Prover) Join(addr wire.Address, sender sys.Credentials, sndbuf int) (Proven, *wire.Error) {
 	if sender.PID == 0 {
-		return proven{}, wire.Refuse(wire.CodeNoCredentials,
-			"nobody knows who sent this: it was sent before the broker was listening, or from outside the broker's "+
+		return Proven{}, wire.Refuse(wire.CodeNoCredentials,
+			"the kernel gave no credentials: it was sent before the broker was listening, or from outside the broker's "+
 				"pid namespace; send it again, or connect to the subscribe socket")
 	}
-	return p.connect(addr, sndbuf, func(fd int) (proven, *wire.Error) {
+	return p.connect(addr, sndbuf, func(fd int) (Proven, *wire.Error) {
 		got, refusal := p.inspect(fd, addr.String())
-		if refusal == nil && sender.UID != 0 && sender.UID != got.uid {
+		if refusal == nil && sender.UID != 0 && sender.UID != got.UID {
 			refusal = wire.Refuse(wire.CodeNotOwner,
 				"%q belongs to uid %d and not to uid %d who asks; its owner or root has to register it",
-				addr, got.uid, sender.UID)
+				addr, got.UID, sender.UID)
 		}
 		return got, refusal
 	})
 }
 
-// joinStatic is join for a sink that the administrator declared: whose socket it is does not matter, and it may be in
+// JoinStatic is Join for a sink that the administrator declared: whose socket it is does not matter, and it may be in
 // another network namespace, but a loop is a loop.
-func (p *prover) joinStatic(addr wire.Address, sndbuf int) (proven, *wire.Error) {
-	return p.connect(addr, sndbuf, func(fd int) (proven, *wire.Error) {
+func (p *Prover) JoinStatic(addr wire.Address, sndbuf int) (Proven, *wire.Error) {
+	return p.connect(addr, sndbuf, func(fd int) (Proven, *wire.Error) {
 		return p.checkStatic(fd, addr.String())
 	})
 }
 
-func (p *prover) connect(addr wire.Address, sndbuf int, check func(int) (proven, *wire.Error)) (proven, *wire.Error) {
+func (p *Prover) connect(addr wire.Address, sndbuf int, check func(int) (Proven, *wire.Error)) (Proven, *wire.Error) {
 	fd, err := sys.ConnectDatagram(addr.String(), sndbuf)
 	if err != nil {
-		return proven{}, refuseConnect(addr, err)
+		return Proven{}, refuseConnect(addr, err)
 	}
 	got, refusal := check(fd)
 	if refusal != nil {
 		syscall.Close(fd)
-		return proven{}, refusal
+		return Proven{}, refusal
 	}
 	return got, nil
 }
 
-// check proves once more that the socket at the other end of fd, which was inherited, is alive, no loop, and uid's.
+// Check proves once more that the socket at the other end of fd, which was inherited, is alive, no loop, and uid's.
 // It does not close fd. The code of the refusal tells what is wrong: wire.CodeNoPeer, it is closed; CodeLoop;
 // CodeNotOwner; CodeNamespace, nobody can say any more, as the broker was moved to another network namespace.
-func (p *prover) check(fd int, uid uint32) (proven, *wire.Error) {
+func (p *Prover) Check(fd int, uid uint32) (Proven, *wire.Error) {
 	name, _ := sys.PeerName(fd) // inspect tells when there is none
 	got, refusal := p.inspect(fd, name)
 	if refusal != nil {
-		return proven{}, refusal
+		return Proven{}, refusal
 	}
-	if got.uid != uid {
-		return proven{}, wire.Refuse(wire.CodeNotOwner, "%q belongs to uid %d and not to uid %d", name, got.uid, uid)
+	if got.UID != uid {
+		return Proven{}, wire.Refuse(wire.CodeNotOwner, "%q belongs to uid %d and not to uid %d", name, got.UID, uid)
 	}
 	return got, nil
 }
 
-// checkStatic is check for a static sink. name is how to call it in a refusal.
-func (p *prover) checkStatic(fd int, name string) (proven, *wire.Error) {
+// checkStatic is Check for a static sink. name is how to call it in a refusal.
+func (p *Prover) checkStatic(fd int, name string) (Proven, *wire.Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	got, refusal := p.ownEnd(fd, name)
 	if refusal != nil {
-		return proven{}, refusal
+		return Proven{}, refusal
 	}
-	got.uid = noOwner
-	if peer, err := p.diag.Lookup(got.inode); err == nil && peer.HasUID {
-		got.uid = peer.UID
+	got.UID = NoOwner
+	if peer, err := p.diag.Lookup(got.Inode); err == nil && peer.HasUID {
+		got.UID = peer.UID
 	}
 	return got, nil
 }
 
 // inspect tells what is at the other end of fd, and refuses unless its owner is beyond doubt.
-func (p *prover) inspect(fd int, name string) (proven, *wire.Error) {
+func (p *Prover) inspect(fd int, name string) (Proven, *wire.Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	got, refusal := p.ownEnd(fd, name)
 	if refusal != nil {
-		return proven{}, refusal
+		return Proven{}, refusal
 	}
-	peer, err := p.diag.Lookup(got.inode)
+	peer, err := p.diag.Lookup(got.Inode)
 	switch {
 	case errors.Is(err, sys.ErrNoSocket):
 		// Closed since the first question, or never in this namespace: the own end knows.
 		if _, refusal := p.ownEnd(fd, name); refusal != nil {
-			return proven{}, refusal
+			return Proven{}, refusal
 		}
-		return proven{}, wire.Refuse(wire.CodeNamespace,
+		return Proven{}, wire.Refuse(wire.CodeNamespace,
 			"%q is a socket of another network namespace, where the broker cannot see who owns it; "+
 				"connect to the subscribe socket instead", name)
 	case err != nil:
-		return proven{}, refuseInternal(name, err)
+		return Proven{}, refuseInternal(name, err)
 	case !peer.HasUID:
-		return proven{}, wire.Refuse(wire.CodeUnsupported,
+		return Proven{}, wire.Refuse(wire.CodeUnsupported,
 			"the kernel does not tell who owns a socket (Linux 5.3 does); connect to the subscribe socket instead")
 	}
 	if bound, err := sys.PeerName(fd); err != nil {
-		return proven{}, refuseInternal(name, err)
+		return Proven{}, refuseInternal(name, err)
 	} else if !couldBe(peer, bound) {
-		return proven{}, wire.Refuse(wire.CodeNotOwner,
+		return Proven{}, wire.Refuse(wire.CodeNotOwner,
 			"there are two sockets with the inode of %q; open another socket and register that", name)
 	}
 	if !p.identity && peer.UID == p.overflow {
-		return proven{}, wire.Refuse(wire.CodeNotOwner,
+		return Proven{}, wire.Refuse(wire.CodeNotOwner,
 			"the owner of %q has no uid in the user namespace of the broker; connect to the subscribe socket instead",
 			name)
 	}
-	got.uid = peer.UID
+	got.UID = peer.UID
 	return got, nil
 }
 
@@ -222,21 +207,21 @@ func couldBe(found sys.UnixSocket, bound string) bool {
 }
 
 // ownEnd finds the peer of fd and refuses one that is closed or the broker itself. p.mu is held.
-func (p *prover) ownEnd(fd int, name string) (proven, *wire.Error) {
+func (p *Prover) ownEnd(fd int, name string) (Proven, *wire.Error) {
 	own, err := p.diag.LookupFD(fd)
 	switch {
 	case errors.Is(err, sys.ErrNoSocket):
-		return proven{}, wire.Refuse(wire.CodeNamespace,
+		return Proven{}, wire.Refuse(wire.CodeNamespace,
 			"the broker's own end of %q is in another network namespace; register it again", name)
 	case err != nil:
-		return proven{}, refuseInternal(name, err)
+		return Proven{}, refuseInternal(name, err)
 	case own.Peer == 0:
-		return proven{}, wire.Refuse(wire.CodeNoPeer, "%q is closed; keep the socket open while it is registered", name)
+		return Proven{}, wire.Refuse(wire.CodeNoPeer, "%q is closed; keep the socket open while it is registered", name)
 	case p.receiving[own.Peer]:
-		return proven{}, wire.Refuse(wire.CodeLoop,
+		return Proven{}, wire.Refuse(wire.CodeLoop,
 			"%q is a socket that this broker receives from; what it sent there would come back for ever", name)
 	}
-	return proven{fd: fd, cookie: own.Cookie, inode: own.Peer}, nil
+	return Proven{FD: fd, Cookie: own.Cookie, Inode: own.Peer}, nil
 }
 
 // refuseConnect says in terms of addr why it could not be connected to, and what to do.
@@ -277,10 +262,10 @@ func refuseInternal(name string, err error) *wire.Error {
 	return wire.Refuse(wire.CodeInternal, "cannot find out who owns %q (%v); try again later", name, err)
 }
 
-// deadPeers lists, by one dump, those of own whose peer is closed: an idle datagram socket gets no event when that
-// happens. The keys of own are the cookies of the broker's connected sockets (proven.cookie), the values are the
+// DeadPeers lists, by one dump, those of own whose peer is closed: an idle datagram socket gets no event when that
+// happens. The keys of own are the cookies of the broker's connected sockets (Proven.Cookie), the values are the
 // caller's. A socket that is not listed may be dead all the same, for as long as sockets come and go during the dump.
-func deadPeers[V any](d *sys.SockDiag, own map[uint64]V) ([]V, error) {
+func DeadPeers[V any](d *sys.SockDiag, own map[uint64]V) ([]V, error) {
 	var dead []V
 	// Established until a send was refused, closed afterwards.
 	const states = 1<<sys.StateEstablished | 1<<sys.StateClose

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package owner
 
 import (
 	"bufio"
@@ -148,12 +148,12 @@ func playRole(role string, args []string) (inode uint32, said string, err error)
 		mine := filepath.Dir(name) + "/mine"
 		return inode, "", errors.Join(bind(mine), os.Remove(mine), os.Symlink(name, mine), register())
 	case "join-unmapped": // NAME: be the broker; the owner of the socket has no number here
-		p, err := newProver(nil)
+		p, err := New(nil)
 		if err != nil {
 			return 0, "", err
 		}
 		code := "none"
-		if _, refusal := p.join(wire.Address{Abstract: true, Name: name[1:]}, ordinary(p.overflow), 0); refusal != nil {
+		if _, refusal := p.Join(wire.Address{Abstract: true, Name: name[1:]}, ordinary(p.overflow), 0); refusal != nil {
 			code = refusal.Code
 		}
 		return inode, fmt.Sprintf("identity %v, code %s", p.identity, code), nil

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package owner
 
 import (
 	"fmt"
@@ -36,14 +36,14 @@ func TestPromise8_OwnSocket(t *testing.T) {
 	sinks[dir+"/link"] = sinks[path]
 	for name, sink := range sinks {
 		got := mustJoin(t, p, name, me(), socketInode(t, sink), uint32(os.Getuid()))
-		if _, err := unix.SendmsgN(got.fd, []byte("hello"), nil, nil, unix.MSG_DONTWAIT); err != nil {
+		if _, err := unix.SendmsgN(got.FD, []byte("hello"), nil, nil, unix.MSG_DONTWAIT); err != nil {
 			t.Errorf("send to %q: %v", name, err)
 		}
 		buf := make([]byte, 8)
 		if n, err := unix.Read(sink, buf); err != nil || string(buf[:n]) != "hello" {
 			t.Errorf("%q received %q, %v", name, buf[:max(n, 0)], err)
 		}
-		again, refusal := p.check(got.fd, uint32(os.Getuid()))
+		again, refusal := p.Check(got.FD, uint32(os.Getuid()))
 		if refusal != nil || again != got {
 			t.Errorf("check %q: %+v, %v; want %+v", name, again, refusal, got)
 		}
@@ -67,7 +67,7 @@ func TestPromise8_NotOwner(t *testing.T) {
 	mustJoin(t, p, dir+"/link", ordinary(0), socketInode(t, sink), uint32(os.Getuid()))
 
 	got := mustJoin(t, p, dir+"/s", me(), socketInode(t, sink), uint32(os.Getuid()))
-	_, refusal := p.check(got.fd, other)
+	_, refusal := p.Check(got.FD, other)
 	checkRefusal(t, refusal, wire.CodeNotOwner, dir+"/s")
 }
 
@@ -123,13 +123,13 @@ func TestPromise8_ForgedName(t *testing.T) {
 				t.Fatalf("the attacker is uid %d", creds.UID)
 			}
 			// Without the proof, the broker would send to the victim.
-			static, refusal := p.joinStatic(from, 0)
+			static, refusal := p.JoinStatic(from, 0)
 			if refusal != nil {
 				t.Fatalf("the forged name %q leads nowhere: %v", from, refusal)
 			}
-			unix.Close(static.fd)
-			if static.inode != socketInode(t, sink) {
-				t.Fatalf("the forged name %q leads to %d and not to the victim", from, static.inode)
+			unix.Close(static.FD)
+			if static.Inode != socketInode(t, sink) {
+				t.Fatalf("the forged name %q leads to %d and not to the victim", from, static.Inode)
 			}
 			mustRefuse(t, p, from.String(), creds, wire.CodeNotOwner, "belongs to uid 0 and not to uid 65533")
 			if n, err := unix.Read(nonblocking(t, sink), make([]byte, 8)); err != unix.EAGAIN {
@@ -148,16 +148,16 @@ func TestPromise8_OtherNetworkNamespace(t *testing.T) {
 	child := startChild(t, inNamespace(unix.CLONE_NEWNET), "hold", name)
 	mustRefuse(t, p, name, ordinary(stranger), wire.CodeNamespace, "subscribe")
 	mustRefuse(t, p, name, ordinary(0), wire.CodeNamespace, "subscribe")
-	got, refusal := p.joinStatic(address(t, name), 0)
+	got, refusal := p.JoinStatic(address(t, name), 0)
 	if refusal != nil {
 		t.Fatal(refusal)
 	}
-	defer unix.Close(got.fd)
-	if got.inode != child.inode || got.uid != noOwner {
-		t.Errorf("static: inode %d of uid %d; want inode %d of nobody known", got.inode, got.uid, child.inode)
+	defer unix.Close(got.FD)
+	if got.Inode != child.inode || got.UID != NoOwner {
+		t.Errorf("static: inode %d of uid %d; want inode %d of nobody known", got.Inode, got.UID, child.inode)
 	}
 	child.stop()
-	_, refusal = p.check(got.fd, stranger)
+	_, refusal = p.Check(got.FD, stranger)
 	checkRefusal(t, refusal, wire.CodeNoPeer, name)
 }
 
@@ -221,7 +221,7 @@ func TestPromise8_Loop(t *testing.T) {
 			mustRefuse(t, p, name, sender, wire.CodeLoop, name)
 		}
 		before := descriptors(t)
-		_, refusal := p.joinStatic(address(t, name), 0)
+		_, refusal := p.JoinStatic(address(t, name), 0)
 		checkRefusal(t, refusal, wire.CodeLoop, name)
 		if after := descriptors(t); after != before {
 			t.Errorf("static %q: %d descriptors are open, %d before", name, after, before)
@@ -230,7 +230,7 @@ func TestPromise8_Loop(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, refusal = p.check(fd, uint32(os.Getuid()))
+		_, refusal = p.Check(fd, uint32(os.Getuid()))
 		checkRefusal(t, refusal, wire.CodeLoop)
 		_, refusal = p.checkStatic(fd, name)
 		checkRefusal(t, refusal, wire.CodeLoop, name)
@@ -252,17 +252,17 @@ func TestPromise8_Rebound(t *testing.T) {
 		sink := bindMortal(t, unix.SOCK_DGRAM, name)
 		got := mustJoin(t, p, name, me(), socketInode(t, sink), uint32(os.Getuid()))
 		impostor := rebind(sink)
-		_, refusal := p.check(got.fd, uint32(os.Getuid()))
+		_, refusal := p.Check(got.FD, uint32(os.Getuid()))
 		checkRefusal(t, refusal, wire.CodeNoPeer, name)
-		if _, err := unix.SendmsgN(got.fd, []byte("x"), nil, nil, unix.MSG_DONTWAIT); err != unix.ECONNREFUSED {
+		if _, err := unix.SendmsgN(got.FD, []byte("x"), nil, nil, unix.MSG_DONTWAIT); err != unix.ECONNREFUSED {
 			t.Errorf("send to %q after another bound it: %v", name, err)
 		}
 		// After the refused send the socket is connected to nothing.
-		_, refusal = p.check(got.fd, uint32(os.Getuid()))
+		_, refusal = p.Check(got.FD, uint32(os.Getuid()))
 		checkRefusal(t, refusal, wire.CodeNoPeer)
 
 		// Between connecting and asking.
-		_, refusal = p.connect(address(t, name), 0, func(fd int) (proven, *wire.Error) {
+		_, refusal = p.connect(address(t, name), 0, func(fd int) (Proven, *wire.Error) {
 			impostor = rebind(impostor)
 			return p.inspect(fd, name)
 		})
@@ -282,7 +282,7 @@ func TestPromise8_TwoOfOneInode(t *testing.T) {
 	name := ownAbstract(t, "a\x00b")
 	bindSocket(t, unix.SOCK_DGRAM, name)
 	before := descriptors(t)
-	_, refusal := p.join(wire.Address{Abstract: true, Name: name[1:]}, me(), 0)
+	_, refusal := p.Join(wire.Address{Abstract: true, Name: name[1:]}, me(), 0)
 	checkRefusal(t, refusal, wire.CodeNotOwner, "two sockets")
 	if after := descriptors(t); after != before {
 		t.Errorf("%d descriptors are open, %d before", after, before)

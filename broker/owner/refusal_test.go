@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package owner
 
 import (
 	"fmt"
@@ -111,14 +111,14 @@ func TestDeadPeers(t *testing.T) {
 			want = append(want, i)
 		}
 		if i%14 == 0 { // the kernel has told the sender already
-			unix.SendmsgN(got.fd, nil, nil, nil, unix.MSG_DONTWAIT)
+			unix.SendmsgN(got.FD, nil, nil, nil, unix.MSG_DONTWAIT)
 		}
 		if i != 7 { // not asked about
-			own[got.cookie] = i
+			own[got.Cookie] = i
 		}
 	}
 	want = slices.DeleteFunc(want, func(i int) bool { return i == 7 })
-	dead, err := deadPeers(p.diag, own)
+	dead, err := DeadPeers(p.diag, own)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func BenchmarkDeadPeers(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if dead, err := deadPeers(d, own); err != nil || len(dead) > 0 {
+		if dead, err := DeadPeers(d, own); err != nil || len(dead) > 0 {
 			b.Fatal(dead, err)
 		}
 	}
