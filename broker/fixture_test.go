@@ -246,7 +246,7 @@ func openToAll(t *testing.T, dir string) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"source", "publish", "register", "subscribe", "control"} {
+	for _, name := range wire.Sockets {
 		if err := os.Chmod(dir+"/"+name, 0o666); err != nil {
 			t.Fatal(err)
 		}

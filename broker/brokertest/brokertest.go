@@ -62,8 +62,7 @@ func Start(t testing.TB, change ...func(*broker.Config)) *Broker {
 	}
 	cfg := Config()
 	cfg.RuntimeDir, cfg.SinksDir = dir, dir+"/sinks"
-	cfg.Inherited = activation.Set{Source: sockets.Source, Publish: sockets.Publish, Register: sockets.Register,
-		Subscribe: sockets.Subscribe, Control: sockets.Control}
+	cfg.Inherited = activation.Set{Own: sockets.Own}
 	cfg.Log = slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})
 	for _, f := range change {
 		f(&cfg)

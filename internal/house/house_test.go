@@ -43,7 +43,7 @@ var imports = map[string][]string{
 	"internal/sys":    {unixModule},
 	"broker/ring/mem": {unixModule, "internal/sys"},
 	"broker/ring":     {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
-	"activation":      {unixModule, systemdModule},
+	"activation":      {unixModule, systemdModule, "internal/wire"},
 	"broker/journal":  {"internal/wire"},
 	"broker/owner":    {"internal/sys", "internal/wire"},
 	"broker":          {"internal/sys", "internal/wire", "activation", "broker/journal", "broker/owner", "broker/ring"},
