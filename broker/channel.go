@@ -14,6 +14,7 @@ import (
 	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/owner"
 	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/store"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -74,18 +75,16 @@ const lastWord = 30 * time.Millisecond
 type Channel struct {
 	cfg    Config
 	ring   *ring.Ring
+	store  *store.Store
 	loop   *loop
 	log    *journal.Log
 	prover *owner.Prover
 	uid    uint32 // the broker's own
 	began  time.Time
 
-	refuses  bool            // no socket that is received from takes descriptors
-	closing  chan struct{}   // one token for each discard that is at it
-	settling chan settlement // descriptors that are done with
-	changed  chan struct{}   // the set of sinks is another one: tell the service manager
-	rescan   chan struct{}   // look at the static sinks now
-	hurry    chan struct{}   // and try those that are absent
+	changed chan struct{} // the set of sinks is another one: tell the service manager
+	rescan  chan struct{} // look at the static sinks now
+	hurry   chan struct{} // and try those that are absent
 
 	// The data thread's.
 	labels  map[string]uint64
@@ -108,9 +107,9 @@ func Open(cfg Config) (*Channel, error) {
 		cfg.Ops = sys.Kernel{}
 	}
 	c := &Channel{cfg: cfg, uid: uint32(os.Geteuid()), began: time.Now(), log: journal.New(cfg.Log),
-		closing: make(chan struct{}, maxClosing), settling: make(chan settlement, cfg.Geometry.MaxSinks),
 		changed: make(chan struct{}, 1), rescan: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		labels: make(map[string]uint64), perUser: make(map[uint32]int)}
+	c.store = store.New(store.Config{Notifier: cfg.Notifier, Log: c.log, Ops: cfg.Ops, Room: int(cfg.Geometry.MaxSinks), KeepRights: cfg.KeepRights})
 	if err := c.open(); err != nil {
 		c.log.Close()
 		c.abandon()
@@ -134,16 +133,15 @@ func (c *Channel) abandon() {
 }
 
 func (c *Channel) open() error {
-	salvaged, err := c.openRing()
+	in := &c.cfg.Inherited
+	r, salvaged, err := c.store.Open(in, store.Options{Geometry: c.cfg.Geometry, IgnoreRecords: c.cfg.IgnoreRecords})
 	if err != nil {
 		return err
 	}
-	in := &c.cfg.Inherited
+	c.ring, c.cfg.Geometry = r, r.Geometry()
 	var receiving []int
-	for _, d := range []activation.Descriptor{in.Source, in.Publish, in.Register, in.Subscribe, in.Control} {
-		if d.Given() {
-			receiving = append(receiving, d.FD)
-		}
+	for _, d := range in.All() {
+		receiving = append(receiving, d.FD)
 	}
 	if c.prover, err = owner.New(receiving); err != nil {
 		return err
@@ -194,7 +192,7 @@ func (c *Channel) Run(ctx context.Context) error {
 	stop, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go c.loop.run()
-	c.workers.Go(func() { c.settle(stop) })
+	c.workers.Go(func() { c.store.Run(stop) })
 	c.workers.Go(func() { c.reap(stop) })
 	c.workers.Go(func() { c.report(stop) })
 	c.workers.Go(func() { c.watchBlocked(stop) })
@@ -228,9 +226,7 @@ func (c *Channel) Run(ctx context.Context) error {
 	}
 	c.loop.do(func() { c.loop.stopping = true })
 	<-c.loop.over
-	for len(c.settling) > 0 {
-		c.settleOne(<-c.settling)
-	}
+	c.store.Drain()
 	c.log.Close()
 	return nil
 }

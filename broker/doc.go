@@ -6,7 +6,6 @@
 // Rooms, each in files of its own:
 //
 //	channel.go    what a channel is made of; start, restart, stop
-//	pair.go       the ring's two files: found, moved, set aside, stored
 //	handover.go   queues and static sinks that an administrator hands over
 //	loop.go       the data thread: epoll, receive, send, patience
 //	outlet.go     a sink's sending socket, and what its errors mean
@@ -15,7 +14,6 @@
 //	registrar.go  registrations: peek, prove, store, enter, answer, consume
 //	folder.go     static sinks
 //	reaper.go     sinks that died without a word
-//	settle.go     descriptors that are done with
 //	status.go     what the control socket tells
 //	rates.go      how fast messages pass, from one look to the next
 //	blocked.go    a word when sources wait for long

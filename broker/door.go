@@ -11,6 +11,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/store"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -65,7 +66,7 @@ func (d *door) run(ctx context.Context) {
 	defer context.AfterFunc(ctx, stop.Signal)()
 	defer func() {
 		for _, v := range d.silent {
-			d.closeStranger(v.fd)
+			d.store.Close(v.fd)
 		}
 	}()
 	for ctx.Err() == nil {
@@ -103,7 +104,7 @@ func (d *door) accept() {
 		time.Sleep(noWakeup) // out of descriptors or memory
 		return
 	}
-	d.refuseRights(fd) // it has waited since before the listener refused them
+	d.store.RefuseRights(fd) // it has waited since before the listener refused them
 	who, err := sys.PeerCredentials(fd)
 	if err != nil {
 		sys.Close(fd)
@@ -151,10 +152,10 @@ func (d *door) hear(ready []bool) {
 func (d *door) enter(v *visitor) {
 	p, errno := sys.Peek(v.fd, d.buf[:], d.control[:])
 	if _, fds, _ := sys.ParseControl(p.Control); len(fds) > 0 {
-		d.discard(fds)
+		d.store.Discard(fds)
 	}
 	if errno != 0 || p.Size == 0 && sys.IsHungUp(v.fd) {
-		d.closeStranger(v.fd)
+		d.store.Close(v.fd)
 		return
 	}
 	var refusal *wire.Error
@@ -177,9 +178,9 @@ func (d *door) refuse(v *visitor, refusal *wire.Error) {
 	d.log.Outcomes.Add(refusal.Code)
 	d.log.Limited(d.limiter, v.who.UID, refusal.Code, slog.LevelWarn, journal.EventNotAdded, "client refused",
 		slog.Uint64("uid", uint64(v.who.UID)), slog.Int("pid", int(v.who.PID)), slog.String("code", refusal.Code), slog.String("reason", refusal.Text))
-	d.take(v.fd) // a close with something unread would be told before the answer
+	d.store.Skip(v.fd) // a close with something unread would be told before the answer
 	sys.Reply(v.fd, wire.Reply{Err: refusal}.Append(nil))
-	d.closeStranger(v.fd)
+	d.store.Close(v.fd)
 }
 
 // attachSink makes a client of the subscribe socket a sink.
@@ -209,11 +210,11 @@ func (c *Channel) attach(v *visitor, spec ring.Spec, oldest bool) (refusal *wire
 	if refusal != nil {
 		return refusal
 	}
-	name := storeName(&spec)
-	err := c.cfg.Notifier.Store(name, v.fd)
+	name := store.Name(&spec)
+	err := c.store.Put(name, v.fd)
 	c.cfg.Ops.Seam("attach.stored")
 	if err == nil {
-		err = c.barrier()
+		err = c.store.Barrier()
 	}
 	c.cfg.Ops.Seam("attach.barrier")
 	if err == nil {
@@ -227,7 +228,7 @@ func (c *Channel) attach(v *visitor, spec ring.Spec, oldest bool) (refusal *wire
 		refusal = wire.Refuse(wire.CodeInternal, "cannot give the connection to the service manager (%v); try again", err)
 	}
 	if refusal != nil {
-		c.cfg.Notifier.Remove(name)
+		c.store.Forget(name)
 	}
 	return refusal
 }
@@ -267,12 +268,12 @@ func (c *Channel) enterClient(spec ring.Spec, oldest bool) (*ring.Sink, *wire.Er
 
 // greet takes the hello and sends the ok; what cannot be told is hung up on. The data thread calls it.
 func (c *Channel) greet(s *ring.Sink, fd int) {
-	c.take(fd)
+	c.store.Skip(fd)
 	c.cfg.Ops.Seam("attach.taken")
 	errno := c.ring.Greet(s, fd, c.ok(s))
 	if errno != 0 || !c.openClient(s, fd) {
 		c.forgetClient(s)
-		c.finish(fd, storeName(s.Spec()))
+		c.store.Finish(fd, store.Name(s.Spec()))
 	}
 }
 
@@ -297,7 +298,7 @@ func (c *Channel) openClient(s *ring.Sink, fd int) bool {
 // reattach goes on with a client that a predecessor stored.
 func (c *Channel) reattach(s *ring.Sink, fd int) bool {
 	if s.Attaching() {
-		c.take(fd) // the hello, if it is still there: nothing else can be, without an ok
+		c.store.Skip(fd) // the hello, if it is still there: nothing else can be, without an ok
 		if c.ring.Greet(s, fd, c.ok(s)) != 0 {
 			c.forgetClient(s)
 			return false
@@ -331,5 +332,5 @@ func (c *Channel) ended(s *source, why *wire.Error) {
 	}
 	c.loop.dropSource(s)
 	c.ring.Remove(s.client)
-	c.finish(s.fd, storeName(spec))
+	c.store.Finish(s.fd, store.Name(spec))
 }

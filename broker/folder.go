@@ -377,7 +377,7 @@ func (f *folder) disconnect(d *declared) {
 	f.loop.call(func() {
 		if o := f.loop.byID[d.id]; o != nil {
 			f.loop.shut(o)
-			f.finish(o.fd, "")
+			f.store.Finish(o.fd, "")
 		}
 	})
 }

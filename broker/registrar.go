@@ -11,6 +11,7 @@ import (
 	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/owner"
 	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/store"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -71,7 +72,7 @@ func (g *registrar) next() {
 	}
 	sender, fds, _ := sys.ParseControl(p.Control)
 	if len(fds) > 0 {
-		g.discard(fds)
+		g.store.Discard(fds)
 	}
 	var id uint64
 	var refusal *wire.Error
@@ -189,15 +190,15 @@ func (g *registrar) add(reg wire.Registration, sender sys.Credentials) (id uint6
 		return id, refusal
 	}
 	g.cfg.Ops.Seam("register.proven")
-	name := storeName(&spec)
-	err := g.cfg.Notifier.Store(name, at.FD)
+	name := store.Name(&spec)
+	err := g.store.Put(name, at.FD)
 	g.cfg.Ops.Seam("register.stored")
 	if err == nil {
-		err = g.barrier()
+		err = g.store.Barrier()
 	}
 	g.cfg.Ops.Seam("register.barrier")
 	if err != nil {
-		g.finish(at.FD, name)
+		g.store.Finish(at.FD, name)
 		return 0, wire.Refuse(wire.CodeInternal, "cannot give the sink to the service manager (%v); try again", err)
 	}
 	g.loop.call(func() {
@@ -207,7 +208,7 @@ func (g *registrar) add(reg wire.Registration, sender sys.Credentials) (id uint6
 		}
 	})
 	if refusal != nil {
-		g.finish(at.FD, name)
+		g.store.Finish(at.FD, name)
 		return 0, refusal
 	}
 	return spec.ID, nil

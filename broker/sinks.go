@@ -10,9 +10,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/store"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -49,8 +49,8 @@ func (c *Channel) adopt(salvaged []ring.Spec) {
 				s = c.revive(spec)
 			}
 		}
-		if s == nil || storeName(s.Spec()) != d.Name || !c.readopt(s, d.FD, seen) {
-			c.finish(d.FD, d.Name)
+		if s == nil || store.Name(s.Spec()) != d.Name || !c.readopt(s, d.FD, seen) {
+			c.store.Finish(d.FD, d.Name)
 		}
 	}
 	for _, spec := range salvaged {
@@ -222,7 +222,7 @@ func (c *Channel) drop(s *ring.Sink) {
 	spec := s.Spec()
 	if o := c.loop.byID[spec.ID]; o != nil {
 		c.loop.shut(o)
-		defer c.finish(o.fd, storeName(spec))
+		defer c.store.Finish(o.fd, store.Name(spec))
 	}
 	c.forget(s)
 }
@@ -249,11 +249,11 @@ func (c *Channel) retired(o *outlet, why syscall.Errno) {
 	c.log.Event(slog.LevelDebug, journal.EventSinkGone, "sink is gone", slog.String("sink", spec.Label), slog.String("why", why.Error()))
 	switch spec.Kind {
 	case ring.Static:
-		c.finish(o.fd, "")
+		c.store.Finish(o.fd, "")
 		poke(c.rescan)
 	default:
 		c.forget(o.sink)
-		c.finish(o.fd, storeName(spec))
+		c.store.Finish(o.fd, store.Name(spec))
 	}
 	poke(c.changed)
 }
@@ -274,17 +274,4 @@ func (c *Channel) forget(s *ring.Sink) {
 		c.loop.lagging.Delete(spec.ShareID)
 	}
 	poke(c.changed)
-}
-
-// storeName is what the descriptor of a sink is called in the descriptor store; "" if it is not kept there.
-func storeName(spec *ring.Spec) string {
-	switch spec.Kind {
-	case ring.Dynamic:
-		return activation.SinkName(activation.DatagramSink, spec.ID)
-	case ring.Framed:
-		return activation.SinkName(activation.ConnectedSink, spec.ID)
-	case ring.Source:
-		return activation.SinkName(activation.ConnectedSource, spec.ID)
-	}
-	return ""
 }

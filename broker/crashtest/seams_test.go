@@ -43,7 +43,7 @@ func seamsInCode(t *testing.T) (names []string) {
 	t.Helper()
 	name := regexp.MustCompile(`^[a-z]+\.[a-z]+$`)
 	found := make(map[string]bool)
-	for _, dir := range []string{"..", filepath.Join("..", "ring")} {
+	for _, dir := range []string{"..", filepath.Join("..", "ring"), filepath.Join("..", "store")} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)

@@ -46,7 +46,8 @@ var imports = map[string][]string{
 	"activation":      {unixModule, systemdModule, "internal/wire"},
 	"broker/journal":  {"internal/wire"},
 	"broker/owner":    {"internal/sys", "internal/wire"},
-	"broker":          {"internal/sys", "internal/wire", "activation", "broker/journal", "broker/owner", "broker/ring"},
+	"broker/store":    {"activation", "broker/journal", "broker/ring", "internal/sys"},
+	"broker":          {"activation", "broker/journal", "broker/owner", "broker/ring", "broker/store", "internal/sys", "internal/wire"},
 	"broker/control":  {systemdModule, dbusModule, "internal/wire", "broker/ring"},
 	"client":          {"internal/wire", "internal/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
 	"cmd/msgmuxd":     {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
