@@ -40,6 +40,7 @@ const (
 // decision about the design (docs/design.md).
 var imports = map[string][]string{
 	"internal/wire":   {},
+	"internal/fair":   {},
 	"internal/sys":    {unixModule},
 	"broker/ring/mem": {unixModule, "internal/sys"},
 	"broker/ring":     {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
@@ -48,7 +49,7 @@ var imports = map[string][]string{
 	"broker/owner":    {"internal/sys", "internal/wire"},
 	"broker/store":    {"activation", "broker/journal", "broker/ring", "internal/sys"},
 	"broker":          {"activation", "broker/journal", "broker/owner", "broker/ring", "broker/store", "internal/sys", "internal/wire"},
-	"broker/control":  {systemdModule, dbusModule, "internal/wire", "broker/ring"},
+	"broker/control":  {systemdModule, dbusModule, "internal/fair", "internal/wire", "broker/ring"},
 	"client":          {"internal/wire", "internal/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
 	"cmd/msgmuxd":     {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
 	"cmd/msgmux":      {cobraModule, pflagModule, systemdModule, dbusModule, "client", "internal/wire"},
