@@ -114,10 +114,8 @@ func TestSlowWatcherLosesEvents(t *testing.T) {
 
 // TestLongWaitIsSaidOnce, and its end: for want of a sink if somebody waits, and for a sink that takes nothing.
 func TestLongWaitIsSaidOnce(t *testing.T) {
-	defer broker.SetBlockedTimes(10*time.Millisecond, 100*time.Millisecond)()
 	j := new(keptLog)
-	b := brokertest.Start(t, keepLog(j))
-	defer b.Stop() // before the times are set back
+	b := brokertest.Start(t, keepLog(j), func(cfg *broker.Config) { broker.SetBlockedTimes(cfg, 10*time.Millisecond, 100*time.Millisecond) })
 	time.Sleep(300 * time.Millisecond)
 	if said := j.grep(journal.EventBlocked); len(said) > 0 {
 		t.Errorf("nobody waits, and still %q", said)

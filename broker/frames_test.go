@@ -232,7 +232,7 @@ func TestBadPacket(t *testing.T) {
 		if st.Refused[code] != messages || st.Registrations[code] != n {
 			t.Errorf("%s: %d messages and %d clients are counted, not %d", code, st.Refused[code], st.Registrations[code], n)
 		}
-		log.logged(t, 1, "hung up on", "code="+code)
+		log.logged(t, 1, "disconnected", "code="+code)
 	}
 	works(t, b.Dir)
 }

@@ -105,14 +105,14 @@ func serve(ctx context.Context, o *options) error {
 		return err
 	}
 	cfg := o.config()
-	cfg.Version, cfg.Inherited, cfg.Notifier, cfg.Log = version, set, notifier, log
+	cfg.Version, cfg.Notifier, cfg.Log = version, notifier, log
 	if d, ok := activation.WatchdogInterval(); ok {
 		cfg.Watchdog = d
 	}
 	if err := limits(o, &cfg); err != nil {
 		return err
 	}
-	channel, err := broker.Open(cfg)
+	channel, err := broker.Open(cfg, set)
 	if err != nil {
 		return err
 	}

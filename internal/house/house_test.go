@@ -48,11 +48,16 @@ var imports = map[string][]string{
 	"broker/journal":  {"internal/wire"},
 	"broker/owner":    {"internal/sys", "internal/wire"},
 	"broker/store":    {"activation", "broker/journal", "broker/ring", "internal/sys"},
-	"broker":          {"activation", "broker/journal", "broker/owner", "broker/ring", "broker/store", "internal/sys", "internal/wire"},
-	"broker/control":  {systemdModule, dbusModule, "internal/fair", "internal/wire", "broker/ring"},
-	"client":          {"internal/wire", "internal/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
-	"cmd/msgmuxd":     {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
-	"cmd/msgmux":      {cobraModule, pflagModule, systemdModule, dbusModule, "client", "internal/wire"},
+	"broker/loop":     {"activation", "broker/journal", "broker/ring", "broker/store", "internal/sys", "internal/wire"},
+	"broker/gate": {"activation", "broker/journal", "broker/loop", "broker/owner", "broker/ring", "broker/store",
+		"internal/fair", "internal/sys", "internal/wire"},
+	"broker/status": {"activation", "broker/journal", "broker/loop", "broker/ring", "internal/sys", "internal/wire"},
+	"broker": {"activation", "broker/gate", "broker/journal", "broker/loop", "broker/ring", "broker/status", "broker/store",
+		"internal/sys", "internal/wire"},
+	"broker/control": {systemdModule, dbusModule, "internal/fair", "internal/wire", "broker/ring"},
+	"client":         {"internal/wire", "internal/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
+	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
+	"cmd/msgmux":     {cobraModule, pflagModule, systemdModule, dbusModule, "client", "internal/wire"},
 
 	"internal/house":     {},
 	"packaging":          {},

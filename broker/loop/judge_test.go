@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package loop
 
 import (
 	"testing"
@@ -20,11 +20,11 @@ func idleLoop(t *testing.T, n int) *loop {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Retire)
-	l, err := newLoop(r, sys.Kernel{}, nil)
-	if err != nil {
+	l := new(loop)
+	if err := l.init(&Config{Ring: r, Ops: sys.Kernel{}}, nil); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.ep.Close(); l.wake.Close() })
+	t.Cleanup(l.close)
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package gate
 
 import (
 	"context"
-	"log/slog"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/journal"
+	"github.com/msgmux/msgmux/broker/loop"
 	"github.com/msgmux/msgmux/broker/owner"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
@@ -18,10 +17,10 @@ const reapEvery = 3 * time.Second
 
 // reap finds sinks that closed their socket while nothing was sent to them, which no event tells of (unix(7): a
 // connected datagram socket notices only when it sends). One dump of all sockets finds all of them.
-func (c *Channel) reap(ctx context.Context) {
+func (g *Gate) reap(ctx context.Context) {
 	diag, err := sys.NewSockDiag()
 	if err != nil {
-		c.log.Event(slog.LevelError, journal.EventInternal, "idle dead sinks will not be noticed", slog.Any("error", err))
+		g.failed("idle dead sinks will not be noticed", err)
 		return
 	}
 	defer diag.Close()
@@ -33,17 +32,15 @@ func (c *Channel) reap(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		c.reapOnce(ctx, diag)
+		g.reapOnce(ctx, diag)
 	}
 }
 
-func (c *Channel) reapOnce(ctx context.Context, diag *sys.SockDiag) {
+func (g *Gate) reapOnce(ctx context.Context, diag *sys.SockDiag) {
 	own := make(map[uint64]uint64)
-	for s := range c.ring.Sinks {
-		if spec := s.Spec(); spec.Kind == ring.Dynamic || spec.Kind == ring.Static {
-			if cookie := s.Cookie(); cookie != 0 {
-				own[cookie] = spec.ID
-			}
+	for spec, cookie := range g.thread.Connected {
+		if spec.Kind == ring.Dynamic || spec.Kind == ring.Static { // the others are connections, of which epoll tells
+			own[cookie] = spec.ID
 		}
 	}
 	if len(own) == 0 {
@@ -53,11 +50,9 @@ func (c *Channel) reapOnce(ctx context.Context, diag *sys.SockDiag) {
 	if err != nil || len(dead) == 0 || ctx.Err() != nil {
 		return
 	}
-	c.loop.call(func() {
+	g.thread.Call(func(r *loop.Roster) {
 		for _, id := range dead {
-			if o := c.loop.byID[id]; o != nil {
-				c.retired(o, errClosed)
-			}
+			r.RetireID(id)
 		}
 	})
 }

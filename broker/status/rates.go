@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package status
 
 import (
 	"math"
@@ -9,15 +9,15 @@ import (
 	"github.com/msgmux/msgmux/broker/ring"
 )
 
-// Rates are averages since an earlier look at the counts. Who looks leaves behind what he saw: the status line of a service
-// does so every second, and a channel that nobody looks at does nothing for its rates.
+// Rates are averages since an earlier look at the counts. Each look leaves its counts for the next one: the status line of a
+// service does so every second, and a channel that nobody looks at does nothing for its rates.
 const (
 	ratesApart = 900 * time.Millisecond // looks that are nearer to the one before are not kept: a second, less a late timer
 	ratesMin   = 20 * time.Millisecond  // less says too little
 	ratesMax   = 10 * time.Second       // more says too little of what is now
 )
 
-// rates are the two last looks that were kept. Whoever uses them sees to it that nobody else does.
+// rates are the two last looks that were kept. One goroutine at a time may use them.
 type rates struct{ last, before sight }
 
 // sight is what was counted at one look.

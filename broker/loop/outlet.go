@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package loop
 
 import (
 	"slices"
-	"time"
-
 	"syscall"
+	"time"
 
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
@@ -20,7 +19,7 @@ type outlet struct {
 	writable  bool // worth trying
 	armed     bool // epoll tells when it is writable again
 	watched   bool // epoll knows it
-	connected bool // a connection: its end is told, and watched for
+	connected bool // a connection: epoll tells of its end
 	queue     bool // a POSIX message queue
 	backoff   time.Duration
 	tryAt     time.Duration // when it is tried without an event; 0: not
@@ -32,10 +31,10 @@ const errClosed = syscall.ECONNREFUSED
 // unknownCookie stands for that of a socket that the kernel would not tell about: the reaper never finds it.
 const unknownCookie = ^uint64(0)
 
-// wakeUp is epoll telling of o: it can take more, or it hung up.
+// wakeUp takes an event of o: it can take more, or it has hung up.
 func (l *loop) wakeUp(o *outlet, events uint32) {
 	if events&^uint32(sys.Writable) != 0 {
-		l.retired(o, errClosed)
+		l.retire(o, errClosed)
 		return
 	}
 	o.writable = true
@@ -47,31 +46,31 @@ func (l *loop) wakeUp(o *outlet, events uint32) {
 	}
 }
 
-// open makes a connected socket the outlet of s. The data thread calls it.
-func (l *loop) open(s *ring.Sink, fd int, cookie uint64) *outlet {
-	o := &outlet{sink: s, fd: fd, writable: true, connected: s.Spec().Kind == ring.Framed}
+// open makes a connected socket the outlet of s.
+func (r *Roster) open(s *ring.Sink, fd int, cookie uint64) *outlet {
+	o := &outlet{sink: s, fd: fd, writable: true, connected: isConnection(s.Spec())}
 	if o.connected {
-		o.watched = l.ep.Add(fd, sys.HungUp|sys.Edge, s.ID()) == nil
+		o.watched = r.ep.Add(fd, sys.HungUp|sys.Edge, s.ID()) == nil
 	}
-	l.outlets = append(l.outlets, o)
-	l.byID[s.ID()] = o
+	r.outlets = append(r.outlets, o)
+	r.byID[s.ID()] = o
 	if cookie == 0 {
 		cookie = unknownCookie
 	}
-	l.ring.Connect(s, true, cookie)
-	l.tellBlocked()
+	r.ring.Connect(s, true, cookie)
+	r.publishBlocked()
 	return o
 }
 
 // shut takes the outlet out of the loop; the descriptor is the caller's from then on. The sink stays in the table.
-func (l *loop) shut(o *outlet) {
+func (r *Roster) shut(o *outlet) {
 	if o.watched {
-		l.ep.Remove(o.fd)
+		r.ep.Remove(o.fd)
 	}
-	l.ring.Connect(o.sink, false, 0)
-	delete(l.byID, o.sink.ID())
-	l.outlets = slices.DeleteFunc(l.outlets, func(x *outlet) bool { return x == o })
-	l.tellBlocked()
+	r.ring.Connect(o.sink, false, 0)
+	delete(r.byID, o.sink.ID())
+	r.outlets = slices.DeleteFunc(r.outlets, func(x *outlet) bool { return x == o })
+	r.publishBlocked()
 }
 
 // hasReadAll says whether nothing is left in the kernel's queue.
@@ -107,7 +106,7 @@ func (l *loop) offer(o *outlet) bool {
 	default:
 		// ECONNREFUSED: it closed its socket. ENOTCONN: the same, told before. EPIPE: it reads no more.
 		// EPERM: it takes from somebody else only. Whatever it is, it will not get better.
-		l.retired(o, errno)
+		l.retire(o, errno)
 	}
 	return false
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package loop
 
 import (
 	"testing"
@@ -16,7 +16,6 @@ import (
 // epoll never takes.
 func TestUnwatchedClient(t *testing.T) {
 	l := idleLoop(t, 1)
-	c := &Channel{loop: l, ring: l.ring}
 	before := len(l.outlets)
 	for _, kind := range []ring.Kind{ring.Source, ring.Framed} {
 		s, err := l.ring.Add(ring.Spec{ID: l.ring.NewID(), Kind: kind}, false, true)
@@ -28,7 +27,7 @@ func TestUnwatchedClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer unix.Close(fd)
-		if c.openClient(s, fd) {
+		if l.openClient(s, fd) {
 			t.Fatal("a file is watched")
 		}
 		if len(l.outlets) != before || l.byID[s.ID()] != nil || len(l.sources) != 0 || len(l.queue) != 0 {

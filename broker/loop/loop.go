@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package broker
+package loop
 
 import (
 	"fmt"
 	"runtime"
 	"slices"
-	"sync"
-	"sync/atomic"
-	"time"
-
 	"syscall"
+	"time"
 
 	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
-	"github.com/msgmux/msgmux/internal/wire"
 )
 
 const (
@@ -30,46 +26,22 @@ const (
 	turnBytes = 64 << 10
 	// noWakeup is when a sink is tried again whose socket gave an error that no event follows (ENOBUFS, ENOMEM).
 	noWakeup = 10 * time.Millisecond
-	// somebodyWaits is how often the loop wakes while a sink is lagging or owes time.
-	somebodyWaits = ring.MaxStep
+	// owingEvery is how often the loop wakes while a sink is lagging or owes time.
+	owingEvery = ring.MaxStep
 	// sampleEvery is the mean distance of the moments at which the rule of patience looks while the ring is full.
 	sampleEvery = 5 * time.Millisecond
 	// maxBackoff limits how long a stalled sink is not tried without an event: should one ever be lost.
 	maxBackoff = time.Second
 )
 
-// Keys of what epoll watches. An outlet or a connected source has its id.
-const (
-	keyCommands = 1 << 63
-	keySource   = 1 << 62 // the channel's own source socket
-)
-
-// loop is the data thread. Nothing in it waits but EpollWait.
+// loop is the data thread's own: the roster, and what it takes to move messages. Nothing in it blocks but EpollWait.
 type loop struct {
-	ring     *ring.Ring
-	ops      sys.Ops
-	ep       *sys.Epoll
-	log      *journal.Log
-	limiter  journal.Limiter // for what sinks and sources cause
-	verdicts journal.Limiter
+	Roster
+	commands chan func(*loop)
 
-	commands chan func()
-	wake     *sys.Eventfd
-	over     chan struct{} // closed when the data thread has ended
-
-	sources map[uint64]*source // by key
-	queue   []*source          // those that may have something, in the order of their turns
-	outlets []*outlet
-	byID    map[uint64]*outlet
-	first   int // where the next pass over the outlets begins
-
-	// Published for the other goroutines.
-	blocked    blockages
-	lagging    sync.Map     // of id to time.Time: since when; an entry goes with the state, or with the sink
-	blockedFor atomic.Int64 // ns, in all, the blockage that goes on left out
-	beat       func()       // the watchdog's, called by time; nil without one
-	retired    func(o *outlet, why syscall.Errno)
-	ended      func(s *source, why *wire.Error) // a connected source hung up, or (why) has to
+	beat      func() // nil: none
+	beatEvery time.Duration
+	beatNext  time.Duration
 
 	began    time.Time
 	now      time.Duration // since began, as of the last look at the clock
@@ -77,6 +49,7 @@ type loop struct {
 	sample   time.Duration // when it is to look again
 	polled   time.Duration
 	retryAt  time.Duration // when the earliest backed-off outlet is tried; 0 for none
+	first    int           // where the next pass over the outlets begins
 	closed   bool          // nothing is received any more
 	owing    bool          // a sink is lagging or owes time, as of the last look
 	stopping bool
@@ -85,73 +58,48 @@ type loop struct {
 	events   [128]sys.Event
 }
 
-// source is a socket that messages come from.
-type source struct {
-	fd     int
-	key    uint64
-	kind   uint32     // ring.Datagrams or ring.Packets
-	client *ring.Sink // a connected source's entry in the table
-	fair   int        // how many datagrams were turnBytes in its last turn
-	errors int        // receives that failed, in a row
-	streak int        // receives that brought something, in a row
-	queued bool       // it is in loop.queue: it was readable, and has not been found empty since
-}
-
-// maxErrors is how many receives from a connection may fail in a row before it is taken for broken.
-const maxErrors = 3
-
-func newLoop(r *ring.Ring, ops sys.Ops, log *journal.Log) (*loop, error) {
+// init makes a loop at the place where it stays.
+func (l *loop) init(c *Config, commands chan func(*loop)) error {
 	ep, err := sys.NewEpoll()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if _, errno := ops.EpollWait("poll", ep.FD(), make([]sys.Event, 1), 0); errno != 0 {
+	if _, errno := c.Ops.EpollWait("poll", ep.FD(), make([]sys.Event, 1), 0); errno != 0 {
 		ep.Close()
-		return nil, fmt.Errorf("cannot wait for events, which takes epoll_pwait2 (Linux 5.11, and a filter of system calls that knows it): %w", errno)
+		return fmt.Errorf("cannot wait for events, which takes epoll_pwait2 (Linux 5.11, and a filter of system calls that knows it): %w", errno)
 	}
 	wake, err := sys.NewEventfd()
 	if err != nil {
 		ep.Close()
-		return nil, err
+		return err
 	}
-	l := &loop{ring: r, ops: ops, ep: ep, wake: wake, log: log, verdicts: make(journal.Limiter), commands: make(chan func(), 64), over: make(chan struct{}),
-		byID: make(map[uint64]*outlet), sources: make(map[uint64]*source), limiter: make(journal.Limiter), seed: 1}
+	*l = loop{commands: commands, beat: c.Beat, beatEvery: c.BeatEvery, seed: 1, Roster: Roster{
+		ring: c.Ring, ops: c.Ops, store: c.Store, log: c.Log, limits: c.Limits, ep: ep, wake: wake,
+		limiter: make(journal.Limiter), verdicts: make(journal.Limiter), vacated: NewSignal(),
+		sources: make(map[uint64]*source), byID: make(map[uint64]*outlet),
+		labels: make(map[string]uint64), perUser: make(map[uint32]int)}}
 	l.idle = l.hasReadAll
-	return l, ep.Add(wake.FD(), sys.Readable, keyCommands)
+	if err := ep.Add(wake.FD(), sys.Readable, keyCommands); err != nil {
+		l.close()
+		return err
+	}
+	return nil
 }
 
-// do has f run by the data thread between two operations. It waits for room in the queue, and not for f. It must not
-// be called by the data thread.
-func (l *loop) do(f func()) {
-	select {
-	case l.commands <- f:
-		l.wake.Signal()
-	case <-l.over:
-	}
-}
-
-// call is do, and waits until f has run. False: it never will, the data thread has ended. Only those need to ask who go
-// on when the channel ends.
-func (l *loop) call(f func()) bool {
-	done := make(chan struct{})
-	l.do(func() { f(); close(done) })
-	select {
-	case <-done:
-		return true
-	case <-l.over:
-		return false
-	}
+// close closes what init made.
+func (l *loop) close() {
+	l.ep.Close()
+	l.wake.Close()
 }
 
 // run is the data thread until a command sets stopping.
 func (l *loop) run() {
-	defer close(l.over)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	l.began = time.Now()
 	for !l.stopping {
 		if l.tick(); l.blocked.waiting {
-			l.tellBlocked()
+			l.publishBlocked()
 		}
 		l.poll(l.timeout())
 		for !l.stopping && l.pass() {
@@ -172,7 +120,8 @@ func (l *loop) pass() bool {
 // tick looks at the clock and does what is due by it. It is called after every system call that may have taken long.
 func (l *loop) tick() time.Duration {
 	l.now = time.Since(l.began)
-	if l.beat != nil {
+	if l.beat != nil && l.now >= l.beatNext {
+		l.beatNext = l.now + l.beatEvery
 		l.beat()
 	}
 	if l.now >= l.sample {
@@ -191,23 +140,23 @@ func (l *loop) judge() {
 	l.seed ^= l.seed << 5
 	l.sample = l.now + sampleEvery/2 + sampleEvery*time.Duration(l.seed%1024)/1024
 	if changed {
-		l.tellVerdicts()
+		l.sayVerdicts()
 		l.ring.Append()
 	}
-	l.tellBlocked()
+	l.publishBlocked()
 }
 
 // hasReadAll says whether a sink that was sent everything has also read it; for a share, whether a member has. It is asked
 // of every sink within one turn, so only a share has all outlets looked through.
 func (l *loop) hasReadAll(s *ring.Sink) bool {
-	if s.Spec().Kind != ring.Share {
+	if !isShare(s.Spec()) {
 		o := l.byID[s.ID()]
 		return o != nil && o.hasReadAll()
 	}
 	return slices.ContainsFunc(l.outlets, func(o *outlet) bool { return o.sink.Uses(s) && o.hasReadAll() })
 }
 
-// timeout is how long epoll may wait: -1 for ever.
+// timeout is how long to wait for events: -1 for ever.
 func (l *loop) timeout() time.Duration {
 	at := time.Duration(-1)
 	due := func(t time.Duration) {
@@ -218,7 +167,7 @@ func (l *loop) timeout() time.Duration {
 	if l.ring.Full() {
 		due(l.sample)
 	} else if l.owing {
-		due(l.turned + somebodyWaits)
+		due(l.turned + owingEvery)
 	}
 	if l.retryAt > 0 {
 		due(l.retryAt)
@@ -254,7 +203,7 @@ func (l *loop) poll(d time.Duration) {
 	for more := true; more && !l.stopping; {
 		select {
 		case f := <-l.commands:
-			f()
+			f(l)
 		default:
 			more = false
 		}
@@ -280,44 +229,16 @@ func (l *loop) receiving() bool {
 	return !l.closed && !l.ring.Landed() && l.ring.HasReceiver()
 }
 
-// addSource gives the loop a socket to receive from; client is nil for the channel's own source socket. The socket is
-// watched edge-triggered: while sources are not read, those that have something do not wake the loop again and again.
-// With an error the loop knows nothing of it.
-func (l *loop) addSource(fd int, key uint64, kind uint32, client *ring.Sink) error {
-	if err := l.ep.Add(fd, sys.Readable|sys.HungUp|sys.Edge, key); err != nil {
-		return err
-	}
-	s := &source{fd: fd, key: key, kind: kind, client: client}
-	l.sources[key] = s
-	l.enqueue(s)
-	return nil
-}
-
 // hear is epoll telling of s: it has something, or it hung up. One that has left nothing behind goes at once: while
 // nothing is received, its turn would not come, and those who come and go would fill the table.
 func (l *loop) hear(s *source, events uint32) {
 	if s.client != nil && events&^uint32(sys.Readable) != 0 {
 		if n, err := sys.InQueue(s.fd); err == nil && n == 0 {
-			l.ended(s, nil)
+			l.end(s, nil)
 			return
 		}
 	}
 	l.enqueue(s)
-}
-
-// dropSource takes a connected source out of the loop; the descriptor is the caller's from then on.
-func (l *loop) dropSource(s *source) {
-	l.ep.Remove(s.fd)
-	delete(l.sources, s.key)
-	l.queue = slices.DeleteFunc(l.queue, func(x *source) bool { return x == s })
-}
-
-// enqueue gives a source its turn after all that are waiting for theirs.
-func (l *loop) enqueue(s *source) {
-	if !s.queued {
-		s.queued = true
-		l.queue = append(l.queue, s)
-	}
 }
 
 // receive gives the sources their turns until enough is gathered for the sinks, and moves what landed into the ring.
@@ -354,10 +275,10 @@ func (l *loop) takeTurn(s *source) (n int, busy bool) {
 		s.streak = 0
 		return 0, false
 	case n > 0 && l.ring.Empty():
-		l.ended(s, whyEmpty(s.fd))
+		l.end(s, whyEmpty(s.fd))
 		return 0, false
 	case errno != 0 && s.client != nil && s.errors == maxErrors:
-		l.ended(s, nil)
+		l.end(s, nil)
 		return 0, false
 	case errno != 0:
 		// It comes once, and what is queued is still there: hidden behind an earlier success (recvmmsg), or telling
@@ -374,7 +295,7 @@ func (l *loop) takeTurn(s *source) (n int, busy bool) {
 		s.fair = min(max(1, n*turnBytes/bytes), ring.MaxBatch)
 	}
 	if out.Bad != nil && s.client != nil {
-		l.ended(s, out.Bad)
+		l.end(s, out.Bad)
 	}
 	if s.kind == ring.Packets {
 		// One that comes alone fills its turn, too. Where two came without a pause, more do.
@@ -383,31 +304,17 @@ func (l *loop) takeTurn(s *source) (n int, busy bool) {
 	return n, n == limit
 }
 
-// whyEmpty says what a packet of no bytes means: nil is the end of a connection, which reads the same.
-func whyEmpty(fd int) *wire.Error {
-	if sys.IsHungUp(fd) {
-		return nil
-	}
-	return wire.Refuse(wire.CodeBadPacket, "an empty packet: it reads like the end of the connection")
-}
-
 // append moves what landed into the ring. A sink with no patience that stands in the way is left behind at once.
 func (l *loop) append() ring.Outcome {
 	out := l.ring.Append()
 	if out.Full && l.ring.Turn(0, l.idle) {
-		l.tellVerdicts()
+		l.sayVerdicts()
 		out.Entered += l.ring.Append().Entered
 	}
 	if out.Refused > 0 {
 		l.sayRefused(out.Refused)
 	}
 	return out
-}
-
-func (l *loop) tellVerdicts() {
-	for _, v := range l.ring.Verdicts() {
-		l.sayVerdict(v)
-	}
 }
 
 // deliver offers every sink that is behind what is next for it. cut says that the pass ended before all had a turn.
@@ -433,37 +340,14 @@ func (l *loop) deliver() (sent, cut bool) {
 	return sent, false
 }
 
-// tellBlocked publishes why the sources wait, when that changes.
-func (l *loop) tellBlocked() {
-	none := !l.ring.HasReceiver()
-	if !none && !l.ring.Full() {
-		if l.blocked.waiting {
-			l.blockedFor.Add(int64(time.Since(l.blocked.now.since)))
-			l.blocked.end()
-		}
-		return
-	}
-	b := blockage{since: time.Now()}
-	if !none {
-		b.sink = l.ring.Blocker()
-	}
-	if l.blocked.waiting {
-		if l.blocked.now.sink == b.sink {
-			return
-		}
-		b.since = l.blocked.now.since
-	}
-	l.blocked.begin(b)
-}
-
-// stopReceiving ends the turns of the sources: what they still send waits in their queues.
+// stopReceiving ends the turns of the sources: what they still send stays in their queues.
 func (l *loop) stopReceiving() {
 	l.closed = true
 	l.pass()
 }
 
-// idleNow says whether nothing is left that any sink would take.
-func (l *loop) idleNow() bool {
+// isIdle says whether nothing is left that any sink would take.
+func (l *loop) isIdle() bool {
 	if l.ring.Landed() {
 		return false
 	}
