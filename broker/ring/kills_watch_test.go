@@ -56,7 +56,7 @@ func census(t *testing.T) (sites map[site][]scene, pairs map[[2]site][]scene) {
 	sites, pairs = make(map[site][]scene), make(map[[2]site][]scene)
 	for _, s := range scenes() {
 		m := &mutation{count: make(map[site]int), next: make(map[[2]site]int)}
-		report(t, play(t, s, 1, m))
+		t.Run(s.name, func(t *testing.T) { report(t, play(t, s, 1, m)) })
 		for at := range m.count {
 			sites[at] = append(sites[at], s)
 		}
@@ -173,10 +173,10 @@ func mistakes(t *testing.T) (all []mistake) {
 // caughtIn says by which scene a mistake was noticed; "" is by none. made says whether it was made at all.
 func (m *mistake) caughtIn(t *testing.T) (name string, made bool) {
 	for _, s := range m.scenes {
-		mut := m.make()
-		w := play(t, s, 2, mut)
+		mut, problems := m.make(), 0
+		t.Run(m.name, func(t *testing.T) { problems = len(play(t, s, 2, mut).problems) })
 		made = made || mut.made > 0
-		if len(w.problems) > 0 {
+		if problems > 0 {
 			return s.name, true
 		}
 	}
