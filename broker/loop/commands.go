@@ -13,7 +13,7 @@ import (
 func (t *Thread) Drop(uid uint32, name string) *wire.Error {
 	return t.command(name, func(r *Roster, s *ring.Sink) *wire.Error {
 		switch spec := s.Spec(); {
-		case isStatic(spec):
+		case spec.Kind == ring.Static:
 			return wire.Refuse(wire.CodeDenied, "sink %q is static: take its entry out of the folder", spec.Label)
 		case !r.limits.mayChange(uid, spec):
 			return wire.Refuse(wire.CodeDenied, "sink %q belongs to user %d", spec.Label, spec.UID)
@@ -29,12 +29,12 @@ func (t *Thread) SetPatience(uid uint32, name string, d time.Duration) *wire.Err
 		switch spec := s.Spec(); {
 		case !r.limits.mayChange(uid, spec):
 			return wire.Refuse(wire.CodeDenied, "sink %q belongs to user %d", spec.Label, spec.UID)
-		case spec.Tap:
+		case s.Cursor().Spec().Tap:
 			return wire.Refuse(wire.CodeBadOption, "sink %q is a tap: it is never waited for", spec.Label)
 		case r.limits.Ordinary(uid) && d > r.limits.Patience:
 			return wire.Refuse(wire.CodeDenied, "more than %s is for root and the broker's user", wire.FormatPatience(r.limits.Patience))
 		}
-		r.ring.SetPatience(s, d)
+		r.ring.SetPatience(s.Cursor(), d)
 		return nil
 	})
 }
