@@ -73,7 +73,10 @@ func TestFullRingIsGivenMoreRoom(t *testing.T) {
 		}
 		sent <- nil
 	}()
-	blocked := func() (bool, error) { st, _, err := k.List(); return err == nil && st.Sources.Blocked && st.Landed > 0, err }
+	blocked := func() (bool, error) {
+		st, _, err := k.List()
+		return err == nil && st.Sources.Blocked && st.Landed > 0, err
+	}
 	if err := until(patience, blocked); err != nil {
 		t.Fatal(err)
 	}
