@@ -85,6 +85,7 @@ type Channel struct {
 	changed  chan struct{}   // the set of sinks is another one: tell the service manager
 	rescan   chan struct{}   // look at the static sinks now
 	hurry    chan struct{}   // and try those that are absent
+	removals chan removal    // of static sinks, asked for by their ids
 
 	// The data thread's.
 	labels  map[string]uint64
@@ -109,7 +110,7 @@ func Open(cfg Config) (*Channel, error) {
 	}
 	c := &Channel{cfg: cfg, uid: uint32(os.Geteuid()), began: time.Now(), journal: newJournal(cfg.Log),
 		closing: make(chan struct{}, maxClosing), settling: make(chan settlement, cfg.Geometry.MaxSinks),
-		changed: make(chan struct{}, 1), rescan: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), rescan: make(chan struct{}, 1), hurry: make(chan struct{}, 1), removals: make(chan removal),
 		outcomes: outcomes{n: make(map[string]uint64)}, labels: make(map[string]uint64), perUser: make(map[uint32]int)}
 	if err := c.open(); err != nil {
 		c.journal.close()

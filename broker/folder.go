@@ -115,6 +115,8 @@ func (f *folder) run(ctx context.Context) {
 			f.scan()
 		case r := <-f.results:
 			f.settle(r)
+		case r := <-f.removals:
+			r.answer <- f.remove(r.id)
 		case <-timer.C:
 			f.scan()
 		}
@@ -214,14 +216,37 @@ func (f *folder) scan() {
 			d.gone = now
 			f.disconnect(d)
 		case now.Sub(d.gone) >= f.goneAfter():
-			delete(f.declared, name)
-			f.loop.call(func() {
-				if s := f.ring.Find(d.id); s != nil {
-					f.drop(s)
-				}
-			})
+			f.undeclare(name, d)
 		}
 	}
+}
+
+// undeclare forgets a sink that is declared no more.
+func (f *folder) undeclare(name string, d *declared) {
+	delete(f.declared, name)
+	f.loop.call(func() {
+		if s := f.ring.Find(d.id); s != nil {
+			f.drop(s)
+		}
+	})
+}
+
+// removal is the wish that the static sink id be forgotten now. answer, with room for one, says whether that was done.
+type removal struct {
+	id     uint64
+	answer chan<- bool
+}
+
+// remove forgets the sink id at once if its entry is gone, instead of when goneAfter is over.
+func (f *folder) remove(id uint64) bool {
+	f.scan() // the entry may have gone a moment ago
+	for name, d := range f.declared {
+		if d.id == id && !d.gone.IsZero() {
+			f.undeclare(name, d)
+			return true
+		}
+	}
+	return false
 }
 
 // entry declares the sink that an entry of the folder is.

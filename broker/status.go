@@ -149,23 +149,52 @@ func (c *Channel) command(f func()) *wire.Error {
 	return nil
 }
 
-// Drop removes a dynamic sink. uid is who asks: its owner, root or the broker's user.
+// Drop removes a dynamic sink, or a static one whose entry in the folder is gone. uid is who asks: its owner, root or the
+// broker's user. It may block for some seconds, where the folder of static sinks does.
 func (c *Channel) Drop(uid uint32, name string) (refusal *wire.Error) {
+	var static wire.Sink // what has to be asked of the folder
 	stopping := c.command(func() {
 		var s *ring.Sink
 		if s, refusal = c.find(name); refusal != nil {
 			return
 		}
 		switch spec := s.Spec(); {
-		case spec.Kind == ring.Static:
-			refusal = wire.Refuse(wire.CodeDenied, "sink %q is static: take its entry out of the folder", spec.Label)
 		case !c.mayChange(uid, spec):
 			refusal = wire.Refuse(wire.CodeDenied, "sink %q belongs to user %d", spec.Label, spec.UID)
+		case spec.Kind == ring.Static:
+			static = wire.Sink{ID: spec.ID, Label: spec.Label}
 		default:
 			c.drop(s)
 		}
 	})
+	if static.ID != 0 {
+		return c.dropStatic(static)
+	}
 	return cmp.Or(stopping, refusal)
+}
+
+// removalWithin is how long the folder of static sinks may take to answer.
+const removalWithin = 5 * time.Second
+
+// dropStatic has the folder forget a sink that is not declared any more.
+func (c *Channel) dropStatic(sink wire.Sink) *wire.Error {
+	timer := time.NewTimer(removalWithin)
+	defer timer.Stop()
+	answer := make(chan bool, 1)
+	select {
+	case c.removals <- removal{sink.ID, answer}:
+	case <-timer.C:
+		return wire.Refuse(wire.CodeBusy, "the folder of static sinks does not answer")
+	}
+	select {
+	case gone := <-answer:
+		if !gone {
+			return wire.Refuse(wire.CodeDenied, "sink %q is static: take its entry out of the folder first", sink.Label)
+		}
+		return nil
+	case <-timer.C:
+		return wire.Refuse(wire.CodeBusy, "the folder of static sinks does not answer")
+	}
 }
 
 // SetPatience changes how long others wait for a sink. uid is who asks.
