@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -28,11 +29,14 @@ type channelUnits struct {
 	storeMax uint64 // FileDescriptorStoreMax=, once it was looked at
 }
 
+// channelName is what units can be instances of: anything else is a folder that somebody has named so.
+var channelName = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
+
 func unitsOf(c msgmux.Channel) channelUnits {
 	parent, folder := filepath.Split(c.RuntimeDir)
 	name, isOurs := strings.CutPrefix(folder, "msgmux")
 	instance, named := strings.CutPrefix(name, ".")
-	isOurs = isOurs && (name == "" || named && instance != "")
+	isOurs = isOurs && (name == "" || named && channelName.MatchString(instance))
 	switch {
 	case isOurs && filepath.Clean(parent) == "/run":
 		return channelUnits{instance: instance}
@@ -60,6 +64,17 @@ func (u channelUnits) serviceOr(other string) string {
 	}
 	return u.name("", "service")
 }
+
+// userFlag is what systemctl and journalctl need to mean the systemd of the units, with a space before it.
+func (u channelUnits) userFlag() string {
+	if u.user {
+		return " --user"
+	}
+	return ""
+}
+
+// systemctl begins a command line for the systemd of the units.
+func (u channelUnits) systemctl() string { return "systemctl" + u.userFlag() }
 
 // errNoSystemd is a host that systemd does not run (sd_booted(3)).
 var errNoSystemd = errors.New("systemd does not run this host: there is no /run/systemd/system")
