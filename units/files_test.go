@@ -90,6 +90,11 @@ func TestTemplatesAreLikeTheDefaultChannel(t *testing.T) {
 			}
 		}
 		got := read(t, template)
+		// A template's instances have names that may be wrong.
+		got["Socket.ExecStartPre"] = slices.DeleteFunc(got["Socket.ExecStartPre"], func(command string) bool { return strings.HasSuffix(command, "' sh %i") })
+		if len(got["Socket.ExecStartPre"]) == 0 {
+			delete(got, "Socket.ExecStartPre")
+		}
 		delete(want, "Unit.Description")
 		delete(got, "Unit.Description")
 		for option := range maps.Keys(got) {
