@@ -171,6 +171,24 @@ func checkJournal(t *testing.T, m *rig.Machine, unit string) {
 	}
 }
 
+// TestInstallingLengthensQueues of sockets where they are shorter: a higher value stays, and so does an administrator's own.
+func TestInstallingLengthensQueues(t *testing.T) {
+	onEach(t, func(t *testing.T, m *rig.Machine, by tool) {
+		const qlen = "/proc/sys/net/unix/max_dgram_qlen"
+		for _, c := range []struct{ before, own, want string }{{"512", "", "4096"}, {"8192", "", "8192"}, {"512", "700", "700"}} {
+			m.MustRun("sh", "-c", "echo "+c.before+" >"+qlen)
+			if c.own != "" {
+				m.WriteFile("/etc/sysctl.d/60-msgmux.conf", []byte("net.unix.max_dgram_qlen = "+c.own+"\n"), 0o644)
+			}
+			install(t, m, by, first)
+			if got := strings.TrimSpace(m.ReadFile(qlen)); got != c.want {
+				t.Errorf("%s: installed beside %q with %s, the queues are %s", m.Suite(), c.own, c.before, got)
+			}
+			do(t, m, by.purge...)
+		}
+	})
+}
+
 // TestInstalledWorksAtOnce with no file edited, for root and members of the groups, and tells others what they lack.
 func TestInstalledWorksAtOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, m *rig.Machine, by tool) {
