@@ -177,6 +177,16 @@ func TestDoctorOnConsumers(t *testing.T) {
 			p.finds("sink "+name, "warn", c.words...)
 			running.Signal(9)
 		}
+		// A socket elsewhere, by a link.
+		b.WriteFile("/etc/systemd/system/linked.socket", []byte("[Socket]\nListenDatagram=/run/linked/socket\nSocketMode=0666\n"), 0o644)
+		b.WriteFile("/etc/systemd/system/linked.service", []byte("[Service]\nExecStart=/usr/bin/sleep infinity\n"), 0o644)
+		b.MustRun("sh", "-c", "systemctl daemon-reload; systemctl start linked.socket; ln -s /run/linked/socket /run/msgmux/sinks/remote")
+		p.finds("sink remote", "warn", "systemd gives linked.service up")
+		// Enabled, and the restart forgotten.
+		b.MustRun("systemctl", "enable", "msgmux-metrics.socket")
+		p.finds("units", "fail", "msgmux-metrics.socket is inactive, beside a broker that runs", "systemctl restart msgmux.service")
+		b.MustRun("systemctl", "restart", p.service)
+		p.finds("units", "ok", "active")
 		// Hints are for the channel that was asked about.
 		b.MustRun("systemctl", "start", "msgmux@web.target", "msgmux@web.service")
 		web := b.channel("web")

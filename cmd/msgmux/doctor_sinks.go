@@ -28,10 +28,15 @@ func (p *patient) consumers(ctx context.Context, conn *dbus.Conn) (findings []fi
 	if err != nil {
 		return nil // of the channel's own units it is said why
 	}
-	sinks := filepath.Join(p.channel.RuntimeDir, "sinks") + "/"
+	labels := p.sinkSockets()
+	folder := filepath.Join(p.channel.RuntimeDir, "sinks") + "/"
 	for _, unit := range units {
 		for _, address := range listens(ctx, conn, unit.Name) {
-			if name, ok := strings.CutPrefix(address, sinks); ok {
+			name, ok := labels[address]
+			if !ok {
+				name, ok = strings.CutPrefix(address, folder) // the broker may not know it, or not run
+			}
+			if ok {
 				said := p.consumer(ctx, conn, name, unit)
 				findings = append(findings, said...)
 				p.explained = append(p.explained, names(said)...)
@@ -39,6 +44,22 @@ func (p *patient) consumers(ctx context.Context, conn *dbus.Conn) (findings []fi
 		}
 	}
 	return findings
+}
+
+// sinkSockets are the labels of the static sinks by what their addresses lead to: a socket in the folder, elsewhere, or one that
+// was handed over.
+func (p *patient) sinkSockets() map[string]string {
+	labels := make(map[string]string)
+	for _, k := range p.sinks {
+		if k.Kind != "static" {
+			continue
+		}
+		labels[k.Address] = k.Label
+		if target, err := filepath.EvalSymlinks(k.Address); err == nil {
+			labels[target] = k.Label
+		}
+	}
+	return labels
 }
 
 func names(findings []finding) (all []string) {

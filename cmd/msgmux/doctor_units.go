@@ -41,11 +41,20 @@ func property[T any](properties map[string]any, name string) (value T) {
 // channelSockets are those that every channel has, by their places in its folder.
 var channelSockets = []string{"source", "publish", "register", "subscribe", "control"}
 
+// optionalSockets are those that an administrator may have enabled.
+var optionalSockets = []string{"metrics", "mq"}
+
 // lookAt asks systemd for the units of a channel: the target, the sockets, and the service last.
 func (u *channelUnits) lookAt(ctx context.Context, conn *dbus.Conn) (all []unitState) {
 	names := []string{u.name("", "target")}
 	for _, socket := range channelSockets {
 		names = append(names, u.name(socket, "socket"))
+	}
+	for _, socket := range optionalSockets {
+		name := u.name(socket, "socket")
+		if properties, err := conn.GetUnitPropertiesContext(ctx, name); err == nil && properties["UnitFileState"] == "enabled" {
+			names = append(names, name)
+		}
 	}
 	for _, name := range append(names, u.name("", "service")) {
 		s := unitState{name: name}
