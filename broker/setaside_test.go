@@ -84,7 +84,7 @@ func TestSetAsideKeepsAllSinks(t *testing.T) {
 	plain, member := brokertest.NewSocket(t, brokertest.Name()), brokertest.NewSocket(t, brokertest.Name())
 	uid := uint32(os.Getuid())
 	var declared *brokertest.Sink
-	b := brokertest.Start(t, func(cfg *broker.Config) {
+	b := brokertest.StartWith(t, func(cfg *broker.Config, in *activation.Set) {
 		address := cfg.SinksDir + "/declared"
 		declared = brokertest.NewSocket(t, address)
 		data, state := brokenRing(t,
@@ -92,8 +92,8 @@ func TestSetAsideKeepsAllSinks(t *testing.T) {
 			ring.Spec{Kind: ring.Dynamic, Label: "member", Address: member.Name, UID: uid, Group: "g"},
 			ring.Spec{Kind: ring.Static, Label: "undeclared", Address: "/nowhere"}, // its id is 4, after that of the share
 			ring.Spec{Kind: ring.Static, Label: "declared", Address: address})
-		cfg.Inherited.Data, cfg.Inherited.State = []activation.Descriptor{data}, []activation.Descriptor{state}
-		cfg.Inherited.Stored = []activation.Stored{stored(t, member, 2), stored(t, plain, 1)}
+		in.Data, in.State = []activation.Descriptor{data}, []activation.Descriptor{state}
+		in.Stored = []activation.Stored{stored(t, member, 2), stored(t, plain, 1)}
 	})
 	for id, label := range map[uint64]string{1: "plain", 2: "member"} {
 		if s, ok := findSink(b, id); !ok || s.Label != label || s.State != "ready" {
@@ -127,14 +127,14 @@ func TestSetAsideSaysWhatIsGivenUp(t *testing.T) {
 		{"newer", 8, []string{"the messages in it are given up", " messages=3 ", " waiting=3"}, "cannot be known"},
 		{"damaged", 4096 + 8 + 7, []string{"the messages in it are given up, and how many cannot be known"}, "messages="},
 	} {
-		log := &journal{Handler: slog.NewTextHandler(t.Output(), nil)}
-		b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) {
+		log := &keptLog{Handler: slog.NewTextHandler(t.Output(), nil)}
+		b := brokertest.StartWith(t, func(_ *broker.Config, in *activation.Set) {
 			data, state := ringWith(t, 3, ring.Spec{Kind: ring.Static, Label: "absent", Address: "/nowhere"})
 			if _, err := unix.Pwrite(state.FD, []byte{99}, c.offset); err != nil {
 				t.Fatal(err)
 			}
-			cfg.Inherited.Data, cfg.Inherited.State = []activation.Descriptor{data}, []activation.Descriptor{state}
-		})
+			in.Data, in.State = []activation.Descriptor{data}, []activation.Descriptor{state}
+		}, keepLog(log))
 		brokertest.Eventually(t, "the journal is written", func() bool { return len(log.grep("ring-broken: ")) > 0 })
 		if lines := log.grep("ring-broken: "); len(lines) != 1 || len(log.grep(c.words...)) != 1 || strings.Contains(lines[0], c.none) {
 			t.Errorf("of a ring that is %s the journal says %q", c.what, lines)
@@ -146,9 +146,9 @@ func TestSetAsideSaysWhatIsGivenUp(t *testing.T) {
 // TestLeftoverIdsAreNotUsedAgain: a descriptor without an entry is taken out of the store by its name, some time after
 // the start. Nobody who comes meanwhile is stored by that name.
 func TestLeftoverIdsAreNotUsedAgain(t *testing.T) {
-	b := brokertest.Start(t, func(cfg *broker.Config) {
+	b := brokertest.StartWith(t, func(cfg *broker.Config, in *activation.Set) {
 		for id := uint64(1); id <= 3; id++ {
-			cfg.Inherited.Stored = append(cfg.Inherited.Stored, stored(t, brokertest.NewSocket(t, brokertest.Name()), id))
+			in.Stored = append(in.Stored, stored(t, brokertest.NewSocket(t, brokertest.Name()), id))
 		}
 	})
 	if s := brokertest.NewSink(t, b.Dir); s.ID <= 3 {
@@ -159,7 +159,7 @@ func TestLeftoverIdsAreNotUsedAgain(t *testing.T) {
 // TestNoRoomIsNotBroken: a ring that cannot be mapped for want of memory is not set aside. Its messages are kept for the
 // next start.
 func TestNoRoomIsNotBroken(t *testing.T) {
-	log := &journal{Handler: slog.NewTextHandler(t.Output(), nil)}
+	log := &keptLog{Handler: slog.NewTextHandler(t.Output(), nil)}
 	cfg := brokertest.Config()
 	cfg.Log, cfg.Geometry.Size = log, 256<<20
 	r, err := ring.Create(cfg.Geometry, 1, ring.Options{})
@@ -168,9 +168,10 @@ func TestNoRoomIsNotBroken(t *testing.T) {
 	}
 	defer r.Retire()
 	data, state := r.Descriptors()
-	cfg.Inherited.Data = []activation.Descriptor{{Name: activation.DataName, FD: data, Kind: activation.Memfd}}
-	cfg.Inherited.State = []activation.Descriptor{{Name: activation.StateName, FD: state, Kind: activation.Memfd}}
-	withoutAddresses(t, func() { _, err = broker.Open(cfg) })
+	var in activation.Set
+	in.Data = []activation.Descriptor{{Name: activation.DataName, FD: data, Kind: activation.Memfd}}
+	in.State = []activation.Descriptor{{Name: activation.StateName, FD: state, Kind: activation.Memfd}}
+	withoutAddresses(t, func() { _, err = broker.Open(cfg, in) })
 	if err == nil || len(log.grep("ring-broken")) > 0 {
 		t.Errorf("%v, logged %q", err, log.lines)
 	}

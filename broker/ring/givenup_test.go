@@ -59,7 +59,7 @@ func TestOtherLayoutSaysWhatIsLost(t *testing.T) {
 
 	// quick misses 4 + 3, slow and the share 7 + 3 each; the tap does not count.
 	all := GivenUp{Messages: 4 + 3, Waiting: 7 + 2*10, Sinks: true}
-	newer := bytes.Clone(g.r.state)
+	newer := bytes.Clone(g.r.files.state)
 	newer[layoutWord] = layout + 1
 	for _, c := range []struct {
 		what   string

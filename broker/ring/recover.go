@@ -39,23 +39,31 @@ func Open(dataFD, stateFD int, o Options) (*Ring, error) {
 			return nil, fmt.Errorf("%w by process %d", ErrBusy, holder)
 		}
 	}
-	r, err := mapRing(g, dataFD, stateFD, o)
+	f, err := mapFiles(g, dataFD, stateFD, o)
 	if err != nil {
 		return nil, err // its header could be mapped, so the files are not to blame
 	}
+	r := newRing(g, f, o)
+	if err := r.takeOver(); err != nil {
+		r.files.unmap()
+		return nil, fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	return r, nil
+}
+
+// takeOver makes a ring of what a predecessor has left in the files.
+func (r *Ring) takeOver() error {
 	r.bind()
 	r.ops.Seam("recover.begin")
 	if err := r.recover(); err != nil {
-		r.unmap()
-		return nil, fmt.Errorf("%w: %w", ErrBroken, err)
+		return err
 	}
 	r.begin()
 	if err := r.adoptAll(); err != nil {
-		r.unmap()
-		return nil, fmt.Errorf("%w: %w", ErrBroken, err)
+		return err
 	}
 	r.ops.Seam("recover.done")
-	return r, nil
+	return nil
 }
 
 // readGeometry reads the two header pages and checks that they belong together and to this program.

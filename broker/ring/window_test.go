@@ -325,7 +325,7 @@ func TestLayoutBefore(t *testing.T) {
 	g := packets(t, small())
 	s := g.add(Spec{Kind: Dynamic, Label: "s"}, false)
 	older := func() {
-		at[header](g.r.dataHeader, 0).Layout.Store(layout - 1)
+		at[header](g.r.files.header, 0).Layout.Store(layout - 1)
 		g.r.head.Layout.Store(layout - 1)
 	}
 	older()
