@@ -313,7 +313,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"sub --idle", "needs an argument"},
 		{"status all", `there is "all"`},
 		{"sinks", "a command is missing"},
-		{"sinks remove x", `no command "remove"`},
+		{"sinks delete x", `no command "delete"`},
 		{"sinks list x", `there is "x"`},
 		{"sinks drop", "which SINK"},
 		{"sinks set x", "give --patience"},
