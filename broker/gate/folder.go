@@ -315,28 +315,27 @@ func (f *folder) optionsOf(name string) wire.Options {
 	return wire.Options{}
 }
 
-// spec is what a declared sink is in the table.
-func (f *folder) spec(d *declared) ring.Spec {
-	s := ring.Spec{Kind: ring.Static, Label: d.name, Address: d.addr.String(), Group: d.options.Share,
-		Tap: d.options.Tap, Frames: d.options.Frames, Patience: f.gate.limits.Patience}
-	if d.options.Label != "" {
-		s.Label = d.options.Label
-	}
+// spec is what a declared sink is in the table, and how it reads. Root has declared it.
+func (f *folder) spec(d *declared) (ring.Spec, loop.Wish) {
+	patience := f.gate.limits.Patience
 	if d.options.PatienceSet {
-		s.Patience = d.options.Patience
+		patience = d.options.Patience
 	}
-	return s
+	return ring.Spec{Kind: ring.Static, Label: cmp.Or(d.options.Label, d.name), Address: d.addr.String(), Frames: d.options.Frames},
+		f.gate.wish(d.options, 0, patience)
 }
 
 // declare finds the sink in the table, or enters it: it counts from now on, connected or not.
 func (f *folder) declare(d *declared) {
-	id, _, refusal := f.gate.join(newcomer{spec: f.spec(d), oldest: d.options.Start == wire.StartOldest,
-		find: func(r *loop.Roster) (id uint64, there bool, refusal *wire.Error) {
-			if s := r.Static(d.addr.String()); s != nil {
-				return s.ID(), true, nil
-			}
-			return 0, false, nil
-		}})
+	spec, how := f.spec(d)
+	n := aSink(spec, how, nil)
+	n.find = func(r *loop.Roster) (id uint64, there bool, refusal *wire.Error) {
+		if s := r.Static(d.addr.String()); s != nil {
+			return s.ID(), true, nil
+		}
+		return 0, false, nil
+	}
+	id, _, refusal := f.gate.join(n)
 	if refusal != nil {
 		f.gate.log.Limited(f.limiter, 0, refusal.Code, slog.LevelError, journal.EventStatic, "static sink not added",
 			slog.String("sink", d.name), slog.Any("error", refusal))
@@ -352,9 +351,10 @@ func (f *folder) declare(d *declared) {
 func (f *folder) update(d *declared) {
 	f.gate.thread.Call(func(r *loop.Roster) {
 		if s := r.Find(d.id); s != nil {
-			spec, old := f.spec(d), s.Spec()
-			spec.Tap, spec.Frames, spec.Group = old.Tap, old.Frames, old.Group // what a sink is stays
-			r.Renew(s, spec, true)
+			spec, how := f.spec(d)
+			old, reads := s.Spec(), s.Cursor().Spec()
+			spec.Frames, how.Tap, how.Share = old.Frames, reads.Tap, reads.Share // what a sink is stays
+			r.Renew(s, spec, how, true)
 		}
 	})
 }

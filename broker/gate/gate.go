@@ -67,7 +67,7 @@ func Open(c Config) (*Gate, error) {
 }
 
 // Begin has the channel's own sources received from, and those in the channel whose sockets a predecessor stored.
-func (g *Gate) Begin(r *loop.Roster, in *activation.Set, salvaged []ring.Spec) error {
+func (g *Gate) Begin(r *loop.Roster, in *activation.Set, salvaged []ring.Salvaged) error {
 	if g.own.Source.Given() {
 		if err := r.AddSource(g.own.Source.FD, ring.Datagrams); err != nil {
 			return err
@@ -148,6 +148,12 @@ func (g *Gate) Forget(id uint64, name string) *wire.Error {
 func (g *Gate) Close() {
 	g.folder.close()
 	g.prover.Close()
+}
+
+// wish is how a sink with these options, of that user, reads.
+func (g *Gate) wish(o wire.Options, uid uint32, patience time.Duration) loop.Wish {
+	return loop.Wish{Asked: o.PatienceSet, Reading: ring.Reading{Oldest: o.Start == wire.StartOldest,
+		CursorSpec: ring.CursorSpec{Share: o.Share, UID: uid, Tap: o.Tap, Ordinary: g.limits.Ordinary(uid), Patience: patience}}}
 }
 
 // failed logs what does not work for a reason that is no stranger's.

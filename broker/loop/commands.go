@@ -16,7 +16,7 @@ func (t *Thread) Drop(uid uint32, name string) (static uint64, refusal *wire.Err
 		switch spec := s.Spec(); {
 		case !r.limits.mayChange(uid, spec):
 			return wire.Refuse(wire.CodeDenied, "sink %q belongs to user %d", spec.Label, spec.UID)
-		case isStatic(spec):
+		case spec.Kind == ring.Static:
 			static = spec.ID
 		default:
 			r.Drop(s)
@@ -32,12 +32,12 @@ func (t *Thread) SetPatience(uid uint32, name string, d time.Duration) *wire.Err
 		switch spec := s.Spec(); {
 		case !r.limits.mayChange(uid, spec):
 			return wire.Refuse(wire.CodeDenied, "sink %q belongs to user %d", spec.Label, spec.UID)
-		case spec.Tap:
+		case s.Cursor().Spec().Tap:
 			return wire.Refuse(wire.CodeBadOption, "sink %q is a tap: it is never waited for", spec.Label)
 		case r.limits.Ordinary(uid) && d > r.limits.Patience:
 			return wire.Refuse(wire.CodeDenied, "more than %s is for root and the broker's user", wire.FormatPatience(r.limits.Patience))
 		}
-		r.ring.SetPatience(s, d)
+		r.ring.SetPatience(s.Cursor(), d)
 		return nil
 	})
 }

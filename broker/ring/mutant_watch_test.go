@@ -52,11 +52,7 @@ type mutation struct {
 }
 
 // make makes a store, or the mistake.
-func (m *mutation) make(level int, s *mem.Store, apply func(*mem.Store)) {
-	if m == nil || s.Kind == mem.Scratch {
-		apply(s)
-		return
-	}
+func (m *mutation) make(s *mem.Store, apply func(*mem.Store)) {
 	at := siteOf()
 	if m.count != nil {
 		m.count[at]++
@@ -78,7 +74,7 @@ func (m *mutation) make(level int, s *mem.Store, apply func(*mem.Store)) {
 			return
 		}
 		first()
-		m.make(level, s, apply)
+		m.make(s, apply)
 	case m.swap[0] == at && m.swap[0] != "":
 		later := *s
 		later.Value = append([]byte(nil), s.Value...)

@@ -26,7 +26,7 @@ type Options struct {
 // Open goes on with the inherited pair of files of the highest generation that is sound, or makes a new one. Before that, it
 // has all sockets that are received from refuse descriptors. The caller owns the ring, which has its old shape still if it
 // could not be moved. salvaged are the sinks of a ring that was set aside.
-func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ring.Spec, err error) {
+func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ring.Salvaged, err error) {
 	s.refuses = true
 	for _, d := range in.All() {
 		s.refuses = s.RefuseRights(d.FD) && s.refuses
@@ -37,7 +37,16 @@ func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ri
 		}}
 	pairs, highest := s.pairs(in)
 	for i, p := range pairs {
-		r, err := ring.Open(p.data.FD, p.state.FD, opt)
+		if ring.Outdated(p.data.FD, p.state.FD) {
+			if r, err = s.upgrade(p, o.Geometry, opt); err == nil {
+				for _, old := range pairs[i+1:] {
+					s.retire(old)
+				}
+				return r, nil, nil
+			}
+		} else {
+			r, err = ring.Open(p.data.FD, p.state.FD, opt)
+		}
 		if err != nil && !errors.Is(err, ring.ErrBroken) {
 			// In use, or no room for it: the messages in it are not to be given up for that. The next start may do better.
 			return nil, nil, fmt.Errorf("cannot go on with the ring: %w", err)
@@ -71,7 +80,7 @@ func (s *Store) goOn(r *ring.Ring, p pair, want ring.Geometry, opt ring.Options)
 	}
 	// The predecessor may have died before they were stored; a second copy of a file is not kept.
 	err := s.putRing(r)
-	if err == nil && (r.Outdated() || r.Geometry() != want) {
+	if err == nil && (r.Geometry() != want) {
 		return s.move(r, p, want, opt)
 	}
 	if err != nil {
@@ -124,6 +133,25 @@ func (s *Store) move(from *ring.Ring, old pair, want ring.Geometry, opt ring.Opt
 	s.notifier.Remove(old.data.Name)
 	s.notifier.Remove(old.state.Name)
 	from.Retire()
+	return to, nil
+}
+
+// upgrade goes over from a pair of files of the layout before to new ones. Killed anywhere, a successor finds the old pair as it
+// was, or both with the new one of the higher generation.
+func (s *Store) upgrade(old pair, want ring.Geometry, opt ring.Options) (*ring.Ring, error) {
+	to, err := ring.Upgrade(old.data.FD, old.state.FD, want, opt)
+	if err != nil {
+		return nil, err
+	}
+	s.ops.Seam("move.copied")
+	if err := s.putRing(to); err != nil {
+		to.Retire()
+		return nil, err
+	}
+	s.ops.Seam("move.stored")
+	to.Publish()
+	s.ops.Seam("move.published")
+	s.retire(old)
 	return to, nil
 }
 

@@ -42,18 +42,19 @@ func New(c Config) *Store {
 		closing: make(chan struct{}, maxClosing), settling: make(chan settlement, c.Room)}
 }
 
-// Name is what the descriptor of a sink or a connected source is called in the store; "" if it is not kept there.
+// Name is what the descriptor of a sink is called in the store; "" if it is not kept there.
 func Name(spec *ring.Spec) string {
 	switch spec.Kind {
 	case ring.Dynamic:
 		return activation.SinkName(activation.DatagramSink, spec.ID)
 	case ring.Framed:
 		return activation.SinkName(activation.ConnectedSink, spec.ID)
-	case ring.Source:
-		return activation.SinkName(activation.ConnectedSource, spec.ID)
 	}
 	return ""
 }
+
+// ClientName is what the descriptor of a connected source is called in the store.
+func ClientName(id uint64) string { return activation.SinkName(activation.ConnectedSource, id) }
 
 // Put gives the store a copy of fd. That it is there is certain only after Barrier. It may block.
 func (s *Store) Put(name string, fd int) error { return s.notifier.Store(name, fd) }
