@@ -197,7 +197,7 @@ var steppedScenes = map[string]stepped{
 		x.datagrams(2, 70_000)
 	}},
 	"queues": {stepGeometry(), func(c *child) { c.add("A", "Q") }, func(c *child) {
-		c.receive(fdQueueIn, Queues, 64)
+		c.receive(fdQueueIn, Queues, 3)
 		c.send("Q", "A")
 		c.receive(fdPackets, Packets, 1)
 		c.receive(fdQueueIn, Queues, 64)
@@ -358,7 +358,8 @@ func (x *stepper) look(where string) {
 	defer r.Retire()
 	say := func(format string, args ...any) { x.found[fmt.Sprintf(format, args...)+" ["+where+"]"]++ }
 	doubted := r.c.Uncertain.Load() - x.uncertain
-	if doubted > 1 || doubted == 1 && x.doubt == "" {
+	phase := at[control](x.state, x.geo.sections().control).Log.Phase.Load()
+	if doubted > 1 || doubted == 1 && phase != opTake && phase != opPut {
 		say("%d messages are uncertain", doubted)
 	}
 	r.Append()

@@ -119,6 +119,9 @@ func (w *world) store(s *mem.Store) {
 			if w.mutation == nil || s.Kind == mem.Scratch {
 				w.apply(t, s)
 			} else {
+				if w.mutation.classes != nil {
+					w.mutation.class = w.classOf(t, s)
+				}
 				w.mutation.make(s, func(s *mem.Store) { w.apply(t, s) })
 			}
 			return
