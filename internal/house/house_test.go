@@ -33,22 +33,27 @@ const (
 	dbusModule    = "github.com/godbus/dbus/v5"
 	cobraModule   = "github.com/spf13/cobra"
 	pflagModule   = "github.com/spf13/pflag"
+	textModule    = "golang.org/x/text" // docs/decisions/0013, how wide a character is
 )
 
 // imports holds every import edge that is allowed, from the ground up: a room may import what stands here and the
 // standard library. An edge that is missing is not forbidden by accident: imports only go down, and a new one is a
 // decision about the design (docs/design.md).
 var imports = map[string][]string{
-	"internal/wire":   {},
-	"internal/sys":    {unixModule},
-	"broker/ring/mem": {unixModule, "internal/sys"},
-	"broker/ring":     {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
-	"activation":      {unixModule, systemdModule},
-	"broker":          {"internal/sys", "internal/wire", "broker/ring", "activation"},
-	"broker/control":  {systemdModule, dbusModule, "internal/wire", "broker/ring"},
-	"client":          {"internal/wire", "internal/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
-	"cmd/msgmuxd":     {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
-	"cmd/msgmux":      {cobraModule, pflagModule, systemdModule, dbusModule, "client", "internal/wire"},
+	"internal/wire":      {},
+	"internal/flags":     {pflagModule},
+	"internal/histogram": {},
+	"internal/stamp":     {},
+	"internal/sys":       {unixModule},
+	"broker/ring/mem":    {unixModule, "internal/sys"},
+	"broker/ring":        {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
+	"activation":         {unixModule, systemdModule},
+	"broker":             {"internal/sys", "internal/wire", "broker/ring", "activation"},
+	"broker/control":     {systemdModule, dbusModule, "internal/wire", "broker/ring"},
+	"client":             {"internal/wire", "internal/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
+	"cmd/msgmuxd":        {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/flags", "internal/stamp", "internal/wire"},
+	// sys for terminals, and for what the kernel tells of sockets.
+	"cmd/msgmux": {cobraModule, systemdModule, dbusModule, textModule, "client", "internal/flags", "internal/histogram", "internal/stamp", "internal/sys", "internal/wire"},
 
 	"internal/house":     {},
 	"packaging":          {},
@@ -73,7 +78,7 @@ var testImports = map[string][]string{
 	"packaging":      {"client", "units/rig", "units/rig/load/tally"},
 	"units":          {"units/rig", "units/rig/load/tally", unixModule},
 	"broker/control": {"broker", "internal/sys"},
-	"cmd/msgmux":     {"activation", "broker", "broker/control", "broker/ring", "internal/sys"},
+	"cmd/msgmux":     {"activation", "broker", "broker/control", "broker/ring"},
 	"cmd/msgmuxd":    {"client", "broker/ring", "internal/sys"},
 }
 
@@ -293,7 +298,7 @@ func edges(imports []string) []string {
 			names = append(names, relative(imp))
 		case strings.Contains(first, "."):
 			name := imp
-			for _, known := range []string{unixModule, systemdModule, dbusModule, cobraModule, pflagModule} {
+			for _, known := range []string{unixModule, systemdModule, dbusModule, cobraModule, pflagModule, textModule} {
 				if imp == known || strings.HasPrefix(imp, known+"/") {
 					name = known
 				}
