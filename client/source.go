@@ -210,6 +210,10 @@ func (s *Source) takes(size int) bool {
 	return int64(size) <= cmp.Or(s.limit.Load(), wire.MaxPacket)
 }
 
+// MaxMessage is the largest message that the channel takes, in bytes, as the broker has told with its answer; 0: it has
+// not, because this source sends datagrams, or the broker is an older one. A restart of the broker may change it.
+func (s *Source) MaxMessage() int { return int(s.limit.Load()) }
+
 // admit refuses a message of more bytes than the channel takes, as far as that can be known. What the broker has told
 // may have changed with a restart: it is asked before a refusal.
 //
