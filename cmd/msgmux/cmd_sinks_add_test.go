@@ -84,6 +84,12 @@ func TestSinksAddRefuses(t *testing.T) {
 		{"/run/msgmux", []string{"a", "--service", "x", "--share", "not good"}, "share"},
 		{"/run/msgmux", []string{"a", "--service", "x", "--start", "later"}, "start"},
 		{"/run/user/1000/msgmux", []string{"a", "--service", "x", "--tap"}, "no files of options"},
+		{"/run/msgmux", []string{"a", "--service", "x", "--share", "good\ntap=yes"}, "share"},
+		{"/run/msgmux", []string{"a", "--service", "x", "--start", "now\npatience=forever"}, "start"},
+		{"/run/msgmux", []string{"a", "--service", "x", "--share", "%H"}, "share"},
+		{"/run/msgmux.a\nExecStartPre=touch evil\n#", []string{"a", "--service", "x"}, "no channel of systemd's"},
+		{"/run/msgmux.%H", []string{"a", "--service", "x"}, "no channel of systemd's"},
+		{"/run/msgmux.UPPER", []string{"a", "--service", "x"}, "no channel of systemd's"},
 		{"/somewhere/else", []string{"a", "--service", "x"}, "no channel of systemd's"},
 	} {
 		p := at(t, test.folder, append([]string{"sinks", "add", "--dry-run"}, test.args...)...).want(exitUsage).says(test.want)

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	msgmux "github.com/msgmux/msgmux/client"
 )
@@ -26,20 +25,15 @@ func (t table) append(dst []byte) []byte {
 	}
 	for _, row := range t {
 		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+			widths[i] = max(widths[i], textWidth(cell))
 		}
 	}
 	for _, row := range t {
 		for i, cell := range row {
-			space := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
 			if i > 0 {
 				dst = append(dst, "  "...)
 			}
-			if numbers[i] {
-				dst = append(append(dst, space...), cell...)
-			} else {
-				dst = append(append(dst, cell...), space...)
-			}
+			dst = append(dst, pad(cell, widths[i], numbers[i])...)
 		}
 		dst = append(bytes.TrimRight(dst, " "), '\n')
 	}

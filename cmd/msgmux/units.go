@@ -30,13 +30,12 @@ type channelUnits struct {
 
 func unitsOf(c msgmux.Channel) channelUnits {
 	parent, folder := filepath.Split(c.RuntimeDir)
-	name, isOurs := strings.CutPrefix(folder, "msgmux")
-	instance, named := strings.CutPrefix(name, ".")
-	isOurs = isOurs && (name == "" || named && instance != "")
+	// Only what is the name of a channel: it becomes a part of the names and texts of units.
+	name := channelFolder.FindStringSubmatch(folder)
 	switch {
-	case isOurs && filepath.Clean(parent) == "/run":
-		return channelUnits{instance: instance}
-	case isOurs && name == "" && os.Getenv("XDG_RUNTIME_DIR") != "" && filepath.Clean(parent) == filepath.Clean(os.Getenv("XDG_RUNTIME_DIR")):
+	case name != nil && filepath.Clean(parent) == "/run":
+		return channelUnits{instance: name[1]}
+	case name != nil && name[1] == "" && os.Getenv("XDG_RUNTIME_DIR") != "" && filepath.Clean(parent) == filepath.Clean(os.Getenv("XDG_RUNTIME_DIR")):
 		return channelUnits{user: true}
 	}
 	return channelUnits{unmanaged: true}
