@@ -47,6 +47,12 @@ func Config() broker.Config {
 // Start starts a broker. change may alter its configuration before that.
 func Start(t testing.TB, change ...func(*broker.Config)) *Broker {
 	t.Helper()
+	return StartWith(t, func(*broker.Config, *activation.Set) {}, change...)
+}
+
+// StartWith is Start for a broker that inherits more than its own sockets, or has something done to these.
+func StartWith(t testing.TB, inherit func(*broker.Config, *activation.Set), change ...func(*broker.Config)) *Broker {
+	t.Helper()
 	// Not t.TempDir: its paths are too long for a socket.
 	dir, err := os.MkdirTemp("", "mm")
 	if err != nil {
@@ -62,13 +68,13 @@ func Start(t testing.TB, change ...func(*broker.Config)) *Broker {
 	}
 	cfg := Config()
 	cfg.RuntimeDir, cfg.SinksDir = dir, dir+"/sinks"
-	cfg.Inherited = activation.Set{Source: sockets.Source, Publish: sockets.Publish, Register: sockets.Register,
-		Subscribe: sockets.Subscribe, Control: sockets.Control}
 	cfg.Log = slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})
 	for _, f := range change {
 		f(&cfg)
 	}
-	channel, err := broker.Open(cfg)
+	in := activation.Set{Own: sockets.Own}
+	inherit(&cfg, &in)
+	channel, err := broker.Open(cfg, in)
 	if err != nil {
 		t.Fatal(err)
 	}
