@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -225,7 +226,10 @@ func TestQuietSaysNothing(t *testing.T) {
 		t.Errorf("pub says %q", said)
 	}
 	pub := prepare(t, dir, "pub", "-q", "x").start()
-	time.Sleep(100 * time.Millisecond)
+	until(t, "its connection", func() bool {
+		senders := prepare(t, dir, "status", "--senders").want(0).stdout.String()
+		return strings.Contains(senders, fmt.Sprintf("msgmux[%d]", pub.cmd.Process.Pid))
+	})
 	pub.signal(syscall.SIGTERM)
 	if said := pub.want(exitTerminated).stderr.String(); said != "" {
 		t.Errorf("pub says %q", said)
