@@ -111,6 +111,7 @@ func helpCommand() *cobra.Command {
 				return chooseCommand(about, rest)
 			}
 			about.InitDefaultHelpFlag()
+			about.InitDefaultVersionFlag()
 			return about.Help()
 		},
 	}
