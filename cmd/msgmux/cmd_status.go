@@ -33,7 +33,7 @@ type listing struct {
 const ratesAfter = 30 * time.Millisecond
 
 func statusCommand(where *location) *cobra.Command {
-	var asJSON, watching, withSenders bool
+	var watching, withSenders bool
 	o := watchOptions{interval: span(time.Second)}
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -49,18 +49,18 @@ names the socket with each message, as logger does, is not connected.
 
 With --watch it goes on doing so until it is interrupted: on a terminal as a
 table with the rate and the lag of each sink over the last minutes, those in
-trouble first and marked (! lagging, ? absent, * stalled); into a pipe as a line
-for the channel and one for each sink, every interval.`,
+trouble first and marked (! lagging, ? absent, * stalled), where q leaves and ?
+explains the other keys; into a pipe as a line for the channel and one for each
+sink, every interval.`,
 		Example: `  msgmux status --watch
   msgmux status --watch --interval 10s | grep state=lagging
   msgmux status --watch --json | jq '.status.received'`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if watching && withSenders {
+				return usagef("--senders does not go with --watch")
+			}
 			if watching {
-				if withSenders {
-					return usagef("--senders does not go with --watch")
-				}
-				o.json = asJSON
 				return watchChannel(where, o)
 			}
 			for _, flag := range []string{"interval", "count"} {
@@ -68,42 +68,47 @@ for the channel and one for each sink, every interval.`,
 					return usagef("--%s goes with --watch", flag)
 				}
 			}
-			if !asJSON {
-				if err := awaitRates(where); err != nil {
-					return err
-				}
-			}
-			l, err := list(where)
-			if err != nil {
-				return err
-			}
-			if withSenders {
-				if l.Senders, err = connectedSenders(l.Status.RuntimeDir); err != nil {
-					return err
-				}
-			}
-			now := time.Now()
-			if asJSON {
-				return printJSON(l.asJSON(now), true)
-			}
-			text := appendStatus(nil, l, now)
-			if withSenders {
-				text = appendSenders(append(text, '\n'), l.Senders)
-			}
-			if len(l.Sinks) > 0 {
-				slices.SortFunc(l.Sinks, byTrouble(l.Status.Buffer))
-				rate := func(s *msgmux.SinkStatus) string { return perSecond(s.Rate, l.Status.RateSeconds) }
-				text = sinkTable(l.Sinks, now, rate).append(append(text, '\n'))
-			}
-			return printText(text)
+			return showStatus(where, o.json, withSenders)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object: status and sinks; with --watch one a line")
+	cmd.Flags().BoolVar(&o.json, "json", false, "one JSON object: status and sinks; with --watch one a line")
 	cmd.Flags().BoolVar(&withSenders, "senders", false, "with the users and processes that are connected as sources")
 	cmd.Flags().BoolVarP(&watching, "watch", "w", false, "go on until interrupted")
 	cmd.Flags().Var(&o.interval, "interval", "with --watch: how often")
 	cmd.Flags().UintVar(&o.count, "count", 0, "with --watch: end after `N` times; 0: never")
 	return cmd
+}
+
+// showStatus prints how the channel is, once.
+func showStatus(where *location, asJSON, withSenders bool) error {
+	if !asJSON {
+		if err := awaitRates(where); err != nil {
+			return err
+		}
+	}
+	l, err := list(where)
+	if err != nil {
+		return err
+	}
+	if withSenders {
+		if l.Senders, err = connectedSenders(l.Status.RuntimeDir); err != nil {
+			return err
+		}
+	}
+	now := time.Now()
+	if asJSON {
+		return printJSON(l.asJSON(now), true)
+	}
+	text := appendStatus(nil, l, now)
+	if withSenders {
+		text = appendSenders(append(text, '\n'), l.Senders)
+	}
+	if len(l.Sinks) > 0 {
+		slices.SortFunc(l.Sinks, byTrouble(l.Status.Buffer))
+		rate := func(s *msgmux.SinkStatus) string { return perSecond(s.Rate, l.Status.RateSeconds) }
+		text = sinkTable(l.Sinks, now, rate).append(append(text, '\n'))
+	}
+	return printText(text)
 }
 
 // awaitRates has the channel know how fast its messages pass: from a look that is some time ago, and if there was none, from
