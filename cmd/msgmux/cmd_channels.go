@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // foundJSON is an element of what channels --json prints: a channel that has a folder, whether a broker is there or not.
@@ -27,7 +28,7 @@ type foundJSON struct {
 	State      string       `json:"state"` // one of the words below
 	Status     *channelJSON `json:"status,omitempty"`
 
-	status msgmux.Status
+	status wire.Status
 }
 
 // What a channel may be found to be.

@@ -24,8 +24,8 @@ const answerWithin = 5 * time.Second
 
 // listing is what a channel says of itself.
 type listing struct {
-	Status  msgmux.Status
-	Sinks   []msgmux.SinkStatus
+	Status  wire.Status
+	Sinks   []wire.Sink
 	Senders []sender // those that --senders asks for
 }
 
@@ -105,7 +105,7 @@ func showStatus(where *location, asJSON, withSenders bool) error {
 	}
 	if len(l.Sinks) > 0 {
 		slices.SortFunc(l.Sinks, byTrouble(l.Status.Buffer))
-		rate := func(s *msgmux.SinkStatus) string { return perSecond(s.Rate, l.Status.RateSeconds) }
+		rate := func(s *wire.Sink) string { return perSecond(s.Rate, l.Status.RateSeconds) }
 		text = sinkTable(l.Sinks, now, rate).append(append(text, '\n'))
 	}
 	return printText(text)
@@ -184,7 +184,7 @@ func appendStatus(dst []byte, l listing, now time.Time) []byte {
 }
 
 // extras are the counts that are usually zero.
-func extras(s msgmux.Status) string {
+func extras(s wire.Status) string {
 	var text strings.Builder
 	for _, reason := range slices.Sorted(maps.Keys(s.Refused)) {
 		if n := s.Refused[reason]; n > 0 {
@@ -213,7 +213,7 @@ func behind(l listing) string {
 }
 
 // starts says how often the broker was started on this ring.
-func starts(s msgmux.Status) string {
+func starts(s wire.Status) string {
 	if s.Starts <= 1 {
 		return "not restarted"
 	}

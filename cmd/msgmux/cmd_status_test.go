@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
-	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -171,7 +170,7 @@ func TestStatusOfABrokerThatHangs(t *testing.T) {
 // TestStatusLines of states that are hard to bring about.
 func TestStatusLines(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
-	s := msgmux.Status{
+	s := wire.Status{
 		Channel: "web", RuntimeDir: "/run/msgmux.web", PID: 7, Version: "1\x1b", SinceUnix: now.Unix() - 90, RingSince: now.Unix() - 3600,
 		Buffer: 16 << 20, Used: 1 << 20, Starts: 3, Received: 12345, Accepted: 37030, Lost: 5,
 		Refused: map[string]uint64{"too-large": 3, "bad-packet": 0}, Abandoned: 8, Landed: 2,
@@ -179,7 +178,7 @@ func TestStatusLines(t *testing.T) {
 		Sources:     wire.Sources{Blocked: true, Why: "sink archive", Sink: "archive", ForSeconds: 12},
 		RateSeconds: 1.5, ReceivedRate: 1234.4,
 	}
-	l := listing{Status: s, Sinks: []msgmux.SinkStatus{{Label: "near", LagBytes: 1}, {Label: "far\x1b", LagBytes: 4 << 20}, {Label: "up"}}}
+	l := listing{Status: s, Sinks: []wire.Sink{{Label: "near", LagBytes: 1}, {Label: "far\x1b", LagBytes: 4 << 20}, {Label: "up"}}}
 	got := string(appendStatus(nil, l, now))
 	for _, want := range []string{
 		"channel   web in /run/msgmux.web\n",

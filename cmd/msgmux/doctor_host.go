@@ -16,14 +16,15 @@ import (
 
 	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // patient is who the doctor looks at: a host, and one channel on it.
 type patient struct {
 	channel msgmux.Channel
 	units   channelUnits
-	status  *msgmux.Status // nil: the broker does not answer
-	sinks   []msgmux.SinkStatus
+	status  *wire.Status // nil: the broker does not answer
+	sinks   []wire.Sink
 	silence error // why it does not
 }
 

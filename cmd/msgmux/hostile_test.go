@@ -10,7 +10,6 @@ import (
 	"testing"
 	"unicode"
 
-	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -100,7 +99,7 @@ func TestNothingOfAServerActsOnTheTerminal(t *testing.T) {
 	}
 	// Nor in the picture.
 	v := new(view)
-	l := listing{Status: msgmux.Status{RuntimeDir: evil, Buffer: 100}, Sinks: []msgmux.SinkStatus{{ID: 1, Label: evil, Kind: evil, State: evil, LagBytes: 7}}}
+	l := listing{Status: wire.Status{RuntimeDir: evil, Buffer: 100}, Sinks: []wire.Sink{{ID: 1, Label: evil, Kind: evil, State: evil, LagBytes: 7}}}
 	v.take(l, v.at)
 	isTame(t, "the picture", strings.Join(picture(v, 300, 50, style{bars: asciiBars, more: "~"}), "\n"))
 }

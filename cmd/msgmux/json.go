@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"time"
 
-	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // What this program prints as JSON is a promise of its own, whatever the control socket or the client change: each form is
@@ -133,7 +133,7 @@ func (l listing) asJSON(at time.Time) statusJSON {
 	return statusJSON{Time: moment{at}, Status: channelAsJSON(l.Status), Sinks: sinksAsJSON(l.Sinks), Senders: l.Senders}
 }
 
-func channelAsJSON(s msgmux.Status) channelJSON {
+func channelAsJSON(s wire.Status) channelJSON {
 	return channelJSON{
 		Version: s.Version, Channel: s.Channel, PID: s.PID, RuntimeDir: s.RuntimeDir, Generation: s.Generation, Starts: s.Starts,
 		Since: unixMoment(s.SinceUnix), RingSince: unixMoment(s.RingSince), Buffer: s.Buffer, Used: s.Used,
@@ -145,7 +145,7 @@ func channelAsJSON(s msgmux.Status) channelJSON {
 	}
 }
 
-func sinksAsJSON(sinks []msgmux.SinkStatus) []sinkJSON {
+func sinksAsJSON(sinks []wire.Sink) []sinkJSON {
 	list := make([]sinkJSON, 0, len(sinks)) // "[]", not "null"
 	for _, s := range sinks {
 		list = append(list, sinkJSON{

@@ -28,7 +28,7 @@ var aTime = time.Date(2026, 3, 4, 5, 6, 7, 890_000_001, time.FixedZone("", 3600)
 // aListing has something in every field.
 func aListing() listing {
 	return listing{
-		Status: msgmux.Status{
+		Status: wire.Status{
 			Version: "1.2.3", Channel: "audit", PID: 4711, RuntimeDir: "/run/msgmux.audit", Generation: 1, Starts: 2,
 			SinceUnix: 1_770_000_000, RingSince: 1_760_000_000, Buffer: 16 << 20, Used: 4096, MaxMessage: 256 << 10, MaxSinks: 4096, MaxClients: 1024,
 			Received: 1005, Entered: 1000, EnteredBytes: 64_000, Landed: 2, Refused: map[string]uint64{"too-large": 5}, Accepted: 1990, Lost: 10,
@@ -36,7 +36,7 @@ func aListing() listing {
 			Sources: wire.Sources{Blocked: true, Why: "sink archive", Sink: "archive", ForSeconds: 0.25, BlockedSecs: 12.5}, RateSeconds: 1.5,
 			ReceivedRate: 99.5, Registrations: map[string]uint64{"ok": 2, "denied": 1}, LogDropped: 0,
 		},
-		Sinks: []msgmux.SinkStatus{
+		Sinks: []wire.Sink{
 			{ID: 1, Label: "archive", Kind: "static", State: "stalled", Address: "/run/msgmux.audit/sinks/archive", Patience: "forever", PatienceLeft: -1,
 				Start: 10, Next: 990, Accepted: 980, Waiting: 10, LagBytes: 640, Rate: 99.5, SinceUnix: 1_770_000_001},
 			{ID: 7, Label: "work", Kind: "framed", State: "lagging", UID: 1000, Share: "workers", Frames: true, Patience: "1s",

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // binaries is the folder with the two programs; anybody may run them.
@@ -248,7 +249,7 @@ func decode(t *testing.T, text string, value any) {
 }
 
 // sinksOf asks the broker for its sinks.
-func sinksOf(t *testing.T, dir string) []msgmux.SinkStatus {
+func sinksOf(t *testing.T, dir string) []wire.Sink {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()

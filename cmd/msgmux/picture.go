@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // picture is the channel in at most rows lines of at most columns columns: what it is doing, and as many sinks as there is
@@ -89,7 +89,7 @@ func headLines(v *view, s style) []string {
 }
 
 // furthest is the sink that is furthest behind, nil if none is.
-func furthest(sinks []msgmux.SinkStatus) (far *msgmux.SinkStatus) {
+func furthest(sinks []wire.Sink) (far *wire.Sink) {
 	for i, s := range sinks {
 		if s.LagBytes > 0 && (far == nil || s.LagBytes > far.LagBytes) {
 			far = &sinks[i]
@@ -110,15 +110,15 @@ type column struct {
 func columnsByWorth(now time.Time) []column {
 	users := map[uint32]string{}
 	return []column{
-		{"SINK", false, func(w *watched) string { return mark(w.SinkStatus) + visible(w.Label) }},
-		{"STATE", false, func(w *watched) string { return stateWord(w.SinkStatus, now) }},
+		{"SINK", false, func(w *watched) string { return mark(w.Sink) + visible(w.Label) }},
+		{"STATE", false, func(w *watched) string { return stateWord(w.Sink, now) }},
 		{"rate/s", true, func(w *watched) string { return commas(uint64(w.rate.last())) }},
 		{"lag", true, func(w *watched) string { return byteCount(w.LagBytes) }},
 		{"lost", true, func(w *watched) string { return commas(w.Lost) }},
 		{rateSpark, false, nil},
 		{lagSpark, false, nil},
 		{"waiting", true, func(w *watched) string { return commas(w.Waiting) }},
-		{"left", true, func(w *watched) string { return patienceLeft(w.SinkStatus) }},
+		{"left", true, func(w *watched) string { return patienceLeft(w.Sink) }},
 		{"accepted", true, func(w *watched) string { return commas(w.Accepted) }},
 		{"USER", false, func(w *watched) string {
 			if _, known := users[w.UID]; !known {
@@ -126,7 +126,7 @@ func columnsByWorth(now time.Time) []column {
 			}
 			return users[w.UID]
 		}},
-		{"KIND", false, func(w *watched) string { return kind(w.SinkStatus) }},
+		{"KIND", false, func(w *watched) string { return kind(w.Sink) }},
 		{"since", true, func(w *watched) string { return roughly(now.Sub(time.Unix(w.SinceUnix, 0))) }},
 		{"ADDRESS", false, func(w *watched) string { return visible(w.Address) }},
 	}
@@ -179,7 +179,7 @@ func sinkLines(v *view, columns, rows int, s style) []string {
 	lines = append(lines, row(all, chosen, widths, func(i int) string { return all[i].name }))
 	for n, w := range sinks {
 		text := row(all, chosen, widths, func(i int) string { return cells[i][n] })
-		lines = append(lines, paint(s, colourOf(w.SinkStatus), text))
+		lines = append(lines, paint(s, colourOf(w.Sink), text))
 	}
 	switch {
 	case left > 0 && above > 0:
@@ -249,8 +249,8 @@ func row(all []column, chosen, widths []int, cell func(i int) string) string {
 
 // byTrouble orders sinks for who looks for the cause of something: those that are left behind, those that are not there,
 // and the others by how many eighths of the ring they are behind. A finer measure would have the lines jump about.
-func byTrouble(buffer uint64) func(a, b msgmux.SinkStatus) int {
-	trouble := func(s msgmux.SinkStatus) uint64 {
+func byTrouble(buffer uint64) func(a, b wire.Sink) int {
+	trouble := func(s wire.Sink) uint64 {
 		switch s.State {
 		case "lagging":
 			return 11
@@ -259,13 +259,13 @@ func byTrouble(buffer uint64) func(a, b msgmux.SinkStatus) int {
 		}
 		return min(8*s.LagBytes/max(buffer, 1), 8)
 	}
-	return func(a, b msgmux.SinkStatus) int {
+	return func(a, b wire.Sink) int {
 		return cmp.Or(cmp.Compare(trouble(b), trouble(a)), cmp.Compare(a.Label, b.Label), cmp.Compare(a.ID, b.ID))
 	}
 }
 
 // mark tells the state of a sink without colours and in one character.
-func mark(s msgmux.SinkStatus) string {
+func mark(s wire.Sink) string {
 	switch s.State {
 	case "lagging":
 		return "!"
@@ -278,7 +278,7 @@ func mark(s msgmux.SinkStatus) string {
 }
 
 // stateWord is the state, and since when if it is a bad one.
-func stateWord(s msgmux.SinkStatus, now time.Time) string {
+func stateWord(s wire.Sink, now time.Time) string {
 	if s.LaggingSince > 0 {
 		return visible(s.State) + " " + roughly(now.Sub(time.Unix(s.LaggingSince, 0)))
 	}
@@ -292,7 +292,7 @@ const (
 	magenta = "35"
 )
 
-func colourOf(s msgmux.SinkStatus) string {
+func colourOf(s wire.Sink) string {
 	switch s.State {
 	case "lagging":
 		return red

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // watchOptions are the flags of status --watch.
@@ -47,7 +47,7 @@ func (h history) last() float64 {
 
 // watched is one sink, now and in the last intervals.
 type watched struct {
-	msgmux.SinkStatus
+	wire.Sink
 	rate history // messages accepted a second
 	lag  history // bytes
 }
@@ -55,7 +55,7 @@ type watched struct {
 // view is the channel, now and in the last intervals.
 type view struct {
 	at            time.Time
-	status        msgmux.Status
+	status        wire.Status
 	sinks         map[uint64]*watched
 	in, out, lost history
 	lag           history // bytes, of the sink that is furthest behind
@@ -98,7 +98,7 @@ func (v *view) take(l listing, at time.Time) {
 			w.rate.add(rate(s.Accepted, w.Accepted))
 		}
 		w.lag.add(float64(s.LagBytes))
-		w.SinkStatus = s
+		w.Sink = s
 		sinks[s.ID] = w
 	}
 	v.at, v.status, v.sinks, v.trouble = at, l.Status, sinks, nil
@@ -117,7 +117,7 @@ var orders = []struct {
 	name    string
 	compare func(v *view, a, b *watched) int
 }{
-	{"trouble", func(v *view, a, b *watched) int { return byTrouble(v.status.Buffer)(a.SinkStatus, b.SinkStatus) }},
+	{"trouble", func(v *view, a, b *watched) int { return byTrouble(v.status.Buffer)(a.Sink, b.Sink) }},
 	{"name", func(*view, *watched, *watched) int { return 0 }},
 	{"rate", func(_ *view, a, b *watched) int { return cmp.Compare(b.rate.last(), a.rate.last()) }},
 	{"lag", func(_ *view, a, b *watched) int { return cmp.Compare(b.LagBytes, a.LagBytes) }},
@@ -252,13 +252,13 @@ func printJSONLine(v *view) error {
 }
 
 // ordered is the sinks in the chosen order, which begins with those in trouble, and by name where that is the same.
-func (v *view) ordered() []msgmux.SinkStatus {
+func (v *view) ordered() []wire.Sink {
 	all := slices.SortedFunc(maps.Values(v.sinks), func(a, b *watched) int {
 		return cmp.Or(orders[v.order].compare(v, a, b), cmp.Compare(a.Label, b.Label), cmp.Compare(a.ID, b.ID))
 	})
-	sinks := make([]msgmux.SinkStatus, 0, len(all))
+	sinks := make([]wire.Sink, 0, len(all))
 	for _, w := range all {
-		sinks = append(sinks, w.SinkStatus)
+		sinks = append(sinks, w.Sink)
 	}
 	return sinks
 }
@@ -296,7 +296,7 @@ func percent(part, whole uint64) float64 {
 }
 
 // leftWord is how long the sink would still be waited for, in one word.
-func leftWord(s msgmux.SinkStatus) string {
+func leftWord(s wire.Sink) string {
 	if s.PatienceLeft < 0 {
 		return foreverWord
 	}
