@@ -26,8 +26,8 @@
 // off, connecting again, what was lost, errors that can be told apart.
 //
 // A Source that connected keeps its connection over restarts of the broker, and finds a channel that was stopped and
-// started; a Sink does the latter if SinkOptions.Reconnect says so. Contexts are looked at whenever something has to be
-// waited for; it may take some milliseconds until a wait notices that its context is done.
+// started; a Sink does the latter if SinkOptions.Reconnect says so. Contexts end every wait
+// at once. All waiting is left to the runtime's poller: what waits keeps no thread and no processor.
 //
 // It is not the broker, starts none, and keeps nothing on disk. Everything happens on this host: there is no network.
 // For tests, broker/brokertest starts a real broker in the process of the test:

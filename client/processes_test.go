@@ -28,8 +28,8 @@ import (
 	msgmux "github.com/msgmux/msgmux/client"
 )
 
-// roleVariable makes this program a client instead of a test: "source FOLDER ROUND", "sink FOLDER PATIENCE" or
-// "busy FOLDER WAIT".
+// roleVariable makes this program a client instead of a test: "source FOLDER ROUND", "sink FOLDER PATIENCE"
+// or "host FOLDER WITH".
 const roleVariable = "MSGMUX_CLIENT_ROLE"
 
 func TestMain(m *testing.M) {
@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	channel := msgmux.Channel{RuntimeDir: role[1]}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
-	roles := map[string]func(context.Context, msgmux.Channel, string) error{"source": beSource, "sink": beSink, "busy": beBusy}
+	roles := map[string]func(context.Context, msgmux.Channel, string) error{"source": beSource, "sink": beSink, "host": beHost}
 	if err := roles[role[0]](ctx, channel, role[2]); err != nil {
 		fmt.Fprintln(os.Stderr, role, err)
 		os.Exit(1)

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -47,13 +48,12 @@ type inlet struct {
 	told   uint64    // the loss that the last packet told of
 	joined time.Time // when this connection was asked for
 
-	raw     syscall.RawConn
-	try     func(fd uintptr) (done bool) // receive, bound once
-	waiting waiting
-	last    bool  // do not wait: what is not there will not come
-	reset   bool  // the kernel has told of the end of this connection
-	n       int   // what the last recv returned
-	err     error //
+	raw   syscall.RawConn
+	try   func(fd uintptr) (done bool) // receive, bound once
+	last  bool                         // do not wait: what is not there will not come
+	reset bool                         // the kernel has told of the end of this connection
+	n     int                          // what the last recv returned
+	err   error                        //
 }
 
 // bufferSize holds the largest datagram that Linux makes at all: 4 MiB and a little more pass, never a quarter MiB
@@ -205,17 +205,9 @@ func (s *Sink) read() (int, error) {
 // receive is the function that RawConn.Read calls: it reads from the socket, again each time that the poller finds
 // something. Descriptors that a stranger attaches to a datagram are closed by the kernel: recv has no place for them.
 func (in *inlet) receive(fd uintptr) (done bool) {
-	for range inVain {
-		may := !in.last && in.waiting.begin()
-		in.n, in.err = in.waiting.recv(int(fd), in.buffer, may)
-		switch {
-		case in.last || !isUnready(in.err):
-			return true
-		case !may:
-			return false
-		}
-	}
-	return false
+	n, errno := sys.Recv(int(fd), in.buffer, nil)
+	in.n, in.err = n, asError(errno)
+	return in.last || errno != syscall.EAGAIN
 }
 
 // use makes conn the socket to receive from.
@@ -225,7 +217,7 @@ func (in *inlet) use(conn *net.UnixConn) (err error) {
 		in.try = in.receive
 	}
 	in.reset = false
-	in.raw, err = in.waiting.prepare(conn)
+	in.raw, err = conn.SyscallConn()
 	return err
 }
 
@@ -271,7 +263,6 @@ func (s *Sink) hasLeft() bool {
 func (s *Sink) setReadDeadline(t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.in.waiting.stop.Store(!t.IsZero())
 	return s.conn.SetReadDeadline(t)
 }
 

@@ -263,7 +263,6 @@ func (s *Sink) leave(ctx context.Context) error {
 	defer s.mu.Unlock()
 	s.left = true
 	// Who waits is to look again, and to find that nothing more will come.
-	s.in.waiting.stop.Store(true)
 	_ = s.conn.SetReadDeadline(longAgo) // fails only on a closed socket, where nobody waits
 	return nil
 }
@@ -293,7 +292,6 @@ func (s *Sink) release() error {
 		return net.ErrClosed
 	}
 	s.gone = true
-	s.in.waiting.stop.Store(true)
 	err := s.conn.Close()
 	if !s.address.IsZero() && !s.address.Abstract {
 		err = errors.Join(err, os.Remove(s.address.Name))

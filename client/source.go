@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -58,20 +59,9 @@ type attempt struct {
 	raw    syscall.RawConn
 	try    func(fd uintptr) (done bool)
 	packet []byte
-	how    patience
+	wait   bool // in the runtime's poller, for room
 	err    error
-
-	waiting waiting
 }
-
-// patience is how long an attempt waits for room.
-type patience int
-
-const (
-	notAtAll  patience = iota
-	aMoment            // in the kernel, one slice
-	untilDone          // in the poller, too
-)
 
 // Dial opens the channel for sending: DialWith without options.
 func (c Channel) Dial(ctx context.Context) (*Source, error) { return c.DialWith(ctx, SourceOptions{}) }
@@ -124,7 +114,7 @@ func (s *Source) dial(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	raw, err := s.out.waiting.prepare(conn)
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return errors.Join(err, conn.Close())
 	}
@@ -312,22 +302,19 @@ func (s *Source) put(ctx context.Context, packet []byte, wait bool) error {
 
 // once tries to send, and waits for room if it may.
 func (s *Source) once(ctx context.Context, packet []byte, wait bool) error {
-	if !wait {
-		return s.out.run(packet, notAtAll)
-	}
-	// First without the cost of watching ctx: mostly there is room, or is soon.
-	err := s.out.run(packet, aMoment)
-	if !isUnready(err) {
+	// First without the cost of watching ctx: mostly there is room.
+	err := s.out.run(packet, false)
+	if !wait || !errors.Is(err, syscall.EAGAIN) {
 		return err
 	}
 	release := interrupt(ctx, s.setWriteDeadline)
 	defer release()
-	return orContext(ctx, s.out.run(packet, untilDone))
+	return orContext(ctx, s.out.run(packet, true))
 }
 
 // run makes the attempt.
-func (a *attempt) run(packet []byte, how patience) error {
-	a.packet, a.how = packet, how
+func (a *attempt) run(packet []byte, wait bool) error {
+	a.packet, a.wait = packet, wait
 	err := a.raw.Write(a.try)
 	a.packet = nil
 	if err != nil {
@@ -340,24 +327,12 @@ func (a *attempt) run(packet []byte, how patience) error {
 // writers do not do: UnixConn.Write reports an empty message as done or failed without ever waiting, and WriteMsgUnix
 // refuses connected datagram sockets.
 func (a *attempt) send(fd uintptr) (done bool) {
-	for range inVain {
-		may := a.how != notAtAll && a.waiting.begin()
-		a.err = a.waiting.send(int(fd), a.packet, may)
-		switch {
-		case a.how != untilDone || !isUnready(a.err):
-			return true
-		case !may:
-			return false
-		}
-	}
-	return false
+	a.err = asError(sys.Send(int(fd), a.packet))
+	return !a.wait || !errors.Is(a.err, syscall.EAGAIN)
 }
 
 // setWriteDeadline is for interrupt.
-func (s *Source) setWriteDeadline(t time.Time) error {
-	s.out.waiting.stop.Store(!t.IsZero())
-	return s.conn.SetWriteDeadline(t)
-}
+func (s *Source) setWriteDeadline(t time.Time) error { return s.conn.SetWriteDeadline(t) }
 
 // farewell is the refusal of an earlier packet that the broker sent before it hung up, or nil.
 func (s *Source) farewell() error {
@@ -400,6 +375,5 @@ func (s *Source) Close() error {
 		return opError("close", s.path, net.ErrClosed)
 	}
 	s.closed = true
-	s.out.waiting.stop.Store(true)
 	return opError("close", s.path, s.conn.Close())
 }
