@@ -191,15 +191,15 @@ func (c *Channel) attachSink(v *visitor, h wire.Hello) *wire.Error {
 	spec := ring.Spec{Kind: ring.Framed, Label: cmp.Or(h.Label, "sink"), UID: uid, Group: h.Share, Tap: h.Tap, Frames: true,
 		Ordinary: c.ordinary(uid), Patience: patience}
 	sys.SetSendBuffer(v.fd, c.sendBuffer())
-	return c.attach(v, spec, h.Start == wire.StartOldest)
+	return c.attach(v, spec, h.Start)
 }
 
 // attachSource makes a client of the publish socket a source.
 func (c *Channel) attachSource(v *visitor, h wire.Hello) *wire.Error {
-	return c.attach(v, ring.Spec{Kind: ring.Source, Label: cmp.Or(h.Label, "source"), UID: v.who.UID}, false)
+	return c.attach(v, ring.Spec{Kind: ring.Source, Label: cmp.Or(h.Label, "source"), UID: v.who.UID}, wire.StartNow)
 }
 
-func (c *Channel) attach(v *visitor, spec ring.Spec, oldest bool) (refusal *wire.Error) {
+func (c *Channel) attach(v *visitor, spec ring.Spec, start wire.Start) (refusal *wire.Error) {
 	c.loop.call(func() {
 		if refusal = c.admitClient(&spec); refusal == nil {
 			spec.ID = c.ring.NewID()
@@ -218,7 +218,7 @@ func (c *Channel) attach(v *visitor, spec ring.Spec, oldest bool) (refusal *wire
 	if err == nil {
 		c.loop.call(func() {
 			var s *ring.Sink
-			if s, refusal = c.enterClient(spec, oldest); refusal == nil {
+			if s, refusal = c.enterClient(spec, start); refusal == nil {
 				c.greet(s, v.fd)
 			}
 		})
@@ -252,12 +252,12 @@ func (c *Channel) admitClient(spec *ring.Spec) *wire.Error {
 }
 
 // enterClient puts a client into the table, attaching. The data thread calls it.
-func (c *Channel) enterClient(spec ring.Spec, oldest bool) (*ring.Sink, *wire.Error) {
+func (c *Channel) enterClient(spec ring.Spec, start wire.Start) (*ring.Sink, *wire.Error) {
 	if spec.Kind == ring.Framed {
-		return c.enter(spec, oldest, true)
+		return c.enter(spec, start, true)
 	}
 	spec.Since = time.Now().Unix()
-	s, err := c.ring.Add(spec, false, true)
+	s, err := c.ring.Add(spec, wire.StartNow, true)
 	if err != nil {
 		return nil, wire.Refuse(wire.CodeQuota, "the table is full; raise --max-clients")
 	}
@@ -277,7 +277,11 @@ func (c *Channel) greet(s *ring.Sink, fd int) {
 
 // ok is the answer to the hello of a client that is let in. The data thread calls it, or nobody else runs yet.
 func (c *Channel) ok(s *ring.Sink) []byte {
-	return wire.Reply{ID: s.ID(), MaxMessage: c.ring.Geometry().MaxMessage}.Append(nil)
+	r := wire.Reply{ID: s.ID(), MaxMessage: c.ring.Geometry().MaxMessage}
+	if spec := s.Spec(); spec.Kind == ring.Framed {
+		r.Label, r.Epoch, r.Next = spec.Label, c.ring.Epoch(), s.Start()
+	}
+	return r.Append(nil)
 }
 
 // openClient puts an attached client to work; false if it cannot be watched. The data thread calls it, or nobody else runs yet.

@@ -305,7 +305,7 @@ func (f *folder) declare(d *declared) {
 		spec := f.spec(d)
 		spec.ID = f.ring.NewID()
 		var s *ring.Sink
-		if s, refusal = f.enter(spec, d.options.Start == wire.StartOldest, false); refusal == nil {
+		if s, refusal = f.enter(spec, d.options.Start, false); refusal == nil {
 			d.id = s.ID()
 		}
 	})

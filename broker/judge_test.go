@@ -10,6 +10,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // idleLoop is a data thread that does not run, with n sinks that have read everything.
@@ -31,7 +32,7 @@ func idleLoop(t *testing.T, n int) *loop {
 	}
 	t.Cleanup(func() { unix.Close(ends[0]); unix.Close(ends[1]) })
 	for range n {
-		s, err := r.Add(ring.Spec{ID: r.NewID(), Kind: ring.Dynamic}, false, false)
+		s, err := r.Add(ring.Spec{ID: r.NewID(), Kind: ring.Dynamic}, wire.StartNow, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -200,7 +200,7 @@ func (g *registrar) add(reg wire.Registration, sender sys.Credentials) (id uint6
 	}
 	g.loop.call(func() {
 		var s *ring.Sink
-		if s, refusal = g.enter(spec, reg.Start == wire.StartOldest, false); refusal == nil {
+		if s, refusal = g.enter(spec, reg.Start, false); refusal == nil {
 			g.loop.open(s, at.fd, at.cookie)
 		}
 	})

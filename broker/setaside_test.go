@@ -16,6 +16,7 @@ import (
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // stored connects to a sink's socket, as the broker does, and is what a successor gets of it out of the store.
@@ -50,7 +51,7 @@ func ringWith(t *testing.T, messages int, specs ...ring.Spec) (data, state activ
 	defer r.Retire()
 	for _, spec := range specs {
 		spec.ID = r.NewID()
-		if _, err := r.Add(spec, false, false); err != nil {
+		if _, err := r.Add(spec, wire.StartNow, false); err != nil {
 			t.Fatal(err)
 		}
 	}

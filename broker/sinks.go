@@ -96,7 +96,7 @@ func (c *Channel) readopt(s *ring.Sink, fd int, seen map[uint32]bool) bool {
 // revive enters a salvaged sink into the new ring, under its old id: its descriptor is stored by that name.
 func (c *Channel) revive(spec ring.Spec) *ring.Sink {
 	spec.ShareID = 0
-	s, err := c.ring.Add(spec, false, false)
+	s, err := c.ring.Add(spec, wire.StartNow, false)
 	if err != nil {
 		return nil
 	}
@@ -132,10 +132,10 @@ func (c *Channel) admit(uid uint32) *wire.Error {
 func (c *Channel) ordinary(uid uint32) bool { return uid != 0 && uid != c.uid }
 
 // enter puts a new sink into the table; attaching, if it is a client without its ok. The data thread calls it.
-func (c *Channel) enter(spec ring.Spec, oldest, attaching bool) (*ring.Sink, *wire.Error) {
+func (c *Channel) enter(spec ring.Spec, start wire.Start, attaching bool) (*ring.Sink, *wire.Error) {
 	spec.Label = c.unique(spec.Label, spec.ID)
 	spec.Since = time.Now().Unix()
-	s, err := c.ring.Add(spec, oldest, attaching)
+	s, err := c.ring.Add(spec, start, attaching)
 	if errors.Is(err, ring.ErrTableFull) {
 		return nil, wire.Refuse(wire.CodeQuota, "the sink table is full; raise --max-sinks")
 	}

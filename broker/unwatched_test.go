@@ -9,6 +9,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestUnwatchedClient: what epoll does not take, for want of memory or because its user has too many, is not served, and
@@ -19,7 +20,7 @@ func TestUnwatchedClient(t *testing.T) {
 	c := &Channel{loop: l, ring: l.ring}
 	before := len(l.outlets)
 	for _, kind := range []ring.Kind{ring.Source, ring.Framed} {
-		s, err := l.ring.Add(ring.Spec{ID: l.ring.NewID(), Kind: kind}, false, true)
+		s, err := l.ring.Add(ring.Spec{ID: l.ring.NewID(), Kind: kind}, wire.StartNow, true)
 		if err != nil {
 			t.Fatal(err)
 		}

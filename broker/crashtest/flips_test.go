@@ -97,7 +97,7 @@ func exercise(t *testing.T, r *ring.Ring, ops *parker, at string) {
 	letters, register := pair(t, unix.SOCK_DGRAM)
 	add := func(spec ring.Spec, attach bool) (*ring.Sink, int, int) {
 		spec.ID = r.NewID()
-		s, err := r.Add(spec, false, attach)
+		s, err := r.Add(spec, wire.StartNow, attach)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -264,7 +264,7 @@ func comesUp(l *left, f flip, fds [2]int, ends [][2]int) (broken bool, err error
 // sockets for one source and many sinks.
 func tryOut(r *ring.Ring, ends [][2]int) error {
 	r.Snapshot(nil)
-	s, err := r.Add(ring.Spec{ID: r.NewID(), Kind: ring.Dynamic, Label: "new", Patience: wire.Forever}, false, false)
+	s, err := r.Add(ring.Spec{ID: r.NewID(), Kind: ring.Dynamic, Label: "new", Patience: wire.Forever}, wire.StartNow, false)
 	if err != nil {
 		return err
 	}

@@ -9,13 +9,16 @@ import (
 	"github.com/msgmux/msgmux/internal/sys"
 )
 
+// maxGreeting is the longest ok, in bytes: with a label of 64 it has 170.
+const maxGreeting = 256
+
 // Greet is the operation GREET: it sends an attaching client its ok, as one packet, and attaches it with that. It does
 // not block. Whoever finds the client attaching after a kill knows that it has not got its ok, and greets it.
 //
-// Preconditions: text has at most 64 bytes; what the client sent before its ok has been taken from fd.
+// Preconditions: text has at most maxGreeting bytes; what the client sent before its ok has been taken from fd.
 func (r *Ring) Greet(s *Sink, fd int, text []byte) syscall.Errno {
 	g, l := r.greet, &r.c.Log
-	var b [64]byte
+	var b [maxGreeting]byte
 	n := copy(b[:], text)
 	g.Buf.Store(b)
 	g.Iov[0].Set(g.Buf.ForKernel()[:n])

@@ -44,7 +44,7 @@ func newRig(t *testing.T, g Geometry) *rig {
 func (g *rig) add(spec Spec, oldest bool) *Sink {
 	g.t.Helper()
 	spec.ID = g.r.NewID()
-	s, err := g.r.Add(spec, oldest, false)
+	s, err := g.r.Add(spec, from(oldest), false)
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"sync/atomic"
 	"time"
+
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // ErrTableFull means that the table has no entry left.
@@ -150,12 +152,12 @@ func (r *Ring) Reserve(id uint64) {
 	}
 }
 
-// Add enters a sink into the table. Its cursor begins at delivered, so that it also gets what nobody has had, or with
-// oldest at the tail. A sink with a Group uses the cursor of that share; the share's own entry is made with the first
+// Add enters a sink into the table. Its cursor begins at delivered, so that it also gets what nobody has had, or where
+// start says, before that. A sink with a Group uses the cursor of that share; the share's own entry is made with the first
 // member. A sink that is Attaching gets nothing before Attach.
 //
 // The entry's state is its commit record: until it is written, last, there is no such sink.
-func (r *Ring) Add(spec Spec, oldest, attach bool) (*Sink, error) {
+func (r *Ring) Add(spec Spec, start wire.Start, attach bool) (*Sink, error) {
 	need := 1
 	var share *Sink
 	if spec.Group != "" {
@@ -170,22 +172,21 @@ func (r *Ring) Add(spec Spec, oldest, attach bool) (*Sink, error) {
 		common := spec
 		common.Kind, common.ID, common.Inode, common.Address = Share, r.NewID(), 0, ""
 		common.Label = spec.Group
-		share = r.add(common, oldest, false)
+		share = r.add(common, start, false)
 	}
 	if share != nil {
 		spec.ShareID = share.ID()
 	}
-	return r.add(spec, oldest, attach), nil
+	return r.add(spec, start, attach), nil
 }
 
-func (r *Ring) add(spec Spec, oldest, attach bool) *Sink {
+func (r *Ring) add(spec Spec, from wire.Start, attach bool) *Sink {
 	slot := r.freeSlot[len(r.freeSlot)-1]
 	r.freeSlot = r.freeSlot[:len(r.freeSlot)-1]
 	e := &r.entries[slot]
-	start := r.c.Delivered.load()
-	flags := uint32(0)
-	if oldest && r.c.Tail.Seq.Load() < start.Seq {
-		start, flags = r.c.Tail.load(), flagCatching
+	start, flags := r.startAt(from), uint32(0)
+	if start.Seq < r.c.Delivered.Seq.Load() {
+		flags = flagCatching
 	}
 	e.Cursor.store(start)
 	e.Start.Store(start.Seq)
