@@ -73,7 +73,7 @@ func benchSourceCommand(where *location) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			source, err := channel.DialWith(context.Background(), msgmux.SourceOptions{Label: "bench", Datagrams: plain})
+			source, err := channel.Dial(context.Background(), msgmux.SourceOptions{Label: "bench", Datagrams: plain})
 			if err != nil {
 				return err
 			}
@@ -137,10 +137,7 @@ func benchSend(source *msgmux.Source, run uint64, size int, rate float64, durati
 }
 
 func benchSinkCommand(where *location) *cobra.Command {
-	var (
-		run   uint64
-		plain bool
-	)
+	var run uint64
 	cmd := &cobra.Command{
 		Use: "bench-sink", Hidden: true, Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -151,7 +148,7 @@ func benchSinkCommand(where *location) *cobra.Command {
 			ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 			defer cancel()
 			label := fmt.Sprintf("bench-%d", os.Getpid())
-			sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Label: label, Datagrams: plain})
+			sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Label: label})
 			if err != nil {
 				return err
 			}
@@ -168,7 +165,6 @@ func benchSinkCommand(where *location) *cobra.Command {
 		},
 	}
 	cmd.Flags().Uint64Var(&run, "run", 0, "")
-	cmd.Flags().BoolVar(&plain, "datagrams", false, "")
 	return cmd
 }
 
@@ -201,8 +197,7 @@ func benchReceive(sink *msgmux.Sink, run uint64) (benchSinkReport, error) {
 	if err != nil {
 		return r, err
 	}
-	err = sink.Each(ctx, func(m msgmux.Message) error {
-		message := m.Payload
+	take := func(message []byte) error {
 		came.Add(1)
 		if len(message) < stampSize || binary.LittleEndian.Uint64(message) != run {
 			return nil // somebody else's
@@ -220,7 +215,15 @@ func benchReceive(sink *msgmux.Sink, run uint64) (benchSinkReport, error) {
 		r.Ended = time.Now()
 		r.Latencies.add(time.Duration(r.Ended.UnixNano() - int64(binary.LittleEndian.Uint64(message[16:]))))
 		return nil
-	})
+	}
+	for m, failed := range sink.Messages(ctx) {
+		if err = failed; err == nil {
+			err = take(m.Payload)
+		}
+		if err != nil {
+			break
+		}
+	}
 	if !errors.Is(err, errLast) && !errors.Is(err, context.Canceled) {
 		return r, err
 	}

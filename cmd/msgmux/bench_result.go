@@ -10,13 +10,13 @@ import (
 	"strings"
 	"time"
 
-	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // benchResult is a measurement and its account.
 type benchResult struct {
 	options *benchOptions
-	status  msgmux.Status // before it began
+	status  wire.Status // before it began
 	source  benchSourceReport
 	broker  time.Duration // CPU time
 	sinks   []benchSinkReport

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // benchOptions are the flags of bench.
@@ -44,7 +45,7 @@ the time from sending to receiving. Without --rate the publisher sends as fast
 as the channel takes, and that time is mostly spent waiting in queues.
 
 Both ends are programs in Go that use frames: many messages in one packet. With
---datagrams each message is a packet of its own, as from programs that know
+--datagrams each message is sent as a packet of its own, as by programs that know
 nothing of frames.
 
 The messages of the measurement go to every sink of the channel. Where there
@@ -90,7 +91,7 @@ func (o *benchOptions) run(where *location) error {
 	ctx, cancel := untilStopped(context.Background())
 	defer cancel(nil)
 	asking, answered := context.WithTimeout(ctx, answerWithin)
-	status, err := channel.Status(asking)
+	status, _, err := look(asking, channel, wire.OpStatus)
 	answered()
 	switch {
 	case err != nil:
@@ -115,9 +116,9 @@ func (o *benchOptions) run(where *location) error {
 }
 
 // measure runs the processes: all sinks are there before the first message, and all have ended before the account.
-func (o *benchOptions) measure(ctx context.Context, channel msgmux.Channel, status msgmux.Status) (*benchResult, error) {
+func (o *benchOptions) measure(ctx context.Context, channel msgmux.Channel, status wire.Status) (*benchResult, error) {
 	run := strconv.FormatInt(time.Now().UnixNano(), 10)
-	common := []string{"--runtime-dir", channel.RuntimeDir, "--run", run, "--datagrams=" + strconv.FormatBool(!o.frames)}
+	common := []string{"--runtime-dir", channel.RuntimeDir, "--run", run}
 	var sinks []*benchProcess
 	defer func() {
 		for _, sink := range sinks {
@@ -138,7 +139,7 @@ func (o *benchOptions) measure(ctx context.Context, channel msgmux.Channel, stat
 	}
 	publisher, err := startBench(ctx, "publisher", append([]string{
 		"bench-source", "--size", strconv.Itoa(o.size), "--rate", strconv.FormatFloat(o.rate, 'f', -1, 64),
-		"--duration", o.duration.String(),
+		"--duration", o.duration.String(), "--datagrams=" + strconv.FormatBool(!o.frames),
 	}, common...))
 	if err != nil {
 		return nil, err

@@ -303,7 +303,7 @@ func (a *addition) tell(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for ctx.Err() == nil {
-		_, sinks, err := a.channel.List(ctx)
+		_, sinks, err := look(ctx, a.channel, wire.OpList)
 		if err != nil {
 			say("the broker does not answer; when it runs, it finds the sink: %v", err)
 			return

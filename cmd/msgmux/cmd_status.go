@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -24,8 +23,8 @@ const answerWithin = 5 * time.Second
 
 // listing is what status --json prints.
 type listing struct {
-	Status msgmux.Status       `json:"status"`
-	Sinks  []msgmux.SinkStatus `json:"sinks"`
+	Status wire.Status `json:"status"`
+	Sinks  []wire.Sink `json:"sinks"`
 
 	Senders []sender `json:"senders,omitempty"` // those that --senders asks for
 }
@@ -94,7 +93,7 @@ for the channel and one for each sink, every interval.`,
 			}
 			if len(l.Sinks) > 0 {
 				slices.SortFunc(l.Sinks, byTrouble(l.Status.Buffer))
-				rate := func(s *msgmux.SinkStatus) string { return perSecond(s.Rate, l.Status.RateSeconds) }
+				rate := func(s *wire.Sink) string { return perSecond(s.Rate, l.Status.RateSeconds) }
 				text = sinkTable(l.Sinks, now, rate).append(append(text, '\n'))
 			}
 			return printText(text)
@@ -117,7 +116,7 @@ func awaitRates(where *location) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 	defer cancel()
-	status, err := channel.Status(ctx)
+	status, _, err := look(ctx, channel, wire.OpStatus)
 	if err == nil && status.RateSeconds == 0 {
 		time.Sleep(ratesAfter)
 	}
@@ -140,9 +139,9 @@ func list(where *location) (listing, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 	defer cancel()
-	status, sinks, err := channel.List(ctx)
+	status, sinks, err := look(ctx, channel, wire.OpList)
 	if sinks == nil {
-		sinks = []msgmux.SinkStatus{} // "[]", not "null"
+		sinks = []wire.Sink{} // "[]", not "null"
 	}
 	return listing{Status: status, Sinks: sinks}, err
 }
@@ -163,7 +162,7 @@ func printText(text []byte) error {
 }
 
 // appendStatus appends the channel's side of the status, a line for each question that people have.
-func appendStatus(dst []byte, s msgmux.Status, now time.Time) []byte {
+func appendStatus(dst []byte, s wire.Status, now time.Time) []byte {
 	row := func(name, format string, args ...any) {
 		dst = fmt.Appendf(dst, "%-9s "+format+"\n", append([]any{name}, args...)...)
 	}
@@ -182,7 +181,7 @@ func appendStatus(dst []byte, s msgmux.Status, now time.Time) []byte {
 }
 
 // extras are the counts that are usually zero.
-func extras(s msgmux.Status) string {
+func extras(s wire.Status) string {
 	var text strings.Builder
 	for _, reason := range slices.Sorted(maps.Keys(s.Refused)) {
 		if n := s.Refused[reason]; n > 0 {
@@ -201,7 +200,7 @@ func extras(s msgmux.Status) string {
 }
 
 // starts says how often the broker was started on this ring.
-func starts(s msgmux.Status) string {
+func starts(s wire.Status) string {
 	if s.Starts <= 1 {
 		return "not restarted"
 	}

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
-	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -53,7 +52,7 @@ func TestStatusShowsTheChannel(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, got)
 		}
 	}
-	var sinks []msgmux.SinkStatus
+	var sinks []wire.Sink
 	if err := json.Unmarshal([]byte(prepare(t, dir, "sinks", "list", "--json").want(0).stdout.String()), &sinks); err != nil || len(sinks) != 2 {
 		t.Errorf("got %+v and %v", sinks, err)
 	}
@@ -169,7 +168,7 @@ func TestStatusOfABrokerThatHangs(t *testing.T) {
 // TestStatusLines of states that are hard to bring about.
 func TestStatusLines(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
-	s := msgmux.Status{
+	s := wire.Status{
 		Channel: "web", RuntimeDir: "/run/msgmux.web", PID: 7, Version: "1\x1b", SinceUnix: now.Unix() - 90, RingSince: now.Unix() - 3600,
 		Buffer: 16 << 20, Used: 1 << 20, Starts: 3, Received: 12345, Accepted: 37030, Lost: 5,
 		Refused: map[string]uint64{"too-large": 3, "bad-packet": 0}, Abandoned: 8, Landed: 2,

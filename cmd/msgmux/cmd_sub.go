@@ -118,7 +118,10 @@ func (o *subOptions) run(where *location) error {
 		s.most = &o.count
 	}
 	options := msgmux.SinkOptions{
-		Label: o.label, Patience: o.patience.value, Oldest: o.start == startOldest, Share: o.share, Tap: o.tap,
+		Label: o.label, Patience: o.patience.value, Share: o.share, Tap: o.tap,
+	}
+	if o.start == startOldest {
+		options.Start = msgmux.Oldest()
 	}
 	if o.strict {
 		options.OnGap = s.gap

@@ -17,14 +17,15 @@ import (
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // patient is who the doctor looks at: a host, and one channel on it.
 type patient struct {
 	channel msgmux.Channel
 	units   channelUnits
-	status  *msgmux.Status // nil: the broker does not answer
-	sinks   []msgmux.SinkStatus
+	status  *wire.Status // nil: the broker does not answer
+	sinks   []wire.Sink
 	silence error // why it does not
 }
 
@@ -36,7 +37,7 @@ func newPatient(where *location) (*patient, error) {
 	p := &patient{channel: c, units: unitsOf(c)}
 	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 	defer cancel()
-	status, sinks, err := c.List(ctx)
+	status, sinks, err := look(ctx, c, wire.OpList)
 	if p.silence = err; err == nil {
 		p.status, p.sinks = &status, sinks
 	}

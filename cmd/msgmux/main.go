@@ -10,6 +10,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -114,7 +115,18 @@ type location struct {
 }
 
 func (l *location) locate() (msgmux.Channel, error) {
-	return msgmux.Locate(l.channel, l.user, l.runtimeDir)
+	switch {
+	case l.runtimeDir != "" && (l.channel != "" || l.user):
+		return msgmux.Channel{}, usagef("a runtime folder names one channel by itself: no channel name and no user instance beside it")
+	case l.runtimeDir != "":
+		dir, err := filepath.Abs(l.runtimeDir)
+		return msgmux.Channel{RuntimeDir: dir}, err
+	case l.user:
+		return msgmux.User(l.channel)
+	case l.channel != "":
+		return msgmux.Named(l.channel)
+	}
+	return msgmux.Default()
 }
 
 // chooseCommand runs where a command below this one was expected.

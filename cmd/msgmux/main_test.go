@@ -22,6 +22,7 @@ import (
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // binaries is the folder with the two programs; anybody may run them.
@@ -222,11 +223,11 @@ func startBroker(t *testing.T, flags ...string) (*program, string) {
 }
 
 // sinksOf asks the broker for its sinks.
-func sinksOf(t *testing.T, dir string) []msgmux.SinkStatus {
+func sinksOf(t *testing.T, dir string) []wire.Sink {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	_, sinks, err := msgmux.Channel{RuntimeDir: dir}.List(ctx)
+	_, sinks, err := look(ctx, msgmux.Channel{RuntimeDir: dir}, wire.OpList)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // picture is the channel in at most rows lines of at most columns characters: what it is doing, and as many sinks as
@@ -66,15 +66,15 @@ type column struct {
 func columnsByWorth(now time.Time) []column {
 	users := map[uint32]string{}
 	return []column{
-		{"SINK", false, func(w *watched) string { return mark(w.SinkStatus) + visible(w.Label) }},
-		{"STATE", false, func(w *watched) string { return stateWord(w.SinkStatus, now) }},
+		{"SINK", false, func(w *watched) string { return mark(w.Sink) + visible(w.Label) }},
+		{"STATE", false, func(w *watched) string { return stateWord(w.Sink, now) }},
 		{"rate/s", true, func(w *watched) string { return commas(uint64(w.rate.last())) }},
 		{"lag", true, func(w *watched) string { return byteCount(w.LagBytes) }},
 		{"lost", true, func(w *watched) string { return commas(w.Lost) }},
 		{rateSpark, false, nil},
 		{lagSpark, false, nil},
 		{"waiting", true, func(w *watched) string { return commas(w.Waiting) }},
-		{"left", true, func(w *watched) string { return patienceLeft(w.SinkStatus) }},
+		{"left", true, func(w *watched) string { return patienceLeft(w.Sink) }},
 		{"accepted", true, func(w *watched) string { return commas(w.Accepted) }},
 		{"USER", false, func(w *watched) string {
 			if _, known := users[w.UID]; !known {
@@ -82,7 +82,7 @@ func columnsByWorth(now time.Time) []column {
 			}
 			return users[w.UID]
 		}},
-		{"KIND", false, func(w *watched) string { return kind(w.SinkStatus) }},
+		{"KIND", false, func(w *watched) string { return kind(w.Sink) }},
 		{"since", true, func(w *watched) string { return roughly(now.Sub(time.Unix(w.SinceUnix, 0))) }},
 		{"ADDRESS", false, func(w *watched) string { return visible(w.Address) }},
 	}
@@ -105,7 +105,7 @@ func sinkLines(v *view, columns, rows int, s style) []string {
 		sinks = append(sinks, w)
 	}
 	order := byTrouble(v.status.Buffer)
-	slices.SortFunc(sinks, func(a, b *watched) int { return order(a.SinkStatus, b.SinkStatus) })
+	slices.SortFunc(sinks, func(a, b *watched) int { return order(a.Sink, b.Sink) })
 	left := 0
 	if len(sinks) > rows-1 {
 		left = len(sinks) - max(rows-2, 1)
@@ -173,7 +173,7 @@ func sinkLines(v *view, columns, rows int, s style) []string {
 	lines = append(lines, row(all, chosen, widths, heading))
 	for n, w := range sinks {
 		text := row(all, chosen, widths, func(i int) string { return cells[i][n] })
-		lines = append(lines, paint(s, colourOf(w.SinkStatus), text))
+		lines = append(lines, paint(s, colourOf(w.Sink), text))
 	}
 	if left > 0 {
 		lines = append(lines, fmt.Sprintf("%s and %s more", s.more, plural(uint64(left), "sink")))
@@ -201,8 +201,8 @@ func row(all []column, chosen, widths []int, cell func(i int) string) string {
 
 // byTrouble orders sinks for who looks for the cause of something: those that are left behind, those that are not there,
 // and the others by how many eighths of the ring they are behind. A finer measure would have the lines jump about.
-func byTrouble(buffer uint64) func(a, b msgmux.SinkStatus) int {
-	trouble := func(s msgmux.SinkStatus) uint64 {
+func byTrouble(buffer uint64) func(a, b wire.Sink) int {
+	trouble := func(s wire.Sink) uint64 {
 		switch s.State {
 		case "lagging":
 			return 11
@@ -211,13 +211,13 @@ func byTrouble(buffer uint64) func(a, b msgmux.SinkStatus) int {
 		}
 		return min(8*s.LagBytes/max(buffer, 1), 8)
 	}
-	return func(a, b msgmux.SinkStatus) int {
+	return func(a, b wire.Sink) int {
 		return cmp.Or(cmp.Compare(trouble(b), trouble(a)), cmp.Compare(a.Label, b.Label), cmp.Compare(a.ID, b.ID))
 	}
 }
 
 // mark tells the state of a sink without colours and in one character.
-func mark(s msgmux.SinkStatus) string {
+func mark(s wire.Sink) string {
 	switch s.State {
 	case "lagging":
 		return "!"
@@ -230,7 +230,7 @@ func mark(s msgmux.SinkStatus) string {
 }
 
 // stateWord is the state, and since when if it is a bad one.
-func stateWord(s msgmux.SinkStatus, now time.Time) string {
+func stateWord(s wire.Sink, now time.Time) string {
 	if s.LaggingSince > 0 {
 		return visible(s.State) + " " + roughly(now.Sub(time.Unix(s.LaggingSince, 0)))
 	}
@@ -244,7 +244,7 @@ const (
 	magenta = "35"
 )
 
-func colourOf(s msgmux.SinkStatus) string {
+func colourOf(s wire.Sink) string {
 	switch s.State {
 	case "lagging":
 		return red

@@ -58,10 +58,10 @@ func (p *publisher) dial(stream bool) error {
 	}
 	options := msgmux.SourceOptions{Label: "pub", Datagrams: !stream || !known || p.nonblock}
 	err = p.waiting(func(ctx context.Context) (err error) {
-		p.source, err = p.channel.DialWith(ctx, options)
+		p.source, err = p.channel.Dial(ctx, options)
 		if failed, ok := errors.AsType[*msgmux.OpError](err); ok && failed.Code == "quota" {
 			options.Datagrams = true // there are too many connections already
-			p.source, err = p.channel.DialWith(ctx, options)
+			p.source, err = p.channel.Dial(ctx, options)
 		}
 		return err
 	})

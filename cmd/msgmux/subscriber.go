@@ -14,6 +14,7 @@ import (
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 const (
@@ -56,11 +57,10 @@ func (s *subscriber) receive(idle time.Duration) error {
 		quiet = time.AfterFunc(idle, func() { s.cancel(errIdle) })
 		defer quiet.Stop()
 	}
-	err := s.sink.Each(s.ctx, func(message msgmux.Message) error {
+	err := s.each(s.ctx, func() {
 		if quiet != nil {
 			quiet.Reset(idle)
 		}
-		return s.take(message)
 	})
 	if cause := context.Cause(s.ctx); cause != nil && errors.Is(err, context.Canceled) {
 		return cause
@@ -68,13 +68,23 @@ func (s *subscriber) receive(idle time.Duration) error {
 	return err
 }
 
+// each takes messages until there is a reason to end, and calls first before each.
+func (s *subscriber) each(ctx context.Context, first func()) error {
+	for message, err := range s.sink.Messages(ctx) {
+		if err != nil {
+			return err
+		}
+		first()
+		if err := s.take(message); err != nil {
+			return err
+		}
+	}
+	return nil // never: the last turn has an error
+}
+
 // take prints one message; errCounted means that it was the last one wanted.
 func (s *subscriber) take(message msgmux.Message) error {
-	var seq *uint64
-	if s.sink.Address() == "" {
-		seq = &message.Seq
-	}
-	if err := s.print.message(message.Payload, seq); err != nil {
+	if err := s.print.message(message.Payload, &message.Seq); err != nil {
 		return err
 	}
 	s.size.Add(uint64(len(message.Payload)))
@@ -110,7 +120,7 @@ func (s *subscriber) leave(cause error) error {
 		return cause
 	}
 	// A broker that is late, or gone, sends nothing more; what is there comes at once.
-	err := s.sink.Each(ctx, s.take)
+	err := s.each(ctx, func() {})
 	if errors.Is(err, io.EOF) || errors.Is(err, context.DeadlineExceeded) {
 		return cause
 	}
@@ -119,10 +129,10 @@ func (s *subscriber) leave(cause error) error {
 
 // askLost learns what this sink has lost: what the last packet told, and what was lost since then, if the broker answers.
 func (s *subscriber) askLost() {
-	s.lost.Store(max(s.lost.Load(), s.sink.Lost()))
+	s.lost.Store(max(s.lost.Load(), s.sink.Stats().Lost))
 	ctx, cancel := context.WithTimeout(context.Background(), lostWithin)
 	defer cancel()
-	_, sinks, err := s.channel.List(ctx)
+	_, sinks, err := look(ctx, s.channel, wire.OpList)
 	if err != nil {
 		return
 	}

@@ -11,7 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // table is rows of text in columns; the first row has the headings. Headings in lower case mark columns of numbers,
@@ -51,7 +51,7 @@ const rateColumn = 5
 
 // sinkTable has a row for each sink, in the given order. rate, unless it is nil, tells how many messages a second a sink
 // accepts.
-func sinkTable(sinks []msgmux.SinkStatus, now time.Time, rate func(*msgmux.SinkStatus) string) table {
+func sinkTable(sinks []wire.Sink, now time.Time, rate func(*wire.Sink) string) table {
 	t := table{{"id", "SINK", "KIND", "USER", "STATE", "rate/s", "waiting", "lag", "patience", "left", "accepted", "lost", "since", "ADDRESS"}}
 	users := map[uint32]string{}
 	for _, s := range sinks {
@@ -76,7 +76,7 @@ func sinkTable(sinks []msgmux.SinkStatus, now time.Time, rate func(*msgmux.SinkS
 }
 
 // kind is a sink's kind with what sets it apart.
-func kind(s msgmux.SinkStatus) string {
+func kind(s wire.Sink) string {
 	text := visible(s.Kind)
 	if s.Tap {
 		text += ",tap"
@@ -88,7 +88,7 @@ func kind(s msgmux.SinkStatus) string {
 }
 
 // patienceLeft is how long the sink would still be waited for.
-func patienceLeft(s msgmux.SinkStatus) string {
+func patienceLeft(s wire.Sink) string {
 	if s.PatienceLeft < 0 {
 		return "-" // forever
 	}

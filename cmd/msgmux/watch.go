@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // watchOptions are the flags of status --watch.
@@ -46,7 +46,7 @@ func (h history) last() float64 {
 
 // watched is one sink, now and in the last intervals.
 type watched struct {
-	msgmux.SinkStatus
+	wire.Sink
 	rate history // messages accepted a second
 	lag  history // bytes
 }
@@ -54,7 +54,7 @@ type watched struct {
 // view is the channel, now and in the last intervals.
 type view struct {
 	at            time.Time
-	status        msgmux.Status
+	status        wire.Status
 	sinks         map[uint64]*watched
 	in, out, lost history
 	trouble       error // why the channel does not answer; nil if it does
@@ -86,7 +86,7 @@ func (v *view) take(l listing, at time.Time) {
 			w.rate.add(rate(s.Accepted, w.Accepted))
 		}
 		w.lag.add(float64(s.LagBytes))
-		w.SinkStatus = s
+		w.Sink = s
 		sinks[s.ID] = w
 	}
 	v.at, v.status, v.sinks, v.trouble = at, l.Status, sinks, nil
@@ -180,10 +180,10 @@ func printJSONLine(v *view) error {
 }
 
 // ordered is the sinks, those in trouble first, and by name among those.
-func (v *view) ordered() []msgmux.SinkStatus {
-	sinks := make([]msgmux.SinkStatus, 0, len(v.sinks))
+func (v *view) ordered() []wire.Sink {
+	sinks := make([]wire.Sink, 0, len(v.sinks))
 	for _, w := range v.sinks {
-		sinks = append(sinks, w.SinkStatus)
+		sinks = append(sinks, w.Sink)
 	}
 	slices.SortFunc(sinks, byTrouble(v.status.Buffer))
 	return sinks
@@ -222,7 +222,7 @@ func percent(part, whole uint64) float64 {
 }
 
 // leftWord is how long the sink would still be waited for, in one word.
-func leftWord(s msgmux.SinkStatus) string {
+func leftWord(s wire.Sink) string {
 	if s.PatienceLeft < 0 {
 		return foreverWord
 	}

@@ -23,11 +23,11 @@ func aView(sinks int) *view {
 	at := time.Unix(1_800_000_000, 0)
 	var v view
 	for i := range 100 {
-		l := listing{Status: msgmux.Status{RuntimeDir: "/run/msgmux", SinceUnix: at.Unix() - 7000, Buffer: 1 << 20, Used: 1 << 19,
+		l := listing{Status: wire.Status{RuntimeDir: "/run/msgmux", SinceUnix: at.Unix() - 7000, Buffer: 1 << 20, Used: 1 << 19,
 			Received: uint64(1000 * i), Accepted: uint64(3000 * i), Lost: uint64(7 * i), Sinks: wire.SinkCounts{Total: sinks, Dynamic: sinks, Lagging: 1},
 			Sources: wire.Sources{Blocked: true, Why: "sink archive", Sink: "archive", ForSeconds: 12}}}
 		for n := range sinks {
-			s := msgmux.SinkStatus{ID: uint64(n + 1), Label: fmt.Sprintf("sink-number-%d", n), Kind: "dynamic", Address: "@some/where",
+			s := wire.Sink{ID: uint64(n + 1), Label: fmt.Sprintf("sink-number-%d", n), Kind: "dynamic", Address: "@some/where",
 				State: []string{"ready", "stalled", "lagging", "absent"}[n%4], Accepted: uint64(i * 1000 / (n + 1)), Lost: uint64(n),
 				LagBytes: uint64(n) << 16, Patience: "1s", PatienceLeft: 0.5, SinceUnix: at.Unix() - 100}
 			if s.State == "lagging" {
@@ -174,8 +174,8 @@ func TestWatchIntoAPipe(t *testing.T) {
 	for _, line := range lines {
 		var got struct {
 			Time   time.Time
-			Status msgmux.Status
-			Sinks  []msgmux.SinkStatus
+			Status wire.Status
+			Sinks  []wire.Sink
 		}
 		if err := json.Unmarshal([]byte(line), &got); err != nil || got.Status.PID == 0 || got.Sinks == nil || time.Since(got.Time) > time.Minute {
 			t.Errorf("%v in %s", err, line)
