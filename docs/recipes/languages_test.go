@@ -7,7 +7,9 @@ package recipes
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -184,5 +186,49 @@ func TestExamplesEndByCtrlC(t *testing.T) {
 		stage.Until(t, "what it shows", func() bool { return strings.Contains(p.Out(), "for "+name) })
 		ends("the sink "+name, p)
 		stage.Until(t, "its end", func() bool { return len(broker.Status().Sinks) == 1 })
+	}
+}
+
+// TestStaticSinkInGo is the program of the page about static sinks, on a socket that somebody else holds, as systemd does: it
+// is killed and started again, and nothing that came meanwhile is missing.
+func TestStaticSinkInGo(t *testing.T) {
+	stage.Need(t, "go")
+	_, page, _ := strings.Cut(stage.ReadDocument(t, "docs/admin/static-sink.md"), "```go\n")
+	text, _, shown := strings.Cut(page, "```\n")
+	if !shown {
+		t.Fatal("the page shows no program in Go")
+	}
+	dir := stage.Folder(t)
+	build(t, "go", "build", "-o", dir+"/archive", stage.Write(t, dir, "main.go", text))
+	if err := os.Mkdir(dir+"/sinks", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: dir + "/sinks/archive", Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	file, err := socket.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	broker := stage.StartBrokerBy(t, dir, []string{"msgmuxd", "--runtime-dir", dir, "--sink", dir + "/sinks/archive"})
+	broker.WaitSink("archive")
+	start := func() *stage.Program {
+		return stage.Shell(t, "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=msgmux-sink@archive.socket; exec "+dir+"/archive",
+			func(c *exec.Cmd) { c.ExtraFiles = []*os.File{file} })
+	}
+	p := start()
+	stage.Shell(t, "msgmux pub one two").Succeed()
+	stage.Until(t, "the first messages", func() bool { return p.Out() == "one\ntwo\n" })
+	p.Kill()
+	stage.Shell(t, "msgmux pub three 'four and five'").Succeed()
+	p = start()
+	stage.Until(t, "those that came meanwhile", func() bool { return p.Out() == "three\nfour and five\n" })
+	p.Signal(syscall.SIGTERM)
+	p.Succeed()
+	if got := broker.Status(); got.Lost != 0 || got.Accepted != 4 {
+		t.Errorf("%+v", got)
 	}
 }
