@@ -37,7 +37,7 @@ type InheritedOptions struct {
 // was given, and with ErrBadOption if it is none for datagrams.
 //
 // The descriptor stays open, and the environment as it is: after Close it can be had again. Two sinks that have the same
-// socket divide its messages. Numbers (Message.Seq) come with Frames only.
+// socket divide its messages, also with another program, for which it does not block any more either. Numbers (Message.Seq) come with Frames only.
 func Inherited(name string, options InheritedOptions) (*Sink, error) {
 	const op = "inherit"
 	number, found, err := inheritedDescriptor(name)
@@ -64,7 +64,7 @@ const firstDescriptor = 3
 func inheritedDescriptor(name string) (number int, found string, err error) {
 	count, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	if pid, wrong := strconv.Atoi(os.Getenv("LISTEN_PID")); err != nil || wrong != nil || pid != os.Getpid() || count < 1 {
-		return 0, "", fmt.Errorf("%w: the service manager has given none to this process", errNoSocket)
+		return 0, "", fmt.Errorf("%w: the service manager has given no socket to this process", ErrNotFound)
 	}
 	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
 	if len(names) != count {
@@ -79,13 +79,10 @@ func inheritedDescriptor(name string) (number int, found string, err error) {
 		at = 0
 	}
 	if at < 0 {
-		return 0, "", fmt.Errorf("%w: there are %s", errNoSocket, strings.Join(names, ", "))
+		return 0, "", fmt.Errorf("%w: the service manager has given the sockets %s", ErrNotFound, strings.Join(names, ", "))
 	}
 	return firstDescriptor + at, names[at], nil
 }
-
-// errNoSocket is ErrNotFound for what is no sink yet.
-var errNoSocket = fmt.Errorf("%w: no such socket", ErrNotFound)
 
 // datagramSocket makes a socket of a descriptor, which stays open.
 func datagramSocket(number int) (*net.UnixConn, error) {

@@ -217,30 +217,6 @@ func (s *Sink) Status(ctx context.Context) (SinkStatus, error) {
 	return SinkStatus{}, opError(op, s.where, ErrNotFound)
 }
 
-// SinkStats are what a sink counts.
-type SinkStats struct {
-	Messages uint64 // that came; those of a packet come together
-	Bytes    uint64 // in their payloads
-
-	// Lost is how many messages were lost, as the last packet has told; what was lost since, the next one tells. In a share
-	// it is what the share has lost since this sink joined; on an inherited socket, what was lost since the first packet
-	// came, and without frames always 0. SinkStatus.Lost is the whole.
-	Lost uint64
-
-	Gaps       uint64 // how often messages were missing: how often OnGap is called
-	Reconnects uint64 // how often the sink was connected again
-}
-
-// sinkCounts are the stats as they are kept.
-type sinkCounts struct{ messages, bytes, lost, gaps, reconnects atomic.Uint64 }
-
-// Stats returns the counts of this moment. It never waits.
-func (s *Sink) Stats() SinkStats {
-	c := &s.counts
-	return SinkStats{Messages: c.messages.Load(), Bytes: c.bytes.Load(), Lost: c.lost.Load(), Gaps: c.gaps.Load(),
-		Reconnects: c.reconnects.Load()}
-}
-
 // Leave asks the broker to send no more. What was sent before can still be received; then Receive and Messages end with
 // io.EOF, also those that wait already. A program that is to lose nothing leaves, receives to the end, and closes.
 //

@@ -460,49 +460,6 @@ func isShortOfMemory(err error) bool {
 	return errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
 }
 
-// SourceStats are what a source counts.
-type SourceStats struct {
-	Messages   uint64        // sent
-	Bytes      uint64        // in their payloads
-	Reconnects uint64        // how often the source was connected again
-	Blocked    time.Duration // how long sending has waited for the channel, in all and up to now
-}
-
-// sourceCounts are the stats as they are kept.
-type sourceCounts struct {
-	messages, bytes, reconnects atomic.Uint64
-	blocked                     atomic.Int64 // ns of the waits that are over
-	since                       atomic.Int64 // when the present wait began, as of counting; 0: nobody waits
-}
-
-// counting is what the moments of sourceCounts are counted from.
-var counting = time.Now()
-
-// sent counts records that were sent.
-func (c *sourceCounts) sent(records []byte) {
-	messages, bytes := 0, 0
-	wire.EachRecord(records, func(payload []byte) bool {
-		messages, bytes = messages+1, bytes+len(payload)
-		return true
-	})
-	c.messages.Add(uint64(messages))
-	c.bytes.Add(uint64(bytes))
-}
-
-func (c *sourceCounts) wait() { c.since.Store(int64(time.Since(counting))) }
-
-func (c *sourceCounts) waited() { c.blocked.Add(int64(time.Since(counting)) - c.since.Swap(0)) }
-
-// Stats returns the counts of this moment. It never waits.
-func (s *Source) Stats() SourceStats {
-	c := &s.counts
-	blocked := c.blocked.Load()
-	if since := c.since.Load(); since != 0 {
-		blocked += int64(time.Since(counting)) - since
-	}
-	return SourceStats{Messages: c.messages.Load(), Bytes: c.bytes.Load(), Reconnects: c.reconnects.Load(), Blocked: time.Duration(blocked)}
-}
-
 // Close ends the source. Messages that were sent stay sent; a Send that waits ends with net.ErrClosed.
 func (s *Source) Close() error {
 	s.mu.Lock()
