@@ -58,7 +58,7 @@ func writeFile(t *testing.T, path, text string) {
 // TestStaticFolder: every entry of the folder is a sink, whether it was there first or came later, and a symbolic link
 // is what it leads to. What is no socket is absent and logged once; hidden entries are nothing.
 func TestStaticFolder(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	elsewhere, err := os.MkdirTemp("", "mm")
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func TestStaticFolder(t *testing.T) {
 // TestStaticOptions: options come from NAME.conf; a bad file means defaults and one log line; changes count from the
 // next scan on.
 func TestStaticOptions(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	dir, change := optionsIn(t)
 	writeFile(t, dir+"/good.conf", "# comment\n\nlabel=nice\r\npatience=1h\nframes=yes\n")
 	writeFile(t, dir+"/forever.conf", "patience=forever")

@@ -49,13 +49,22 @@ func Config() broker.Config {
 // Start starts a broker in a temporary folder, which ends with the test. change may alter its configuration before that.
 func Start(t testing.TB, change ...func(*broker.Config)) *Broker {
 	t.Helper()
+	return StartWith(t, nothing, change...)
+}
+
+// nothing is what a broker usually inherits beside its own sockets.
+func nothing(*broker.Config, *activation.Set) {}
+
+// StartWith is Start for a broker that inherits more than its own sockets, or has something done to these.
+func StartWith(t testing.TB, inherit func(*broker.Config, *activation.Set), change ...func(*broker.Config)) *Broker {
+	t.Helper()
 	// Not t.TempDir: its paths are too long for a socket.
 	dir, err := os.MkdirTemp("", "mm")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	b, err := Run(dir, slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}), change...)
+	b, err := run(dir, slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}), inherit, change)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +74,10 @@ func Start(t testing.TB, change ...func(*broker.Config)) *Broker {
 
 // Run is Start in a folder of the caller's, until Stop is called.
 func Run(dir string, log slog.Handler, change ...func(*broker.Config)) (*Broker, error) {
+	return run(dir, log, nothing, change)
+}
+
+func run(dir string, log slog.Handler, inherit func(*broker.Config, *activation.Set), change []func(*broker.Config)) (*Broker, error) {
 	sockets, err := activation.Bind(dir, 0o660)
 	if err != nil {
 		return nil, err
@@ -74,13 +87,13 @@ func Run(dir string, log slog.Handler, change ...func(*broker.Config)) (*Broker,
 	}
 	cfg := Config()
 	cfg.RuntimeDir, cfg.SinksDir = dir, dir+"/sinks"
-	cfg.Inherited = activation.Set{Source: sockets.Source, Publish: sockets.Publish, Register: sockets.Register,
-		Subscribe: sockets.Subscribe, Control: sockets.Control}
 	cfg.Log = log
 	for _, f := range change {
 		f(&cfg)
 	}
-	channel, err := broker.Open(cfg)
+	in := activation.Set{Own: sockets.Own}
+	inherit(&cfg, &in)
+	channel, err := broker.Open(cfg, in)
 	if err != nil {
 		return nil, errors.Join(err, sockets.Unlink())
 	}

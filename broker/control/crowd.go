@@ -10,11 +10,13 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/msgmux/msgmux/internal/fair"
 )
 
-// crowd serves the connections of one listener, at most room of them at a time. Who comes when all places are taken gets
-// that of a guest who has not asked for anything yet: of the user who has most of them, the one who came first. So 1,000
-// connections that say nothing keep nobody else out.
+// crowd serves the connections of one listener, at most room of them at a time. When all places are taken, a newcomer gets the
+// place of a guest that has not asked for anything yet (see fair.Leaver). So 1,000 connections that say nothing keep nobody
+// else out.
 type crowd struct {
 	room int
 	// serve serves one guest. The connection is closed after it, and its deadline is set before.
@@ -80,29 +82,11 @@ func (c *crowd) admit(conn net.Conn) *guest {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.guests) >= c.room {
-		c.sendAway(c.leastWelcome())
+		// If all have asked for something, it is the one who came first: it has had the most time to take the answer.
+		c.sendAway(fair.Leaver(c.guests, func(g *guest) uint32 { return g.uid }, func(g *guest) bool { return !g.asked }))
 	}
 	c.guests = append(c.guests, g)
 	return g
-}
-
-// leastWelcome is the index of the guest who has to go. If all have asked for something, it is the one who came first:
-// it has had the most time to take the answer. The caller holds mu.
-func (c *crowd) leastWelcome() int {
-	idle := make(map[uint32]int)
-	for _, g := range c.guests {
-		if !g.asked {
-			idle[g.uid]++
-		}
-	}
-	worst := 0
-	most := 0
-	for i, g := range c.guests {
-		if !g.asked && idle[g.uid] > most {
-			worst, most = i, idle[g.uid]
-		}
-	}
-	return worst
 }
 
 // sendAway takes the place of a guest. The caller holds mu.

@@ -83,7 +83,6 @@ func serve(s *Setup) error {
 		return errors.New(problems[0].String())
 	}
 	cfg := s.config()
-	cfg.Inherited = set
 	cfg.Log = slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})
 	if cfg.Notifier, err = activation.NewNotifier(); err != nil {
 		return err
@@ -94,7 +93,7 @@ func serve(s *Setup) error {
 	if cfg.Ops, err = s.ops(); err != nil {
 		return err
 	}
-	channel, err := broker.Open(cfg)
+	channel, err := broker.Open(cfg, set)
 	if err != nil {
 		return err
 	}

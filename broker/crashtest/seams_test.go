@@ -43,8 +43,8 @@ func seamsInCode(t *testing.T) (names []string) {
 	t.Helper()
 	name := regexp.MustCompile(`^[a-z]+\.[a-z]+$`)
 	found := make(map[string]bool)
-	for _, dir := range []string{"..", filepath.Join("..", "ring")} {
-		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	for _, room := range []string{"ring", "store", "loop", "gate"} {
+		files, err := filepath.Glob(filepath.Join("..", room, "*.go"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,15 +57,7 @@ func seamsInCode(t *testing.T) (names []string) {
 				t.Fatal(err)
 			}
 			ast.Inspect(file, func(n ast.Node) bool {
-				call, ok := n.(*ast.CallExpr)
-				if !ok {
-					return true
-				}
-				// Seam itself, and what the ring calls with the name of one.
-				if f, ok := call.Fun.(*ast.SelectorExpr); !ok || !slices.Contains([]string{"Seam", "log", "done"}, f.Sel.Name) {
-					return true
-				}
-				for _, arg := range call.Args {
+				for _, arg := range seamNames(n) {
 					if lit, ok := arg.(*ast.BasicLit); ok && lit.Kind == token.STRING {
 						if text, err := strconv.Unquote(lit.Value); err == nil && name.MatchString(text) {
 							found[text] = true
@@ -80,6 +72,28 @@ func seamsInCode(t *testing.T) (names []string) {
 		t.Fatalf("only these seams were found in the code: %v", slices.Sorted(maps.Keys(found)))
 	}
 	return slices.Sorted(maps.Keys(found))
+}
+
+// seamNames are the expressions in n that may be names of seams: arguments of Seam itself, of what the ring calls with the
+// name of one, and what stands in the gate's seams.
+func seamNames(n ast.Node) (names []ast.Expr) {
+	switch n := n.(type) {
+	case *ast.CallExpr:
+		if f, ok := n.Fun.(*ast.SelectorExpr); ok && slices.Contains([]string{"Seam", "log", "done"}, f.Sel.Name) {
+			return n.Args
+		}
+	case *ast.CompositeLit:
+		if t, ok := n.Type.(*ast.Ident); !ok || t.Name != "seams" {
+			return nil
+		}
+		for _, e := range n.Elts {
+			if kv, ok := e.(*ast.KeyValueExpr); ok {
+				e = kv.Value
+			}
+			names = append(names, e)
+		}
+	}
+	return names
 }
 
 // other is a second shape for a channel: going over to it and back moves the ring.

@@ -3,12 +3,12 @@
 package ring
 
 import (
-	"golang.org/x/sys/unix"
+	"sort"
 
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// startAt is the place where a new sink begins.
+// startAt is the place where a new cursor begins.
 func (r *Ring) startAt(start wire.Start) Place {
 	tail, delivered := r.c.Tail.load(), r.c.Delivered.load()
 	switch seq := start.In(r.Epoch(), tail.Seq, delivered.Seq, r.c.Head.Seq.Load()); seq {
@@ -17,19 +17,24 @@ func (r *Ring) startAt(start wire.Start) Place {
 	case delivered.Seq:
 		return delivered
 	default:
-		return r.place(tail, seq)
+		return r.numbered(seq)
 	}
 }
 
-// Start is the number of the message that s, or its share, began with.
-func (s *Sink) Start() uint64 { return s.cursor.e.Start.Load() }
-
-// Epoch tells the numbers of this ring's records from those of every other ring: a number means the same record as long as
-// the epoch is the same. It is made of the data file's inode and the time when the ring was made, neither of which a
-// restart of the broker changes, and is not 0.
-func (r *Ring) Epoch() uint64 {
-	var file unix.Stat_t
-	_ = unix.Fstat(r.dataFD, &file) // cannot fail: the descriptor is open
-	const odd = 0x9e3779b97f4a7c15  // spreads the low bits over all
-	return (file.Ino*odd ^ uint64(r.c.Since.Load())) | 1
+// numbered is the place of the record with number seq, found in the index and by walking at most a piece from there.
+// Preconditions: seq is between tail and head, and not head's.
+func (r *Ring) numbered(seq uint64) Place {
+	p, head := r.c.Tail.load(), r.c.Head.Pos.Load()
+	first, last := p.Pos/pieceSize, (head-1)/pieceSize
+	begins := func(i int) Place { return r.near((first + uint64(i)) * pieceSize) }
+	if i := sort.Search(int(last-first)+1, func(i int) bool { return begins(i).Seq > seq }); i > 0 {
+		p = begins(i - 1)
+	}
+	for p.Seq < seq {
+		p = r.next(p)
+	}
+	return p
 }
+
+// Start is the number of the message that the cursor began with.
+func (c *Cursor) Start() uint64 { return c.e.Start.Load() }

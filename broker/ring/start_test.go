@@ -20,7 +20,7 @@ func from(oldest bool) wire.Start {
 // TestASinkBeginsWhereItAsksTo: at any record that is kept and that some sink has had, and nowhere else.
 func TestASinkBeginsWhereItAsksTo(t *testing.T) {
 	g := newRig(t, small())
-	first := g.add(Spec{Kind: Dynamic, Label: "first"}, false)
+	first := g.add(wish{Kind: Dynamic, Label: "first"}, false)
 	message := func(i int) []byte { return fmt.Appendf(make([]byte, i%700), "message %d", i) }
 	n := 0
 	enter := func(count int) {
@@ -55,17 +55,17 @@ func TestASinkBeginsWhereItAsksTo(t *testing.T) {
 		{wire.StartAt(0, 3), tail}, {wire.StartAt(0, tail+7), tail + 7}, {wire.StartAt(g.r.Epoch(), tail+7), tail + 7},
 		{wire.StartAt(g.r.Epoch()+1, tail+7), tail}, {wire.StartAt(0, delivered+3), delivered},
 	} {
-		s, err := g.r.Add(Spec{ID: g.r.NewID(), Kind: Dynamic, Label: "s"}, test.start, false)
+		s, err := g.r.Add(Spec{ID: g.r.NewID(), Kind: Dynamic, Label: "s"}, Reading{Start: test.start}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := s.Cursor()
+		at := s.Cursor().Place()
 		got := g.r.data.Slice(at.Pos&g.r.mask+wire.RecordHeader, uint64(g.r.length(at.Pos)))
-		if s.Start() != test.want || at.Seq != test.want || string(got) != string(message(int(test.want))) {
-			t.Errorf("%s: begins at %d with %q, want %d", test.start, s.Start(), got, test.want)
+		if s.Cursor().Start() != test.want || at.Seq != test.want || string(got) != string(message(int(test.want))) {
+			t.Errorf("%s: begins at %d with %q, want %d", test.start, s.Cursor().Start(), got, test.want)
 		}
-		if s.catching != (test.want < delivered) {
-			t.Errorf("%s: catching up: %v", test.start, s.catching)
+		if s.cursor.catching != (test.want < delivered) {
+			t.Errorf("%s: catching up: %v", test.start, s.cursor.catching)
 		}
 		if err := g.r.check(); err != nil {
 			t.Error(err)

@@ -105,14 +105,14 @@ func serve(ctx context.Context, o *options) error {
 		return err
 	}
 	cfg := o.config()
-	cfg.Version, cfg.Inherited, cfg.Notifier, cfg.Log = version, set, notifier, log
+	cfg.Version, cfg.Notifier, cfg.Log = version, notifier, log
 	if d, ok := activation.WatchdogInterval(); ok {
 		cfg.Watchdog = d
 	}
 	if err := limits(o, &cfg); err != nil {
 		return err
 	}
-	channel, err := broker.Open(cfg)
+	channel, err := broker.Open(cfg, set)
 	if err != nil {
 		return err
 	}
@@ -159,8 +159,7 @@ func sockets(o *options, log slog.Handler) (set activation.Set, unlink func(), e
 	if err != nil {
 		return set, unlink, err
 	}
-	set.Source, set.Publish, set.Register = bound.Source, bound.Publish, bound.Register
-	set.Subscribe, set.Control = bound.Subscribe, bound.Control
+	set.Own = bound.Own
 	if err := os.MkdirAll(filepath.Join(o.runtimeDir, "sinks"), 0o755); err != nil {
 		bound.Unlink()
 		return set, unlink, fmt.Errorf("cannot make the folder of static sinks: %w", err)

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -53,11 +52,9 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.level, "log-level", "info", "`LEVEL` of what is logged: debug, info, warn, error")
 }
 
-var channelName = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
-
 // finish checks what the flags say together.
 func (o *options) finish() error {
-	if o.channel != "" && !channelName.MatchString(o.channel) {
+	if o.channel != "" && !wire.IsChannelName(o.channel) {
 		return fmt.Errorf("--channel %q: a name is 1 to 32 of a-z, 0-9 and _", o.channel)
 	}
 	if o.runtimeDir != "" {

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build ring_watch
+
+package ring
+
+import (
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/msgmux/msgmux/broker/ring/mem"
+)
+
+// site is where a store stands in the code: the two innermost lines outside of package mem.
+type site string
+
+// siteOf finds the site of the store that is being made.
+func siteOf() site {
+	var pcs [24]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	var lines []string
+	for len(lines) < 2 {
+		f, more := frames.Next()
+		if f.File == "" {
+			break
+		}
+		if !strings.Contains(f.File, "/ring/mem/") && !strings.HasSuffix(f.File, "_watch_test.go") {
+			name := f.Function[strings.LastIndexByte(f.Function, '.')+1:]
+			lines = append(lines, fmt.Sprintf("%s:%d(%s)", filepath.Base(f.File), f.Line, name))
+		} else if len(lines) > 0 {
+			break // who drives the ring
+		}
+		if !more {
+			break
+		}
+	}
+	return site(strings.Join(lines, " < "))
+}
+
+// mutation is one mistake in the code: a store that is left out, or two neighbours that change places. nil is none.
+type mutation struct {
+	drop  site
+	swap  [2]site // the second is made first, where it comes right behind the first
+	count map[site]int
+	next  map[[2]site]int // how often one came right behind the other
+	made  int             // how often the mistake was made
+
+	last site
+	held func() // the first of a swap
+}
+
+// make makes a store, or the mistake.
+func (m *mutation) make(s *mem.Store, apply func(*mem.Store)) {
+	at := siteOf()
+	if m.count != nil {
+		m.count[at]++
+		if m.last != "" {
+			m.next[[2]site{m.last, at}]++
+		}
+		m.last = at
+	}
+	switch {
+	case m.drop == at:
+		m.made++
+	case m.held != nil:
+		first := m.held
+		m.held = nil
+		if at == m.swap[1] {
+			m.made++
+			apply(s)
+			first()
+			return
+		}
+		first()
+		m.make(s, apply)
+	case m.swap[0] == at && m.swap[0] != "":
+		later := *s
+		later.Value = append([]byte(nil), s.Value...)
+		m.held = func() { apply(&later) }
+	default:
+		apply(s)
+	}
+}
