@@ -65,7 +65,7 @@ func (o *benchOptions) measure(ctx context.Context, channel msgmux.Channel, pid 
 		defer sink.Close()
 		sinks[i] = &benchSink{sink: sink}
 	}
-	source, err := channel.DialWith(ctx, msgmux.SourceOptions{Label: "bench", Datagrams: o.datagrams})
+	source, err := channel.Dial(ctx, msgmux.SourceOptions{Label: "bench", Datagrams: o.datagrams})
 	if err != nil {
 		return nil, err
 	}

@@ -104,7 +104,7 @@ func askChannels(found []foundJSON) {
 func (f *foundJSON) ask() {
 	ctx, cancel := context.WithTimeout(context.Background(), controlWithin)
 	defer cancel()
-	status, err := msgmux.Channel{RuntimeDir: f.RuntimeDir}.Status(ctx)
+	status, _, err := look(ctx, msgmux.Channel{RuntimeDir: f.RuntimeDir}, wire.OpStatus)
 	switch {
 	case err == nil:
 		shown := channelAsJSON(status)

@@ -87,7 +87,7 @@ func sinksSetCommand(where *location) *cobra.Command {
 				return usagef("nothing to set: give --patience")
 			}
 			return eachSink(where, args, func(c msgmux.Channel, ctx context.Context, sink string) error {
-				return c.Set(ctx, sink, msgmux.Settings{Patience: p.value})
+				return c.SetPatience(ctx, sink, *p.value)
 			})
 		},
 	}

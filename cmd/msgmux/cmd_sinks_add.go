@@ -74,7 +74,7 @@ with --user by the user.`,
 	flags.BoolVar(&o.force, "force", false, "replace files that are there already")
 	completeWith(cmd, "service", completeServices(where))
 	complete(cmd, "patience", patienceExamples...)
-	complete(cmd, "start", "now", startOldest)
+	complete(cmd, "start", startNow, startOldest)
 	completeLive(where, cmd, "share", sharesOf)
 	return cmd
 }
@@ -307,7 +307,7 @@ func (a *addition) tell(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for ctx.Err() == nil {
-		_, sinks, err := a.channel.List(ctx)
+		_, sinks, err := look(ctx, a.channel, wire.OpList)
 		if err != nil {
 			say("the broker does not answer; when it runs, it finds the sink: %v", err)
 			return

@@ -115,7 +115,7 @@ func showStatus(where *location, asJSON, withSenders bool) error {
 // this one, which is a light one, and one a moment later.
 func awaitRates(where *location) error {
 	return where.ask(answerWithin, func(ctx context.Context, c msgmux.Channel) error {
-		status, err := c.Status(ctx)
+		status, _, err := look(ctx, c, wire.OpStatus)
 		if err == nil && status.RateSeconds == 0 {
 			time.Sleep(ratesAfter)
 		}
@@ -136,7 +136,7 @@ func list(where *location) (listing, error) { return listWithin(where, answerWit
 
 func listWithin(where *location, within time.Duration) (l listing, err error) {
 	err = where.ask(within, func(ctx context.Context, c msgmux.Channel) error {
-		l.Status, l.Sinks, err = c.List(ctx)
+		l.Status, l.Sinks, err = look(ctx, c, wire.OpList)
 		return err
 	})
 	return l, err

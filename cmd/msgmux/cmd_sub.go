@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -30,12 +30,16 @@ type subOptions struct {
 	label         string
 	share         string
 	start         string
+	last          uint64
 	tap           bool
 	patience      patience
 }
 
-// startOldest is the value of --start that is not the default.
-const startOldest = "oldest"
+// The words that --start knows.
+const (
+	startNow    = "now"
+	startOldest = "oldest"
+)
 
 func subCommand(where *location) *cobra.Command {
 	o := subOptions{}
@@ -56,6 +60,7 @@ was dropped or the channel stopped, the exit status is 3, unless --reconnect has
 it look for a channel again.`,
 		Example: `  msgmux sub
   msgmux sub -C 1 -W 5s
+  msgmux sub -n 10
   msgmux sub -o json --tap | jq .text
   msgmux sub -o frames >recorded
   msgmux sub -o nul --label archive --patience forever | xargs -0 -n 100 store`,
@@ -74,12 +79,13 @@ it look for a channel again.`,
 	flags.StringVar(&o.label, "label", "", "`NAME` of the sink in the status")
 	flags.Var(&o.patience, "patience", "how long the channel waits for this sink, or forever; default: the broker's")
 	flags.StringVar(&o.share, "share", "", "divide the messages with the sinks of the same `NAME` and user")
-	flags.StringVar(&o.start, "start", "now", "`WHERE` to begin: now, with what no sink has had yet, or oldest, with the oldest message kept")
+	flags.StringVar(&o.start, "start", startNow, "`WHERE` to begin: now, with what no sink has had yet; oldest, with the oldest message kept; or the number of a message")
+	flags.Uint64VarP(&o.last, "last", "n", 0, "begin with the last `N` messages, if they are kept")
 	flags.BoolVar(&o.strict, "strict", false, "say when this sink has lost messages; exit status 7 in the end")
 	flags.BoolVar(&o.reconnect, "reconnect", false, "become a sink again, as a new one, when the broker has hung up; wait for one while there is none")
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing but errors")
 	complete(cmd, "output", formatNames()...)
-	complete(cmd, "start", "now", startOldest)
+	complete(cmd, "start", startNow, startOldest)
 	complete(cmd, "patience", patienceExamples...)
 	completeLive(where, cmd, "share", sharesOf)
 	return cmd
@@ -104,8 +110,9 @@ func (o *subOptions) run(where *location) error {
 	if format.binary && isTerminal(os.Stdout) {
 		return usagef("-o %s is not for a terminal: redirect it into a file or a pipe", o.output)
 	}
-	if !slices.Contains([]string{"now", startOldest}, o.start) {
-		return usagef("--start %q: now or oldest", o.start)
+	start, err := o.startAt()
+	if err != nil {
+		return err
 	}
 	channel, err := where.locate()
 	if err != nil {
@@ -127,8 +134,8 @@ func (o *subOptions) run(where *location) error {
 		s.most = &o.count
 	}
 	options := msgmux.SinkOptions{
-		Label: o.label, Patience: o.patience.value, Oldest: o.start == startOldest, Share: o.share, Tap: o.tap,
-		Reconnect: o.reconnect, OnGap: s.gap,
+		Label: o.label, Patience: o.patience.value, Share: o.share, Tap: o.tap, Reconnect: o.reconnect, OnGap: s.gap,
+		Start: start,
 	}
 	err = s.subscribe(options)
 	if err != nil {
@@ -148,6 +155,25 @@ func (o *subOptions) run(where *location) error {
 	cause := s.receive(time.Duration(o.idle))
 	cause = s.leave(cause)
 	return o.end(s, cause)
+}
+
+// startAt is where the sink begins.
+func (o *subOptions) startAt() (msgmux.Start, error) {
+	switch {
+	case o.last > 0 && o.start != startNow:
+		return msgmux.Start{}, usagef("--last and --start exclude each other")
+	case o.last > 0:
+		return msgmux.Last(o.last), nil
+	case o.start == startNow:
+		return msgmux.Start{}, nil
+	case o.start == startOldest:
+		return msgmux.Oldest(), nil
+	}
+	seq, err := strconv.ParseUint(o.start, 10, 64)
+	if err != nil {
+		return msgmux.Start{}, usagef("--start %q: now, oldest, or the number of a message", o.start)
+	}
+	return msgmux.At(seq), nil
 }
 
 // end turns the reason for which the printing ended into the error of the command, and gives the summary.

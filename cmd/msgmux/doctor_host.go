@@ -36,7 +36,7 @@ func newPatient(where *location) (*patient, error) {
 	p := &patient{channel: c, units: unitsOf(c)}
 	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 	defer cancel()
-	status, sinks, err := c.List(ctx)
+	status, sinks, err := look(ctx, c, wire.OpList)
 	if p.silence = err; err == nil {
 		p.status, p.sinks = &status, sinks
 	}

@@ -10,6 +10,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -125,7 +126,18 @@ type location struct {
 }
 
 func (l *location) locate() (msgmux.Channel, error) {
-	return msgmux.Locate(l.channel, l.user, l.runtimeDir)
+	switch {
+	case l.runtimeDir != "" && (l.channel != "" || l.user):
+		return msgmux.Channel{}, usagef("a runtime folder names one channel by itself: no channel name and no user instance beside it")
+	case l.runtimeDir != "":
+		dir, err := filepath.Abs(l.runtimeDir)
+		return msgmux.Channel{RuntimeDir: dir}, err
+	case l.user:
+		return msgmux.User(l.channel)
+	case l.channel != "":
+		return msgmux.Named(l.channel)
+	}
+	return msgmux.Default()
 }
 
 // suggestWithin is how many letters may be wrong in a word that a suggestion is made for.

@@ -253,7 +253,7 @@ func sinksOf(t *testing.T, dir string) []wire.Sink {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	_, sinks, err := msgmux.Channel{RuntimeDir: dir}.List(ctx)
+	_, sinks, err := look(ctx, msgmux.Channel{RuntimeDir: dir}, wire.OpList)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -365,7 +365,10 @@ func TestWrongCommandLines(t *testing.T) {
 		{"sub -C -1", `--count "-1": want a whole number, 0 or more`},
 		{"sub -C many", `--count "many": want a whole number, 0 or more`},
 		{"sub -o xml", "raw, line, nul, json, hex or frames"},
-		{"sub --start yesterday", "now or oldest"},
+		{"sub --start yesterday", "now, oldest, or the number"},
+		{"sub --start -3", "now, oldest, or the number"},
+		{"sub --start oldest -n 3", "exclude each other"},
+		{"sub -n -1", "0 or more"},
 		{"sub --patience -1s", "or forever"},
 		{"sub --patience never", "or forever"},
 		{"sub --label a/b", "cannot use"},

@@ -58,10 +58,10 @@ type publisher struct {
 func (p *publisher) dial(stream bool) error {
 	options := msgmux.SourceOptions{Label: "pub", Datagrams: !stream || p.nonblock}
 	err := p.waiting(func(ctx context.Context) (err error) {
-		p.source, err = p.channel.DialWith(ctx, options)
+		p.source, err = p.channel.Dial(ctx, options)
 		if failed, ok := errors.AsType[*msgmux.OpError](err); ok && failed.Code == "quota" {
 			options.Datagrams = true // there are too many connections already
-			p.source, err = p.channel.DialWith(ctx, options)
+			p.source, err = p.channel.Dial(ctx, options)
 		}
 		return err
 	})
@@ -83,7 +83,7 @@ func (p *publisher) dialDatagrams(options msgmux.SourceOptions) (err error) {
 		p.source.Close()
 		options.Datagrams = true
 		err = p.waiting(func(ctx context.Context) (err error) {
-			p.source, err = p.channel.DialWith(ctx, options)
+			p.source, err = p.channel.Dial(ctx, options)
 			return err
 		})
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 const (
@@ -106,11 +107,7 @@ func (s *subscriber) take(message msgmux.Message) error {
 	if s.failed != nil {
 		return s.failed
 	}
-	var seq *uint64
-	if s.sink.Address() == "" {
-		seq = &message.Seq
-	}
-	if err := s.print.message(message.Payload, seq); err != nil {
+	if err := s.print.message(message.Payload, &message.Seq); err != nil {
 		return err
 	}
 	s.size.Add(uint64(len(message.Payload)))
@@ -163,10 +160,10 @@ func (s *subscriber) leave(cause error) error {
 
 // askLost learns what this sink has lost: what the last packet told, and what was lost since then, if the broker answers.
 func (s *subscriber) askLost() {
-	s.lost.Store(max(s.lost.Load(), s.sink.Lost()))
+	s.lost.Store(max(s.lost.Load(), s.sink.Stats().Lost))
 	ctx, cancel := context.WithTimeout(context.Background(), lostWithin)
 	defer cancel()
-	_, sinks, err := s.channel.List(ctx)
+	_, sinks, err := look(ctx, s.channel, wire.OpList)
 	if err != nil {
 		return
 	}
