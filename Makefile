@@ -78,7 +78,7 @@ test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, unde
 .PHONY: test-proof
 test-proof: ## the broker killed after every store to its memory, and MUTANTS (60) mistakes in its code, all noticed; no root
 	go vet -tags ring_watch ./broker/ring/...
-	go test -count=1 -tags ring_watch -timeout 15m -v -run 'TestEveryKill|TestEveryStoreIsPlayed' ./broker/ring | grep -vE '^ *(===|---)'
+	go test -count=1 -tags ring_watch -timeout 15m -v -run 'TestEveryKill|TestEveryStoreIsPlayed' ./broker/ring ./broker/ring/layout2/writer | grep -vE '^ *(===|---)'
 	MSGMUX_MUTANTS=$(MUTANTS) go test -count=1 -tags ring_watch -timeout 0 -v -run TestMistakesAreCaught ./broker/ring | grep -vE '^ *(===|---)'
 
 .PHONY: test-systemd
