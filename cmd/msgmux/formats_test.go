@@ -64,14 +64,25 @@ func TestWhatIsRecordedIsReplayed(t *testing.T) {
 	}
 }
 
-// TestRelayBetweenChannels by a pipe, as it is documented.
-func TestRelayBetweenChannels(t *testing.T) {
-	_, one := startBroker(t)
-	_, other := startBroker(t)
+// pipe is a real one: what is written waits in it, and nobody waits for who reads.
+func pipe(t *testing.T) (reader, writer *os.File) {
+	t.Helper()
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		reader.Close()
+		writer.Close()
+	})
+	return reader, writer
+}
+
+// TestRelayBetweenChannels by a pipe, as it is documented.
+func TestRelayBetweenChannels(t *testing.T) {
+	_, one := startBroker(t)
+	_, other := startBroker(t)
+	reader, writer := pipe(t)
 	before := newestSink(t, one)
 	from := prepare(t, one, "sub", "-o", "frames", "-q")
 	from.cmd.Stdout = writer
@@ -126,7 +137,7 @@ func TestPubRefusesWhatIsNoRecording(t *testing.T) {
 // TestPubInChunks: the input in messages of one size, however it comes, and what is left.
 func TestPubInChunks(t *testing.T) {
 	_, dir := startBroker(t)
-	reader, writer := io.Pipe()
+	reader, writer := pipe(t)
 	go func() {
 		for _, piece := range []string{"a", "bcdefg", "h\x00\n", "ij"} {
 			_, _ = io.WriteString(writer, piece)
@@ -180,7 +191,7 @@ func TestBothEndsComeBack(t *testing.T) {
 	broker, dir := startBroker(t)
 	broker.signal(syscall.SIGTERM)
 	broker.status()
-	reader, writer := io.Pipe()
+	reader, writer := pipe(t)
 	sub := prepare(t, dir, "sub", "--reconnect", "-o", "json").start()
 	pub := prepare(t, dir, "pub", "--retry", "-l").input(reader).start()
 	for _, p := range []*program{sub, pub} {
@@ -240,7 +251,7 @@ func TestQuietSaysNothing(t *testing.T) {
 func TestPubBlamesWhoIsToBlame(t *testing.T) {
 	broker, dir := startBroker(t)
 	sub := startSub(t, dir)
-	reader, writer := io.Pipe()
+	reader, writer := pipe(t)
 	p := prepare(t, dir, "pub", "-l").input(reader).start()
 	if _, err := io.WriteString(writer, "one\n"); err != nil {
 		t.Fatal(err)
@@ -257,7 +268,6 @@ func TestPubBlamesWhoIsToBlame(t *testing.T) {
 		}
 	}()
 	p.want(exitNoBroker).says("cannot send", "no broker is listening")
-	reader.Close()
 	if strings.Contains(p.stderr.String(), "standard input") {
 		t.Errorf("it says %q", p.stderr.String())
 	}
@@ -280,7 +290,7 @@ func TestPubOfWhoMayOnlySend(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	reader, writer := io.Pipe()
+	reader, writer := pipe(t)
 	p := prepare(t, dir, "pub", "-l").asNobody().input(reader).start()
 	if _, err := io.WriteString(writer, "one\n"); err != nil {
 		t.Fatal(err)

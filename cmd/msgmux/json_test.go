@@ -142,11 +142,7 @@ func TestAllJSONIsWrittenDown(t *testing.T) {
 	dir := userChannel(t, parent, "msgmux", true)
 	sub := startSub(t, dir, "-o", "json", "-C", "2", "--share", "work")
 	startSub(t, dir, "--tap", "--patience", "0")
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
+	reader, writer := pipe(t)
 	prepare(t, dir, "pub", "-l").input(reader).start()
 	sendAll(t, dir, []string{"one", "\xff"})
 	sub.want(0)
