@@ -5,8 +5,8 @@ package msgmux
 import (
 	"context"
 	"encoding/binary"
+	"net"
 	"slices"
-	"syscall"
 
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -16,6 +16,9 @@ import (
 //
 // How many to collect: what is there. Add sends by itself whenever a packet is full, of 64 KiB. Waiting for more to come
 // gains little, because while the channel is busy Flush waits and more comes by itself.
+//
+// What Flush could not send stays. A batch that is not to be sent is thrown away: it needs no closing. The zero Batch belongs
+// to no source, and is as one of a source that was closed.
 //
 // A packet is in the channel as a whole or not at all. On a channel without a publish socket the messages go one by
 // one.
@@ -37,7 +40,7 @@ func (b *Batch) Fits(size int) bool {
 }
 
 // Add puts a copy of a message behind those that were collected. If the packet has no room for it, what was collected is
-// sent first, which can wait, and fail as Flush does: then the message was not added. ErrTooLarge is as with Send.
+// sent first, which may block, and fail as Flush does: then the message was not added. ErrTooLarge is as with Send.
 func (b *Batch) Add(ctx context.Context, message []byte) error {
 	payload, err := b.Make(ctx, len(message))
 	copy(payload, message)
@@ -48,6 +51,9 @@ func (b *Batch) Add(ctx context.Context, message []byte) error {
 // saves the copy: it returns the place for its payload, which is not cleared. It may be written to until the next call of
 // any of the batch's methods, and must not be used after that.
 func (b *Batch) Make(ctx context.Context, size int) ([]byte, error) {
+	if b.source == nil {
+		return nil, opError("send", "", net.ErrClosed)
+	}
 	if !b.source.takes(size) {
 		if err := b.source.tooLarge(ctx, size); err != nil {
 			return nil, err
@@ -92,14 +98,14 @@ func (b *Batch) Flush(ctx context.Context) error {
 	return opError("send", s.path, b.transmit(ctx, true))
 }
 
-// TryFlush is Flush for who cannot wait, as TrySend is Send.
+// TryFlush is to Flush as TrySend is to Send.
 func (b *Batch) TryFlush() error {
 	if b.count == 0 {
 		return nil
 	}
 	s := b.source
-	if !s.turn.try() {
-		return opError("send", s.path, syscall.EAGAIN)
+	if err := s.turn.try(); err != nil {
+		return opError("send", s.path, err)
 	}
 	defer s.turn.give()
 	return opError("send", s.path, b.transmit(context.Background(), false))
