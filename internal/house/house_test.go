@@ -71,6 +71,7 @@ var imports = map[string][]string{
 	"units":              {},
 
 	// For tests only: nothing but tests and one another may import them.
+	"broker/ring/model":          {},
 	"broker/ring/layout2/writer": {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
 	"activation/activationtest":  {unixModule},
 	"units/client":               {"client"},
@@ -93,6 +94,7 @@ var testImports = map[string][]string{
 	"packaging":           {"units/rig", "units/rig/load/tally"},
 	"units":               {"units/rig", "units/rig/load/tally"},
 	"broker/control":      {"broker"},
+	"broker/crashtest":    {"broker/ring/model"},
 }
 
 // wallRooms are the rooms in which unsafe and raw system calls may stand, in files named *_unsafe.go and in tests.
