@@ -11,6 +11,7 @@ import (
 	"iter"
 	"log/slog"
 	"net"
+	"os"
 	"syscall"
 	"time"
 
@@ -162,6 +163,9 @@ func (s *Sink) next() (m Message, ok bool) {
 // Preconditions: the caller has the turn, has set up ctx with interrupt, and has taken all that the buffer held.
 func (s *Sink) fill(ctx context.Context) error {
 	for {
+		if s.inherited && s.hasLeft() {
+			return io.EOF
+		}
 		n, err := s.read()
 		switch {
 		case err == nil && s.framed:
@@ -174,6 +178,8 @@ func (s *Sink) fill(ctx context.Context) error {
 			s.counts.messages.Add(1)
 			s.counts.bytes.Add(uint64(n))
 			return nil
+		case s.inherited && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
+			continue // Leave has set it; nobody else does without ctx
 		case !isHangUp(err):
 			return orContext(ctx, err)
 		case s.hasLeft():
