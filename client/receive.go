@@ -81,9 +81,9 @@ func (s *Sink) Receive(ctx context.Context) (Message, error) {
 	return m, nil
 }
 
-// each calls f with one message after the other until ctx is done or f returns an error, and returns that error; or one
-// of those that Receive returns. The message is lent for the call.
-func (s *Sink) each(ctx context.Context, f func(Message) error) error {
+// each yields one message after the other until ctx is done, yield returns false (errBreak), or there is an error of those
+// that Receive returns. The message is lent for the turn.
+func (s *Sink) each(ctx context.Context, yield func(Message, error) bool) error {
 	if err := s.turn.take(ctx); err != nil {
 		return opError("receive", s.where, err)
 	}
@@ -93,12 +93,12 @@ func (s *Sink) each(ctx context.Context, f func(Message) error) error {
 	ends := ctx.Done() != nil
 	for {
 		for m, ok := s.next(); ok; m, ok = s.next() {
-			err := f(m)
+			more := yield(m, nil)
 			if overwriteLent {
 				clear(m.Payload)
 			}
-			if err != nil {
-				return err
+			if !more {
+				return errBreak
 			}
 			if ends && ctx.Err() != nil {
 				return opError("receive", s.where, ctx.Err())
@@ -125,13 +125,7 @@ var errBreak = errors.New("break")
 // the same sink that receive. A loop that is left may be followed by another: nothing is skipped.
 func (s *Sink) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
-		err := s.each(ctx, func(m Message) error {
-			if !yield(m, nil) {
-				return errBreak
-			}
-			return nil
-		})
-		if !errors.Is(err, errBreak) {
+		if err := s.each(ctx, yield); !errors.Is(err, errBreak) {
 			yield(Message{}, err)
 		}
 	}
