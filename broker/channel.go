@@ -166,9 +166,15 @@ func (c *Channel) Watch(room int) (events <-chan wire.Event, dropped func() uint
 	return c.log.Watchers.Watch(room)
 }
 
-// Drop removes a dynamic sink. uid is who asks: its owner, root or the broker's user. It blocks until the data thread has
-// done that.
-func (c *Channel) Drop(uid uint32, name string) *wire.Error { return c.thread.Drop(uid, name) }
+// Drop removes a dynamic sink, or a static one that is not declared any more. uid is who asks: its owner, root or the broker's
+// user. It blocks until that is done; for a static sink up to some seconds, where its folder does.
+func (c *Channel) Drop(uid uint32, name string) *wire.Error {
+	static, refusal := c.thread.Drop(uid, name)
+	if refusal == nil && static != 0 {
+		return c.gate.Forget(static, name)
+	}
+	return refusal
+}
 
 // SetPatience changes how long others wait for a sink. uid is who asks. It blocks until the data thread has done that.
 func (c *Channel) SetPatience(uid uint32, name string, d time.Duration) *wire.Error {

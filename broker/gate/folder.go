@@ -49,6 +49,7 @@ type folder struct {
 	watched  sys.FileID  // which folder that is
 	lost     loop.Signal // the folder that is watched is gone
 	hurry    loop.Signal // look now, and try those that are absent
+	removals chan removal
 	watchers sync.WaitGroup
 }
 
@@ -71,7 +72,8 @@ type declared struct {
 
 func newFolder(g *Gate, c *Config) *folder {
 	f := &folder{gate: g, dir: c.SinksDir, optionsDir: c.OptionsDir, goneAfter: cmp.Or(c.GoneAfter, goneAfter), queues: c.Inherited.SourceQueues,
-		limiter: make(journal.Limiter), declared: make(map[string]*declared), results: make(chan reached), lost: loop.NewSignal(), hurry: loop.NewSignal()}
+		limiter: make(journal.Limiter), declared: make(map[string]*declared), results: make(chan reached), lost: loop.NewSignal(), hurry: loop.NewSignal(),
+		removals: make(chan removal)}
 	for _, s := range c.Sinks {
 		f.fixed = append(f.fixed, &declared{addr: s.Address, name: cmp.Or(s.Options.Label, defaultLabel(s.Address)), options: s.Options, fixed: true})
 	}
@@ -130,6 +132,8 @@ func (f *folder) run(ctx context.Context) {
 			f.scan()
 		case r := <-f.results:
 			f.settle(r)
+		case r := <-f.removals:
+			r.answer <- f.remove(r.id)
 		case <-timer.C:
 			f.scan()
 		}
@@ -226,14 +230,37 @@ func (f *folder) scan() {
 			d.gone = now
 			f.disconnect(d)
 		case now.Sub(d.gone) >= f.goneAfter:
-			delete(f.declared, name)
-			f.gate.thread.Call(func(r *loop.Roster) {
-				if s := r.Find(d.id); s != nil {
-					r.Drop(s)
-				}
-			})
+			f.undeclare(name, d)
 		}
 	}
+}
+
+// undeclare forgets a sink that is declared no more.
+func (f *folder) undeclare(name string, d *declared) {
+	delete(f.declared, name)
+	f.gate.thread.Call(func(r *loop.Roster) {
+		if s := r.Find(d.id); s != nil {
+			r.Drop(s)
+		}
+	})
+}
+
+// removal is the wish that the static sink id be forgotten now. answer, with room for one, says whether that was done.
+type removal struct {
+	id     uint64
+	answer chan<- bool
+}
+
+// remove forgets the sink id at once if its entry is gone, instead of when goneAfter is over.
+func (f *folder) remove(id uint64) bool {
+	f.scan() // the entry may have gone a moment ago
+	for name, d := range f.declared {
+		if d.id == id && !d.gone.IsZero() {
+			f.undeclare(name, d)
+			return true
+		}
+	}
+	return false
 }
 
 // entry declares the sink that an entry of the folder is.

@@ -43,8 +43,8 @@ type Options struct {
 	IgnoreRecords bool
 }
 
-// Ring is one ring and its table of sinks, mapped into this process. The data thread calls its methods; Snapshot and
-// Spec values may be used anywhere.
+// Ring is one ring with its cursors, sinks and clients, mapped into this process. What may be used on any goroutine says so; all else
+// the data thread calls.
 type Ring struct {
 	geo   Geometry
 	opt   Options

@@ -24,27 +24,28 @@ type scene struct {
 	name string
 	geo  Geometry
 	play func(w *world)
+	long bool // it has very many moments
 }
 
 func tiny() Geometry { return Geometry{Size: MinSize, MaxMessage: 300, MaxSinks: 6, MaxClients: 2} }
 
 func scenes() []scene {
 	return []scene{
-		{"datagrams", tiny(), playDatagrams},
-		{"packets", tiny(), playPackets},
-		{"shares and taps", tiny(), playShares},
-		{"table", tiny(), playTable},
-		{"registration", tiny(), func(w *world) { w.consume(); w.consume() }},
-		{"full, bytes", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playFull},
-		{"in parts", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playParts},
-		{"wrap", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playWrap},
-		{"large packets", Geometry{Size: MinSize, MaxMessage: MinSize / 2, MaxSinks: 6}, playLarge},
-		{"queues", tiny(), playQueues},
-		{"patience", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playPatience},
-		{"move", tiny(), playMove},
-		{"anything, 1", tiny(), playAnything(1)},
-		{"anything, 2", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 12}, playAnything(2)},
-		{"anything, 3", tiny(), playAnything(3)},
+		{"datagrams", tiny(), playDatagrams, false},
+		{"packets", tiny(), playPackets, false},
+		{"shares and taps", tiny(), playShares, false},
+		{"table", tiny(), playTable, false},
+		{"registration", tiny(), func(w *world) { w.consume(); w.consume() }, false},
+		{"full, bytes", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playFull, false},
+		{"in parts", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playParts, false},
+		{"wrap", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playWrap, false},
+		{"large packets", Geometry{Size: MinSize, MaxMessage: MinSize / 2, MaxSinks: 6}, playLarge, false},
+		{"queues", tiny(), playQueues, false},
+		{"patience", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playPatience, false},
+		{"move", tiny(), playMove, false},
+		{"anything, 1", tiny(), playAnything(1), true},
+		{"anything, 2", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 12}, playAnything(2), true},
+		{"anything, 3", tiny(), playAnything(3), true},
 	}
 }
 

@@ -33,16 +33,23 @@ func (s *stopping) Seam(name string) {
 	}
 }
 
-// live has a broker of layout 2 go through a short life, in which every operation comes but those for message queues and
-// TAIL, and ends it at the n-th seam. It says at which; "" is none, for it has come to its end.
+// live is a ring whose broker was ended at the n-th seam of begin.
 func live(t testing.TB, n int) (r *writer.Ring, seam string) {
+	t.Helper()
+	r, seam = begin(t, n)
+	t.Cleanup(r.Retire)
+	return r, seam
+}
+
+// begin has a broker of layout 2 go through a short life, in which every operation comes but those for message queues and
+// TAIL, and ends it at the n-th seam. It says at which; "" is none, for it has come to its end.
+func begin(t testing.TB, n int) (r *writer.Ring, seam string) {
 	t.Helper()
 	ops := &stopping{left: n}
 	r, err := writer.Create(tiny(), 7, writer.Options{Ops: ops})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(r.Retire)
 	defer func() {
 		if p := recover(); p != nil && p != any(ops) {
 			panic(p)
@@ -74,6 +81,7 @@ func live(t testing.TB, n int) (r *writer.Ring, seam string) {
 	for i := range 5 {
 		write(datagrams[0], fmt.Appendf(nil, "datagram %d", i))
 	}
+	write(datagrams[0], make([]byte, 300))
 	r.Receive(datagrams[1], writer.Datagrams, writer.MaxBatch)
 	r.Append()
 	r.Send(a, out[0])
@@ -114,7 +122,7 @@ type span struct {
 	n    int
 }
 
-// spans are all that recovery reads in a ring from live, zeros left out: what a fuzzer may change.
+// spans are all that recovery reads in a ring from begin, zeros left out: what a fuzzer may change.
 func spans() []span {
 	s := Geometry(tiny()).sections()
 	at := func(section uint64, off int64) int64 { return int64(section) + off }
@@ -156,9 +164,10 @@ func load(t testing.TB, data, state int, b []byte) {
 func lives(t testing.TB) (dumps [][]byte, seams []string) {
 	t.Helper()
 	for n := 1; ; n++ {
-		r, seam := live(t, n)
+		r, seam := begin(t, n)
 		data, state := r.Descriptors()
 		dumps, seams = append(dumps, dump(t, data, state)), append(seams, seam)
+		r.Retire()
 		if seam == "" {
 			return dumps, seams
 		}

@@ -39,7 +39,7 @@ type Ring struct {
 }
 
 // Readable says whether both files have headers of a ring of layout 2, finished by whoever made them. Only Open can say
-// whether it is sound. It changes nothing and does not block; neither does Open.
+// whether it is sound. It changes nothing and does not block.
 func Readable(dataFD, stateFD int) bool {
 	for _, fd := range []int{dataFD, stateFD} {
 		h, err := readHeader(fd)
@@ -52,8 +52,9 @@ func Readable(dataFD, stateFD int) bool {
 
 // Open maps a ring that a broker has left, and brings what it shows to where that broker would have been after the operation
 // that it was in; see the package comment for why the files stay as they are. It blocks for as long as reading every length
-// in the ring takes. The descriptors stay the caller's, who must hold the guard's lock (sys.Guard, LockOffset): no other
-// process may use the ring.
+// in the ring takes. The descriptors stay the caller's.
+//
+// Preconditions: the caller holds the guard's lock (sys.Guard, LockOffset), so that no other process uses the ring.
 //
 // The errors are ErrBroken, with what is wrong, if the files do not hold a sound ring of layout 2; and others, if the ring
 // may be sound and there is no room for it now.
@@ -78,7 +79,7 @@ func Open(dataFD, stateFD int) (*Ring, error) {
 	return r, nil
 }
 
-// Close releases the mappings. What Records and Landed have returned must not be used any more.
+// Close releases the mappings. Afterwards only the exported fields may be used, and nothing that Records or Landed returned.
 func (r *Ring) Close() {
 	if r.twice != nil {
 		_ = sys.UnmapTwice(r.twice) // fails only for what is no mapping

@@ -51,7 +51,7 @@ func TestOpenShowsWhatIsThere(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	a, tap := r.Sinks[0], r.Sinks[1]
-	if a.Label != "renamed" || a.Address != "@a" || a.UID != 7 || a.Inode != 99 || !a.Ordinary || a.Patience != 1e9 || a.Accepted != 5 {
+	if a.Label != "renamed" || a.Address != "@a" || a.UID != 7 || a.Inode != 99 || !a.Ordinary || a.Patience != 1e9 || a.Accepted != 6 {
 		t.Errorf("%+v", a)
 	}
 	if tap.Label != "tap" || !tap.Tap || !tap.Frames || tap.Kind != Framed || tap.Cursor.Lost+tap.Accepted != tap.Cursor.Place.Seq {
@@ -60,7 +60,7 @@ func TestOpenShowsWhatIsThere(t *testing.T) {
 	if got := string(r.Records(0, 16)); got != "\x0a\x00\x00\x00datagram 0\x00\x00" {
 		t.Errorf("record %q", got)
 	}
-	if n := r.Totals; n.Head.Seq != 7 || n.Delivered != n.Head || n.GoneAccepted != 7 || n.Attempts != 0 || n.Starts != 1 || r.FirstAccepted(6) != 5 {
+	if n := r.Totals; n.Head.Seq != 8 || n.Delivered != n.Head || n.GoneAccepted != 8 || n.Attempts != 0 || n.Starts != 1 || r.FirstAccepted(6) != 5 {
 		t.Errorf("%+v", n)
 	}
 }
@@ -235,17 +235,23 @@ func (r *Ring) consistent() error {
 		return fmt.Errorf("from %v to %v, delivered %v", n.Tail, n.Head, n.Delivered)
 	}
 	var cursors []Cursor
-	shares := map[uint64]bool{0: true}
+	members := map[uint64]int{0: 1}
 	for _, s := range r.Shares {
 		cursors = append(cursors, s.Cursor)
-		shares[s.ID] = true
+		members[s.ID] = 1
 	}
 	for _, s := range r.Sinks {
-		if !shares[s.ShareID] || s.ID >= n.NextID {
+		members[s.ShareID]++
+		if members[s.ShareID] == 1 || s.ID >= n.NextID {
 			return fmt.Errorf("sink %d of share %d", s.ID, s.ShareID)
 		}
 		if s.ShareID == 0 {
 			cursors = append(cursors, s.Cursor)
+		}
+	}
+	for _, s := range r.Shares {
+		if members[s.ID] == 1 {
+			return fmt.Errorf("share %d has no members", s.ID)
 		}
 	}
 	for _, c := range cursors {

@@ -182,6 +182,11 @@ func (b *books) judgeCursors(v *verdict, r *layout2.Ring, doubted bool) {
 		}
 		c.judge(v, r, at, spec, doubted)
 	}
+	for _, s := range r.Shares {
+		if !slices.ContainsFunc(r.Sinks, func(m layout2.Sink) bool { return m.ShareID == s.ID }) {
+			v.say("share %s has no members", s.Name)
+		}
+	}
 	if n := len(r.Shares) + len(slices.DeleteFunc(slices.Clone(r.Sinks), func(s layout2.Sink) bool { return s.ShareID != 0 })); n != known+b.attaching(r) {
 		v.say("%d cursors instead of %d", n, known)
 	}

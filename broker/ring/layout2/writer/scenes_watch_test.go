@@ -277,6 +277,15 @@ func playFull(w *world) {
 	w.skip(a)
 	w.drain(slow)
 	w.send(slow, 2)
+	for _, s := range []*Sink{a, slow} { // what both have skipped is delivered to nobody, and TAIL goes past it
+		for w.r.Behind(s) {
+			w.skip(s)
+		}
+	}
+	for i := 0; !w.r.Full(); i++ {
+		w.datagram(text(i, 50_000))
+		w.take(Datagrams, w.in[1])
+	}
 }
 
 func playIndex(w *world) {
