@@ -4,6 +4,7 @@ package broker_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
@@ -44,6 +45,10 @@ func TestSinksAreToldWhereTheyBegin(t *testing.T) {
 				t.Errorf("start=%s: a datagram sink got %q and %v", start, m, err)
 			}
 		}
+	}
+	long := strings.Repeat("l", 64)
+	if _, r := brokertest.Greet(t, b.Dir, "subscribe", "label="+long); r.Label != long || r.MaxMessage != told.MaxMessage {
+		t.Errorf("with the longest label the ok says %+v", r)
 	}
 	if _, r := brokertest.Greet(t, b.Dir, "publish", "label=web"); r.Epoch != 0 || r.Label != "" || r.MaxMessage == 0 {
 		t.Errorf("a source's ok says %+v", r)

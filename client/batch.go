@@ -25,18 +25,18 @@ import (
 type Batch struct {
 	source *Source
 	packet []byte // records, back to back
-	count  int    // how many
+	load   load   // what they hold
 }
 
 // Batch makes an empty batch. It needs no closing.
 func (s *Source) Batch() *Batch { return &Batch{source: s} }
 
 // Len is how many messages are collected and not sent.
-func (b *Batch) Len() int { return b.count }
+func (b *Batch) Len() int { return b.load.messages }
 
 // Fits says whether Add takes a message of size bytes without sending anything first. An empty batch takes everything.
 func (b *Batch) Fits(size int) bool {
-	return b.count == 0 || len(b.packet)+wire.Padded(size) <= wire.MaxPacket
+	return b.load.messages == 0 || len(b.packet)+wire.Padded(size) <= wire.MaxPacket
 }
 
 // Add puts a copy of a message behind those that were collected. If the packet has no room for it, what was collected is
@@ -70,7 +70,8 @@ func (b *Batch) Make(ctx context.Context, size int) ([]byte, error) {
 	binary.LittleEndian.PutUint32(record, uint32(size))
 	payload, rest := record[wire.RecordHeader:][:size:size], record[wire.RecordHeader+size:]
 	clear(rest)
-	b.count++
+	b.load.messages++
+	b.load.bytes += size
 	return payload, nil
 }
 
@@ -87,7 +88,7 @@ func (s *Source) tooLarge(ctx context.Context, size int) error {
 // stays collected: a later Flush sends it. The exception is a message for which ErrTooLarge is returned: it is left out.
 // Everything else is as with Send.
 func (b *Batch) Flush(ctx context.Context) error {
-	if b.count == 0 {
+	if b.load.messages == 0 {
 		return nil
 	}
 	s := b.source
@@ -100,7 +101,7 @@ func (b *Batch) Flush(ctx context.Context) error {
 
 // TryFlush is to Flush as TrySend is to Send.
 func (b *Batch) TryFlush() error {
-	if b.count == 0 {
+	if b.load.messages == 0 {
 		return nil
 	}
 	s := b.source
@@ -115,11 +116,16 @@ func (b *Batch) TryFlush() error {
 //
 // Preconditions: the caller has the turn of the source.
 func (b *Batch) transmit(ctx context.Context, wait bool) error {
+	b.source.load = b.load
 	rest, err := b.source.transmit(ctx, b.packet, wait)
 	if len(rest) < len(b.packet) {
 		b.packet = b.packet[:copy(b.packet, rest)]
-		b.count = 0
-		wire.EachRecord(b.packet, func([]byte) bool { b.count++; return true })
+		b.load = load{}
+		wire.EachRecord(b.packet, func(payload []byte) bool {
+			b.load.messages++
+			b.load.bytes += len(payload)
+			return true
+		})
 	}
 	return err
 }

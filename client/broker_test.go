@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime/debug"
+	"syscall"
 	"testing"
 	"time"
 
@@ -157,8 +158,12 @@ func TestTheClientLeavesNothingOpen(t *testing.T) {
 		}
 		return len(entries)
 	}
+	far := announce(t, syscall.SOCK_DGRAM, "archive")
 	life := func() {
-		sink, far := inherit(t, msgmux.InheritedOptions{})
+		sink, err := msgmux.Inherited("archive", msgmux.InheritedOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
 		deliver(t, far, "x")
 		framed := subscribe(t, channel, msgmux.SinkOptions{})
 		source := dial(t, channel)
@@ -175,7 +180,6 @@ func TestTheClientLeavesNothingOpen(t *testing.T) {
 		}
 		_ = channel.Drop(inTime(t), "nobody")
 		sink.Close()
-		far.Close()
 		framed.Close()
 		source.Close()
 	}

@@ -30,7 +30,7 @@ type InheritedOptions struct {
 // whose socket is there before the program and after it. It is the one way of receiving that survives the end of the
 // reader: what comes while the program is restarted, upgraded or crashed waits in the socket, and then in the channel for
 // as long as the sink's patience lasts. What a program that dies has taken out of the socket and not done with is lost:
-// the message, or with Frames the packet.
+// the message, or with Frames the packet. One that ends in good order calls Sink.Leave and receives to io.EOF.
 //
 // name is the socket's FileDescriptorName=, or the name of its unit: "archive" finds archive.socket, and the instance of
 // msgmux-sink@archive.socket. With "" it is the only socket that was given. It fails with ErrNotFound if no such socket

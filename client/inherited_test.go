@@ -52,10 +52,8 @@ func TestInheritedSocketsArePlain(t *testing.T) {
 	if sink.Label() != "archive" || sink.ID() != 0 || sink.Stats().Lost != 0 {
 		t.Errorf("sink %d is %q", sink.ID(), sink.Label())
 	}
-	for _, err := range []error{sink.Leave(inTime(t)), func() error { _, err := sink.Status(inTime(t)); return err }()} {
-		if !errors.Is(err, errors.ErrUnsupported) {
-			t.Errorf("got %v", err)
-		}
+	if _, err := sink.Status(inTime(t)); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -84,6 +82,60 @@ func TestInheritedSocketsWithFrames(t *testing.T) {
 	deliver(t, far, packetOf(2, 0, "good"))
 	if got, err := sink.Receive(inTime(t)); err != nil || string(got.Payload) != "good" {
 		t.Errorf("got %+v and %v", got, err)
+	}
+}
+
+// TestLeavingAnInheritedSocket gives what is left of the packet in hand, and takes no other; a Receive that waits ends.
+func TestLeavingAnInheritedSocket(t *testing.T) {
+	sink, far := inherit(t, msgmux.InheritedOptions{Frames: true})
+	deliver(t, far, packetOf(0, 0, "one", "two", "three"), packetOf(3, 0, "four"))
+	if got, err := sink.Receive(inTime(t)); err != nil || string(got.Payload) != "one" {
+		t.Errorf("got %q and %v", got.Payload, err)
+	}
+	if err := sink.Leave(inTime(t)); err != nil {
+		t.Error(err)
+	}
+	var left []string
+	err := each(inTime(t), sink, func(m msgmux.Message) error {
+		left = append(left, string(m.Payload))
+		return nil
+	})
+	if !errors.Is(err, io.EOF) || !slices.Equal(left, []string{"two", "three"}) {
+		t.Errorf("got %q and %v", left, err)
+	}
+	if err := errors.Join(sink.Leave(inTime(t)), sink.Close()); err != nil {
+		t.Error(err)
+	}
+	for i, ctx := range []context.Context{context.Background(), inTime(t)} {
+		next, err := msgmux.Inherited("archive", msgmux.InheritedOptions{Frames: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := next.Receive(inTime(t)); i == 0 && (err != nil || string(got.Payload) != "four") {
+			t.Errorf("then got %q and %v", got.Payload, err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := next.Receive(ctx)
+			ended <- err
+		}()
+		time.Sleep(shortly)
+		if err := next.Leave(inTime(t)); err != nil {
+			t.Error(err)
+		}
+		select {
+		case err := <-ended:
+			if !errors.Is(err, io.EOF) {
+				t.Errorf("got %v", err)
+			}
+		case <-time.After(soon):
+			t.Fatal("Receive waits on")
+		}
+		if _, err := next.Receive(inTime(t)); !errors.Is(err, io.EOF) {
+			t.Errorf("later: got %v", err)
+		}
+		next.Close()
+		deliver(t, far, packetOf(4, 0, "five"))
 	}
 }
 

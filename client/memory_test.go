@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/broker"
-	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
 )
 
@@ -82,33 +80,6 @@ func resident() int64 {
 	text, _ := os.ReadFile("/proc/self/statm")
 	fmt.Sscan(string(text), &all, &here)
 	return here * int64(os.Getpagesize())
-}
-
-// TestManySinksAreLight: 200 of them, in one process. With a buffer for the largest message each would have 4.25 MiB that
-// the collector counts, so that garbage grows to as much before it is looked for.
-func TestManySinksAreLight(t *testing.T) {
-	const n = 200
-	b := brokertest.Start(t, func(c *broker.Config) {
-		c.Geometry.MaxSinks, c.SinksPerUser, c.QueueTotal = 2*n, 2*n, 1<<40
-	})
-	var of [2]footprint
-	for i, sinks := range []int{1, n} {
-		out := startClient(t, "crowd", msgmux.Channel{RuntimeDir: b.Dir}, sinks).out
-		if err := json.NewDecoder(out).Decode(&of[i]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	heap, all := (of[1].Heap-min(of[0].Heap, of[1].Heap))/(n-1), (of[1].Resident-of[0].Resident)/(n-1)
-	t.Logf("a sink has %d KiB of heap; %d MiB for one, %d MiB for %d; %d collections", heap>>10, of[0].Resident>>20, of[1].Resident>>20, n, of[1].Cycles)
-	if heap > 32<<10 {
-		t.Errorf("a sink takes %d bytes of heap", heap)
-	}
-	if all > 128<<10 {
-		t.Errorf("a sink takes %d bytes of memory", all)
-	}
-	if of[1].Cycles > n/10 {
-		t.Errorf("%d collections for %d sinks", of[1].Cycles, n)
-	}
 }
 
 // TestBuffersGrowWithWhatComes, and what they could not hold is not cut off.

@@ -11,6 +11,7 @@ import (
 	"iter"
 	"log/slog"
 	"net"
+	"os"
 	"syscall"
 	"time"
 
@@ -39,8 +40,9 @@ type Gap struct {
 // inlet is what a sink has received and not given out yet. It belongs to who has the turn.
 type inlet struct {
 	buffer  []byte // grows to what comes
-	at, end int    // the records that are left of a packet; of a datagram, only its end
-	whole   bool   // a datagram is there, maybe an empty one
+	at, end int    // the records that are left of a packet
+	whole   bool   // or a datagram is there, maybe an empty one,
+	size    int    // of so many bytes
 
 	joined time.Time // when this connection was asked for
 	epoch  uint64    // which life of the channel's numbers; 0: the broker did not tell
@@ -65,24 +67,24 @@ func (s *Sink) Receive(ctx context.Context) (Message, error) {
 		return Message{}, opError("receive", s.where, err)
 	}
 	defer s.turn.give()
-	m, ok := s.next()
-	if !ok {
+	if !s.has() {
 		release := interrupt(ctx, s.setReadDeadline)
 		defer release()
 		if err := s.fill(ctx); err != nil {
 			return Message{}, opError("receive", s.where, err)
 		}
-		if m, ok = s.next(); !ok {
-			return Message{}, opError("receive", s.where, net.ErrClosed) // meanwhile
-		}
 	}
+	if s.closed.Load() {
+		return Message{}, opError("receive", s.where, net.ErrClosed)
+	}
+	m := s.take()
 	m.Payload = append(make([]byte, 0, len(m.Payload)), m.Payload...)
 	return m, nil
 }
 
-// each calls f with one message after the other until ctx is done or f returns an error, and returns that error; or one
-// of those that Receive returns. The message is lent for the call.
-func (s *Sink) each(ctx context.Context, f func(Message) error) error {
+// each yields one message after the other until ctx is done, yield returns false (errBreak), or there is an error of those
+// that Receive returns. The message is lent for the turn.
+func (s *Sink) each(ctx context.Context, yield func(Message, error) bool) error {
 	if err := s.turn.take(ctx); err != nil {
 		return opError("receive", s.where, err)
 	}
@@ -91,13 +93,14 @@ func (s *Sink) each(ctx context.Context, f func(Message) error) error {
 	defer release()
 	ends := ctx.Done() != nil
 	for {
-		for m, ok := s.next(); ok; m, ok = s.next() {
-			err := f(m)
+		for !s.closed.Load() && s.has() {
+			m := s.take()
+			more := yield(m, nil)
 			if overwriteLent {
 				clear(m.Payload)
 			}
-			if err != nil {
-				return err
+			if !more {
+				return errBreak
 			}
 			if ends && ctx.Err() != nil {
 				return opError("receive", s.where, ctx.Err())
@@ -124,37 +127,34 @@ var errBreak = errors.New("break")
 // the same sink that receive. A loop that is left may be followed by another: nothing is skipped.
 func (s *Sink) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
-		err := s.each(ctx, func(m Message) error {
-			if !yield(m, nil) {
-				return errBreak
-			}
-			return nil
-		})
-		if !errors.Is(err, errBreak) {
+		if err := s.each(ctx, yield); !errors.Is(err, errBreak) {
 			yield(Message{}, err)
 		}
 	}
 }
 
-// next takes the next message out of the buffer; false: there is none, or the sink was closed. Its payload is a part of
-// the buffer.
-func (s *Sink) next() (m Message, ok bool) {
+// has says whether there is a message in the buffer.
+func (s *Sink) has() bool { return s.in.at < s.in.end || s.in.whole }
+
+// take takes the next message out of the buffer, a part of which its payload is.
+//
+// Preconditions: there is one.
+func (s *Sink) take() Message {
 	in := &s.in
-	if s.closed.Load() {
-		return Message{}, false
+	if s.framed {
+		return in.record()
 	}
-	if !s.framed {
-		ok, in.whole = in.whole, false
-		return Message{Payload: in.buffer[:in.end:in.end]}, ok
-	}
-	if in.at >= in.end {
-		return Message{}, false
-	}
-	begin := in.at + wire.RecordHeader
-	end := begin + int(binary.LittleEndian.Uint32(in.buffer[in.at:]))
-	in.at += wire.Padded(end - begin)
+	in.whole = false
+	return Message{Payload: in.buffer[:in.size:in.size]}
+}
+
+// record takes the next record. Preconditions: there is one.
+func (in *inlet) record() Message {
+	b := in.buffer[in.at+wire.RecordHeader : in.end]
+	n := int(binary.LittleEndian.Uint32(in.buffer[in.at:]))
+	in.at += wire.Padded(n)
 	in.seq++
-	return Message{Payload: in.buffer[begin:end:end], Seq: in.seq - 1}, true
+	return Message{Payload: b[:n:n], Seq: in.seq - 1}
 }
 
 // fill waits for the next packet or datagram and puts it into the buffer.
@@ -162,6 +162,9 @@ func (s *Sink) next() (m Message, ok bool) {
 // Preconditions: the caller has the turn, has set up ctx with interrupt, and has taken all that the buffer held.
 func (s *Sink) fill(ctx context.Context) error {
 	for {
+		if s.inherited && s.hasLeft() {
+			return io.EOF
+		}
 		n, err := s.read()
 		switch {
 		case err == nil && s.framed:
@@ -170,10 +173,12 @@ func (s *Sink) fill(ctx context.Context) error {
 			}
 			continue // an earlier connection had all of it
 		case err == nil:
-			s.in.end, s.in.whole = n, true
+			s.in.size, s.in.whole = n, true
 			s.counts.messages.Add(1)
 			s.counts.bytes.Add(uint64(n))
 			return nil
+		case s.inherited && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
+			continue // Leave has set it; nobody else does without ctx
 		case !isHangUp(err):
 			return orContext(ctx, err)
 		case s.hasLeft():

@@ -220,13 +220,12 @@ func (s *Sink) Status(ctx context.Context) (SinkStatus, error) {
 // Leave asks the broker to send no more. What was sent before can still be received; then Receive and Messages end with
 // io.EOF, also those that wait already. A program that is to lose nothing leaves, receives to the end, and closes.
 //
-// It only sends, and waits for nothing. After an error the sink has not left, and Leave may be called again. A sink on an
-// inherited socket cannot leave: errors.ErrUnsupported; it can be closed without any loss.
+// A sink on an inherited socket takes nothing more out of it: what is left of the packet in hand can still be received, and
+// the rest stays in the socket for whoever reads it next.
+//
+// It waits for nothing. After an error the sink has not left, and Leave may be called again.
 func (s *Sink) Leave(ctx context.Context) error {
 	const op = "leave"
-	if s.inherited {
-		return opError(op, s.where, errors.ErrUnsupported)
-	}
 	if err := ctx.Err(); err != nil {
 		return opError(op, s.where, err)
 	}
@@ -235,15 +234,19 @@ func (s *Sink) Leave(ctx context.Context) error {
 	if s.left || s.conn == nil || s.closed.Load() {
 		return nil
 	}
-	if err := s.conn.CloseWrite(); err != nil {
+	leave := s.conn.CloseWrite
+	if s.inherited {
+		leave = func() error { return s.conn.SetReadDeadline(longAgo) } // who waits is to look again
+	}
+	if err := leave(); err != nil {
 		return opError(op, s.where, err)
 	}
 	s.left = true
 	return nil
 }
 
-// Close leaves the channel and closes the socket. Messages that the socket still holds are gone, see Leave; but those in an
-// inherited socket stay in it, for whoever reads it next. A Receive that waits ends with net.ErrClosed, and so does every
+// Close leaves the channel and closes the socket. Messages that the socket still holds, or the sink, are gone, see Leave; but
+// those in an inherited socket stay in it, for whoever reads it next. A Receive that waits ends with net.ErrClosed, and so does every
 // later one.
 func (s *Sink) Close() error {
 	s.mu.Lock()

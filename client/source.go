@@ -58,6 +58,7 @@ type Source struct {
 
 	out    attempt
 	record []byte // the message that is being sent, as a record; kept for the next one
+	load   load   // what the packet that is being sent holds
 
 	limit atomic.Int64 // the largest message that the broker takes, as far as is known; 0: nothing is
 
@@ -254,7 +255,7 @@ func (s *Source) send(ctx context.Context, payload []byte, wait bool) error {
 	if err := s.admit(ctx, len(payload)); err != nil {
 		return err
 	}
-	s.record = wire.AppendRecord(s.record[:0], payload)
+	s.record, s.load = wire.AppendRecord(s.record[:0], payload), load{1, len(payload)}
 	_, err := s.transmit(ctx, s.record, wait)
 	return err
 }
@@ -292,10 +293,13 @@ func (s *Source) admit(ctx context.Context, size int) error {
 // redialWithin bounds how long those who cannot wait may wait for a new connection.
 const redialWithin = 100 * time.Millisecond
 
+// load is how much there is in a packet: to count it again would cost as much as to send it.
+type load struct{ messages, bytes int }
+
 // transmit sends records: all in one packet, or each as a datagram of its own. It returns those that it has not sent.
 // Of an error EMSGSIZE the cause is not among them: it will never be sent.
 //
-// Preconditions: the caller has the turn.
+// Preconditions: the caller has the turn, and s.load is what the records hold.
 func (s *Source) transmit(ctx context.Context, records []byte, wait bool) (rest []byte, err error) {
 	for dialled := false; ; dialled = true {
 		records, err = s.write(ctx, records, wait)
@@ -354,12 +358,13 @@ func (s *Source) redialOnce(ctx context.Context, wait bool) error {
 func (s *Source) write(ctx context.Context, records []byte, wait bool) (rest []byte, err error) {
 	for err == nil && len(records) > 0 {
 		n := int(binary.LittleEndian.Uint32(records))
-		packet, end := records[wire.RecordHeader:wire.RecordHeader+n], wire.Padded(n)
+		packet, end, holds := records[wire.RecordHeader:wire.RecordHeader+n], wire.Padded(n), load{1, n}
 		if s.framed {
-			packet, end = records, len(records)
+			packet, end, holds = records, len(records), s.load
 		}
 		if err = s.put(ctx, packet, wait); err == nil {
-			s.counts.sent(records[:end])
+			s.counts.messages.Add(uint64(holds.messages))
+			s.counts.bytes.Add(uint64(holds.bytes))
 		}
 		if err == nil || errors.Is(err, syscall.EMSGSIZE) {
 			records = records[end:]

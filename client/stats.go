@@ -5,8 +5,6 @@ package msgmux
 import (
 	"sync/atomic"
 	"time"
-
-	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // SourceStats are what a source counts.
@@ -26,17 +24,6 @@ type sourceCounts struct {
 
 // counting is what the moments of sourceCounts are counted from.
 var counting = time.Now()
-
-// sent counts records that were sent.
-func (c *sourceCounts) sent(records []byte) {
-	messages, bytes := 0, 0
-	wire.EachRecord(records, func(payload []byte) bool {
-		messages, bytes = messages+1, bytes+len(payload)
-		return true
-	})
-	c.messages.Add(uint64(messages))
-	c.bytes.Add(uint64(bytes))
-}
 
 func (c *sourceCounts) wait() { c.since.Store(int64(time.Since(counting))) }
 
