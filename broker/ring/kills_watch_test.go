@@ -241,13 +241,17 @@ func (m *mistake) harmless() string {
 
 // TestMistakesAreCaught makes mistakes in the code, one at a time: a store is left out, or changes places with the one
 // behind it. Each is noticed, or makes no difference, for a reason that is found by what the stores are or stands in a short
-// list. MSGMUX_MUTANTS is how many are made, chosen by MSGMUX_SEED; 0 is all.
+// list. MSGMUX_MUTANTS is how many are made, chosen by MSGMUX_SEED; 0 is all. MSGMUX_MISTAKE is an expression for their names.
 func TestMistakesAreCaught(t *testing.T) {
 	all := mistakes(t)
 	n, seed := number("MSGMUX_MUTANTS", 60), number("MSGMUX_SEED", int(time.Now().UnixNano()&0xffffff))
 	reasons := make(map[string]int)
 	var chosen []mistake
+	only := regexp.MustCompile(os.Getenv("MSGMUX_MISTAKE"))
 	for _, m := range all {
+		if !only.MatchString(m.name) {
+			continue
+		}
 		if why := m.harmless(); why != "" {
 			reasons[why]++
 			continue
