@@ -20,6 +20,8 @@ import (
 )
 
 const (
+	// workersPatience is how long the end of a channel waits for goroutines that block.
+	workersPatience = 5 * time.Second
 	// drainFor is how long a broker without a service manager goes on delivering when it is stopped.
 	drainFor = 2 * time.Second
 	// lastWord is how long we stay alive after the last line. journald looks up the sender's unit when it reads a line; if
@@ -36,6 +38,7 @@ type Channel struct {
 	gate     *gate.Gate
 	thread   *loop.Thread
 	board    *status.Board
+	workers  sync.WaitGroup // goroutines that use the thread
 }
 
 // Open makes a channel, or goes on with the one that the inherited descriptors hold. The channel owns all of these, but the
@@ -74,7 +77,7 @@ func (c *Channel) open(cfg *Config) (err error) {
 		static[i] = gate.StaticSink(s)
 	}
 	c.gate, err = gate.Open(gate.Config{Store: c.store, Log: c.log, Ops: cfg.Ops, Limits: limits, Inherited: &c.in,
-		Sinks: static, SinksDir: cfg.SinksDir, OptionsDir: cfg.OptionsDir, GoneAfter: cfg.goneAfter})
+		Sinks: static, SinksDir: cfg.SinksDir, OptionsDir: cfg.OptionsDir, GoneAfter: cfg.goneAfter, Silent: cfg.Silent})
 	if err != nil {
 		return err
 	}
@@ -103,10 +106,10 @@ func (c *Channel) Run(ctx context.Context) error {
 	stop, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go c.thread.Run()
-	var workers sync.WaitGroup
-	workers.Go(func() { c.store.Run(stop) })
-	workers.Go(func() { c.gate.Run(stop, c.thread) })
-	workers.Go(func() { c.board.Run(stop) })
+	var storing sync.WaitGroup
+	storing.Go(func() { c.store.Run(stop) })
+	c.workers.Go(func() { c.gate.Run(stop, c.thread) })
+	c.workers.Go(func() { c.board.Run(stop) })
 	c.notifier.Ready(c.board.Line())
 	c.log.Event(slog.LevelDebug, journal.EventStarted, "started")
 
@@ -116,7 +119,8 @@ func (c *Channel) Run(ctx context.Context) error {
 	// Stop the data thread last: the others hand it work and wait for the result. It keeps receiving meanwhile, since nobody
 	// else does until a successor starts.
 	cancel()
-	workers.Wait()
+	c.awaitWorkers()
+	storing.Wait()
 	if c.notifier != nil {
 		if c.board.SayHeld() {
 			time.Sleep(lastWord)
@@ -132,6 +136,17 @@ func (c *Channel) Run(ctx context.Context) error {
 	return nil
 }
 
+// awaitWorkers waits for whoever uses the thread, but not for ever: a file system that hangs must not keep a broker from its
+// end. Whoever is late finds that the thread has ended.
+func (c *Channel) awaitWorkers() {
+	ended := make(chan struct{})
+	go func() { defer close(ended); c.workers.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(workersPatience):
+	}
+}
+
 // drain receives nothing any more, and for 2 s lets the sinks have what they take: nobody comes afterwards.
 func (c *Channel) drain() {
 	c.thread.StopReceiving()
@@ -143,6 +158,7 @@ func (c *Channel) drain() {
 // Close releases everything that the process would otherwise keep to its end: the ring, and all descriptors. It is for
 // a process that goes on without the channel, after Run. Callers that still ask for the status get an empty one.
 func (c *Channel) Close() {
+	c.workers.Wait()
 	c.board.Close()
 	c.thread.Close()
 	c.gate.Close()

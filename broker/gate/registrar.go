@@ -49,18 +49,18 @@ func newRegistrar(g *Gate, fd int) *registrar {
 }
 
 func (x *registrar) run(ctx context.Context) {
-	stop, err := sys.NewEventfd()
-	if err != nil {
-		x.gate.failed("registrations are not read", err)
+	stop := x.gate.endOf(ctx, x.limiter)
+	if stop == nil {
 		return
 	}
 	defer stop.Close()
-	defer context.AfterFunc(ctx, stop.Signal)()
 	for ctx.Err() == nil {
-		if i, err := sys.WaitReadable(-1, x.fd, stop.FD()); err != nil || i != 0 {
-			continue
+		switch i, err := sys.WaitReadable(-1, x.fd, stop.FD()); {
+		case err != nil:
+			x.gate.again(ctx, x.limiter, "cannot wait for registrations", err)
+		case i == 0:
+			x.next()
 		}
-		x.next()
 	}
 }
 

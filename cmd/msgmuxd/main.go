@@ -167,20 +167,25 @@ func sockets(o *options, log slog.Handler) (set activation.Set, unlink func(), e
 	return set, func() { bound.Unlink() }, nil
 }
 
+// spareDescriptors is how many a broker needs beside those of sinks and clients, for sockets, files and the like.
+const spareDescriptors = 64
+
 // limits checks that what may be asked of this process can be had: a broker that runs into a limit later can lose the
-// descriptor store, and with it every sink.
+// descriptor store, and with it every sink. Clients that have said nothing yet may have what is left.
 func limits(o *options, cfg *broker.Config) error {
 	need := cfg.Geometry.MaxSinks + cfg.Geometry.MaxClients + 8
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
 		return fmt.Errorf("cannot read the limit of descriptors: %w", err)
 	}
-	if r.Cur < need+64 {
-		r.Cur = min(r.Max, need+1024)
-		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur < need+64 {
-			return fmt.Errorf("--max-sinks and --max-clients need %d descriptors and the limit is %d: raise LimitNOFILE, or ulimit -n", need+64, r.Cur)
+	if want := need + spareDescriptors + 2*broker.MaxSilent; r.Cur < want {
+		r.Cur = min(r.Max, want)
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur < need+spareDescriptors {
+			return fmt.Errorf("--max-sinks and --max-clients need %d descriptors and the limit is %d: raise LimitNOFILE, or ulimit -n", need+spareDescriptors, r.Cur)
 		}
 	}
+	// For each of two sockets, half of what is left; and a few for whoever comes first, whom the spare ones bear.
+	cfg.Silent = int(min(broker.MaxSilent, max(8, (r.Cur-need-spareDescriptors)/2)))
 	if n, known := activation.StoreLimit(); known && uint64(n) < need {
 		return fmt.Errorf("--max-sinks and --max-clients need a descriptor store of %d and FileDescriptorStoreMax is %d", need, n)
 	}

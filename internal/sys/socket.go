@@ -3,6 +3,7 @@
 package sys
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -11,6 +12,9 @@ import (
 // Close closes a descriptor. The number is free afterwards whatever the outcome (close(2)), so there is nothing to
 // tell.
 func Close(fd int) { unix.Close(fd) }
+
+// HangUp ends a connection for both ends, whoever else has a copy of fd.
+func HangUp(fd int) { unix.Shutdown(fd, unix.SHUT_RDWR) }
 
 // OutQueue is how many bytes sent through fd its peer has not read yet, with the kernel's own overhead (SIOCOUTQ,
 // unix(7)); 0 means that it has read everything.
@@ -48,6 +52,11 @@ func Accept(fd int) (int, error) {
 		}
 		return n, os.NewSyscallError("accept4", err)
 	}
+}
+
+// IsOutOfDescriptors says whether err means that the process, or the machine, can have no more of them.
+func IsOutOfDescriptors(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
 }
 
 // PeerCredentials are those of the process that connected (SO_PEERCRED, unix(7)).
