@@ -13,6 +13,7 @@ import (
 	"github.com/msgmux/msgmux/broker/gate"
 	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/loop"
+	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/broker/status"
 	"github.com/msgmux/msgmux/broker/store"
 	"github.com/msgmux/msgmux/internal/sys"
@@ -22,8 +23,6 @@ import (
 const (
 	// workersPatience is how long the end of a channel waits for goroutines that block.
 	workersPatience = 5 * time.Second
-	// drainFor is how long a broker without a service manager goes on delivering when it is stopped.
-	drainFor = 2 * time.Second
 	// lastWord is how long we stay alive after the last line. journald looks up the sender's unit when it reads a line; if
 	// the process is gone, the line is filed under no unit. The data thread goes on meanwhile.
 	lastWord = 30 * time.Millisecond
@@ -38,6 +37,7 @@ type Channel struct {
 	gate     *gate.Gate
 	thread   *loop.Thread
 	board    *status.Board
+	unlink   func() error   // nil: the sockets are the service manager's
 	workers  sync.WaitGroup // goroutines that use the thread
 }
 
@@ -48,7 +48,7 @@ func Open(cfg Config, in activation.Set) (*Channel, error) {
 	if cfg.Ops == nil {
 		cfg.Ops = sys.Kernel{}
 	}
-	c := &Channel{notifier: cfg.Notifier, in: in, log: journal.New(cfg.Log)}
+	c := &Channel{notifier: cfg.Notifier, in: in, log: journal.New(cfg.Log), unlink: cfg.Unlink}
 	if err := c.open(&cfg); err != nil {
 		c.log.Close()
 		return nil, err
@@ -60,7 +60,8 @@ func Open(cfg Config, in activation.Set) (*Channel, error) {
 // in the descriptor store, it stays.
 func (c *Channel) open(cfg *Config) (err error) {
 	c.store = store.New(store.Config{Notifier: cfg.Notifier, Log: c.log, Ops: cfg.Ops, Room: int(cfg.Geometry.MaxSinks), KeepRights: cfg.KeepRights})
-	r, salvaged, err := c.store.Open(&c.in, store.Options{Geometry: cfg.Geometry, IgnoreRecords: cfg.IgnoreRecords})
+	r, salvaged, err := c.store.Open(&c.in, store.Options{Geometry: cfg.Geometry, IgnoreRecords: cfg.IgnoreRecords,
+		Expected: cfg.Unlink == nil})
 	if err != nil {
 		return err
 	}
@@ -87,6 +88,7 @@ func (c *Channel) open(cfg *Config) (err error) {
 		c.gate.Close()
 		return err
 	}
+	c.store.Commit()
 	c.board = status.New(status.Config{Version: cfg.Version, Name: cfg.Name, RuntimeDir: cfg.RuntimeDir,
 		Thread: c.thread, Log: c.log, Notifier: cfg.Notifier, Source: c.in.Source, BlockedCheck: cfg.blockedCheck, BlockedLong: cfg.blockedLong})
 	return nil
@@ -100,8 +102,8 @@ func beat(cfg *Config) func() {
 	return func() { cfg.Notifier.Watchdog() }
 }
 
-// Run is the channel until ctx ends. It returns when everything is as it should be left: for a service manager with
-// the ring and the sinks in its store, for nobody after delivering what sinks take within 2 s.
+// Run is the channel until ctx ends. It returns when everything is as it should be left: for a service manager that keeps them
+// with the ring and the sinks in its store, for nobody after delivering what sinks take within 2 s.
 func (c *Channel) Run(ctx context.Context) error {
 	stop, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -111,7 +113,7 @@ func (c *Channel) Run(ctx context.Context) error {
 	c.workers.Go(func() { c.gate.Run(stop, c.thread) })
 	c.workers.Go(func() { c.board.Run(stop) })
 	c.notifier.Ready(c.board.Line())
-	c.log.Event(slog.LevelDebug, journal.EventStarted, "started")
+	c.sayStarted()
 
 	<-ctx.Done()
 	c.notifier.Stopping()
@@ -121,14 +123,14 @@ func (c *Channel) Run(ctx context.Context) error {
 	cancel()
 	c.awaitWorkers()
 	storing.Wait()
-	if c.notifier != nil {
-		if c.board.SayHeld() {
+	if c.store.Settle() {
+		if c.board.SayHeld(true) {
 			time.Sleep(lastWord)
 		}
 		c.thread.StopReceiving()
 	} else {
 		c.drain()
-		c.board.SayHeld()
+		c.board.SayHeld(false)
 	}
 	c.thread.Stop()
 	c.store.Drain()
@@ -147,12 +149,26 @@ func (c *Channel) awaitWorkers() {
 	}
 }
 
-// drain receives nothing any more, and for 2 s lets the sinks have what they take: nobody comes afterwards.
-func (c *Channel) drain() {
-	c.thread.StopReceiving()
-	for deadline := time.Now().Add(drainFor); time.Now().Before(deadline) && !c.thread.IsIdle(); {
-		time.Sleep(5 * time.Millisecond)
+// sayStarted logs the one line of a start: a new ring, or what a predecessor has left, of which nobody else tells after a crash.
+// Whoever starts a broker by hand knows that its ring is a new one.
+func (c *Channel) sayStarted() {
+	t, numbers := c.thread.Snapshot(nil)
+	if t.Starts <= 1 {
+		level := slog.LevelInfo
+		if c.unlink != nil {
+			level = slog.LevelDebug
+		}
+		c.log.Event(level, journal.EventStarted, "started with an empty ring")
+		return
 	}
+	sinks := 0
+	for i := range numbers {
+		if numbers[i].Spec.Kind != ring.Share {
+			sinks++
+		}
+	}
+	c.log.Event(slog.LevelInfo, journal.EventStarted, "went on with the ring of the last broker", slog.Int("sinks", sinks),
+		slog.Uint64("messages", t.Head.Seq-t.Delivered.Seq+c.thread.Landed()))
 }
 
 // Close releases everything that the process would otherwise keep to its end: the ring, and all descriptors. It is for

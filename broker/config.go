@@ -30,6 +30,10 @@ type Config struct {
 	OptionsDir string        // NAME.conf for each of them; "" for none
 	goneAfter  time.Duration // how long an entry of SinksDir may be gone before its sink is; 0: as usual. For tests
 
+	// Unlink takes away the files of the channel's sockets: the broker was started by hand, and nobody comes after it. nil: they
+	// are the service manager's, and so is what waits in them. It may be called more than once.
+	Unlink func() error
+
 	// Silent is how many clients of each of the two listening sockets may be connected without having said hello; 0: MaxSilent.
 	Silent int
 

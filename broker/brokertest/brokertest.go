@@ -67,7 +67,7 @@ func StartWith(t testing.TB, inherit func(*broker.Config, *activation.Set), chan
 		t.Fatal(err)
 	}
 	cfg := Config()
-	cfg.RuntimeDir, cfg.SinksDir = dir, dir+"/sinks"
+	cfg.RuntimeDir, cfg.SinksDir, cfg.Unlink = dir, dir+"/sinks", sockets.Unlink
 	cfg.Log = slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})
 	for _, f := range change {
 		f(&cfg)

@@ -9,8 +9,8 @@ import (
 )
 
 // SayHeld logs what is left in the ring, and how long it lives: messages that no sink has, and, counted for each sink,
-// those that it has not been sent. It says whether there was anything to log.
-func (b *Board) SayHeld() bool {
+// those that it has not been sent. kept says that the service manager keeps them. It says whether there was anything to log.
+func (b *Board) SayHeld(kept bool) bool {
 	t, numbers := b.c.Thread.Snapshot(nil)
 	nobody, waiting := t.Head.Seq-t.Delivered.Seq, uint64(0)
 	for i := range numbers {
@@ -25,7 +25,7 @@ func (b *Board) SayHeld() bool {
 	if nobody == 0 {
 		text = "messages that some sinks have not been sent"
 	}
-	if b.c.Notifier != nil {
+	if kept {
 		text += "; a restart keeps them, a stop does not before systemd 254"
 	} else {
 		text += ": lost with this process"

@@ -99,13 +99,19 @@ func serve(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	defer unlink()
+	if unlink != nil {
+		defer unlink()
+	}
 	notifier, err := activation.NewNotifier()
-	if err != nil {
+	switch {
+	case err != nil && unlink == nil:
 		return err
+	case err != nil:
+		// Started by hand, in a shell that has the variable from a service: it was never meant for us.
+		slog.New(log).Warn("no service manager is told anything", "event", "descriptor-store", "error", err)
 	}
 	cfg := o.config()
-	cfg.Version, cfg.Notifier, cfg.Log = version, notifier, log
+	cfg.Version, cfg.Notifier, cfg.Log, cfg.Unlink = version, notifier, log, unlink
 	if d, ok := activation.WatchdogInterval(); ok {
 		cfg.Watchdog = d
 	}
@@ -137,9 +143,8 @@ func serve(ctx context.Context, o *options) error {
 }
 
 // sockets are those that the service manager gave, or, with --runtime-dir, those that are bound here. unlink removes
-// the latter's files.
-func sockets(o *options, log slog.Handler) (set activation.Set, unlink func(), err error) {
-	unlink = func() {}
+// the latter's files; nil for the former.
+func sockets(o *options, log slog.Handler) (set activation.Set, unlink func() error, err error) {
 	inherited, err := activation.Inherited()
 	if err != nil {
 		return set, unlink, err
@@ -164,7 +169,7 @@ func sockets(o *options, log slog.Handler) (set activation.Set, unlink func(), e
 		bound.Unlink()
 		return set, unlink, fmt.Errorf("cannot make the folder of static sinks: %w", err)
 	}
-	return set, func() { bound.Unlink() }, nil
+	return set, bound.Unlink, nil
 }
 
 // spareDescriptors is how many a broker needs beside those of sinks and clients, for sockets, files and the like.

@@ -13,6 +13,12 @@ import (
 // tell.
 func Close(fd int) { unix.Close(fd) }
 
+// Duplicate is another descriptor of the same open file, close-on-exec. The caller owns it.
+func Duplicate(fd int) (int, error) {
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	return n, os.NewSyscallError("fcntl", err)
+}
+
 // HangUp ends a connection for both ends, whoever else has a copy of fd.
 func HangUp(fd int) { unix.Shutdown(fd, unix.SHUT_RDWR) }
 
