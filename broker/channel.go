@@ -124,13 +124,12 @@ func (c *Channel) Run(ctx context.Context) error {
 	c.awaitWorkers()
 	storing.Wait()
 	if c.store.Settle() {
-		if c.board.SayHeld(true) {
+		if c.board.SayHeld(true, 0) {
 			time.Sleep(lastWord)
 		}
 		c.thread.StopReceiving()
 	} else {
-		c.drain()
-		c.board.SayHeld(false)
+		c.board.SayHeld(false, c.drain())
 	}
 	c.thread.Stop()
 	c.store.Drain()

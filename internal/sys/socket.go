@@ -19,6 +19,10 @@ func Duplicate(fd int) (int, error) {
 	return n, os.NewSyscallError("fcntl", err)
 }
 
+// Hush has everything fail from now on that is sent to the socket fd (EPIPE for a connected sender, shutdown(2)); what lies in
+// its queue can be received still. It says whether fd is a socket that can be hushed. A message queue is not.
+func Hush(fd int) bool { return unix.Shutdown(fd, unix.SHUT_RD) == nil }
+
 // HangUp ends a connection for both ends, whoever else has a copy of fd.
 func HangUp(fd int) { unix.Shutdown(fd, unix.SHUT_RDWR) }
 
