@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,17 @@ func (n *Notifier) Witness(name string) (*Witness, error) {
 		return nil, err
 	}
 	return &Witness{fd: pipe[0]}, nil
+}
+
+// AdoptWitness is the witness that a predecessor gave the store, of which fd is what we were handed over. It stands where it stood,
+// which a new one would not. It owns fd from then on, also after an error: without procfs the read end cannot be had again.
+func AdoptWitness(fd int) (*Witness, error) {
+	defer unix.Close(fd)
+	end, err := unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot adopt a witness: %w", os.NewSyscallError("open", err))
+	}
+	return &Witness{fd: end}, nil
 }
 
 // Holds says whether the store holds the witness, or is still to read the message that it came with. It does not block.

@@ -38,7 +38,18 @@ func TestWitness(t *testing.T) {
 	if last.Holds() || !again.Holds() || len(m.Stored()) != 2 {
 		t.Errorf("the one before holds: %v, the new one: %v; stored are %v", last.Holds(), again.Holds(), m.Stored())
 	}
+	inherited, err := m.Copy(activation.FirstWitness)
+	must(t, err)
+	adopted, err := activation.AdoptWitness(inherited)
+	must(t, err)
+	defer adopted.Close()
+	if !adopted.Holds() {
+		t.Error("an adopted one does not hold")
+	}
 	m.Reload(1, false) // the oldest goes
+	if adopted.Holds() {
+		t.Error("an adopted one holds that is not in the store")
+	}
 	if w.Holds() || !again.Holds() {
 		t.Errorf("the first holds: %v, the last: %v", w.Holds(), again.Holds())
 	}

@@ -67,6 +67,9 @@ func TestPromise7_Drain(t *testing.T) {
 					if err := source.TrySend([]byte("too late")); !errors.Is(err, unix.EPIPE) {
 						t.Errorf("a message that comes too late is answered with %v", err)
 					}
+					if left := socketsLeft(t, p.Dir); len(left) > 0 {
+						t.Errorf("who comes now finds %v", left)
+					}
 				}
 			}
 			next := uint64(0)

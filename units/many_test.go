@@ -63,6 +63,6 @@ func TestManySinks(t *testing.T) {
 			t.Errorf("%d sinks report", len(reports))
 		}
 		// Gone is gone, from the store too.
-		b.Until("the store holds the ring alone", 60*time.Second, func() bool { return stored() == "2" })
+		b.Until("the store holds the ring alone", 60*time.Second, func() bool { return stored() == "4" })
 	})
 }

@@ -39,6 +39,9 @@ func wentOn(t *testing.T, k *Keeper, sinks int) {
 	if st.Starts < 2 || len(list) != sinks {
 		t.Errorf("the broker has a ring that %d have opened, and %d sinks of %d\n%s", st.Starts, len(list), sinks, k.Log())
 	}
+	if want := fmt.Sprintf("level=INFO msg=\"went on with the ring of the last broker\" event=started sinks=%d", sinks); !strings.Contains(k.Log(), want) {
+		t.Errorf("the journal does not say that the broker went on:\n%s", k.Log())
+	}
 }
 
 // client is a sink with a connection, which is closed at the end.
@@ -72,6 +75,11 @@ func TestPromise7_EmptiedStoreIsFilledAgain(t *testing.T) {
 			if err != nil {
 				t.Fatalf("stored are %v: %v", k.systemd.Stored(), err)
 			}
+			// What a predecessor has stored is looked after as well.
+			if err := k.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			up(t, k, Death{})
 			reload(k)
 			k.systemd.SetStoreMax(100)
 			if holds(t, k, 3) {

@@ -13,7 +13,6 @@ import (
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // The two files of the ring: which of those that a predecessor left are used, and what becomes of the others.
@@ -38,9 +37,7 @@ func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ri
 		LockError: func(err error) {
 			s.log.Event(slog.LevelDebug, journal.EventInternal, "the ring's state is not locked in memory; raise LimitMEMLOCK", slog.Any("error", err))
 		}}
-	for _, d := range in.Witnesses {
-		sys.Close(d.FD)
-	}
+	s.adoptWitnesses(in)
 	if err := s.believe(o.Expected); err != nil {
 		return nil, nil, err
 	}

@@ -35,8 +35,29 @@ type witnesses struct {
 	pause       time.Duration // and after how long the time after that
 }
 
-// prove puts the first witness, and says whether the service manager keeps it. It may block.
+// adoptWitnesses goes on with the witnesses of a predecessor.
+func (s *Store) adoptWitnesses(in *activation.Set) {
+	for _, d := range in.Witnesses {
+		w, err := activation.AdoptWitness(d.FD)
+		switch {
+		case err != nil:
+		case d.Name == activation.FirstWitness && s.first == nil:
+			s.first = w
+		case d.Name == activation.LastWitness && s.last == nil:
+			s.last = w
+		default:
+			w.Close()
+		}
+	}
+	s.grown.Store(s.last == nil)
+}
+
+// prove says whether the service manager keeps the first witness, of which it is given another one if it has none. That one is
+// behind whatever the store holds already, and so attests nothing of it. It may block.
 func (s *Store) prove(timeout time.Duration) (keeps bool, err error) {
+	if s.first != nil && s.first.Holds() {
+		return true, nil
+	}
 	s.first.Close()
 	s.first = nil
 	w, err := s.notifier.Witness(activation.FirstWitness)
