@@ -91,11 +91,21 @@ func TestForeignNotifySocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taker.Close()
-	go closeAllThatComes(taker)
-	for what, path := range map[string]string{"stale": dir + "/nobody", "foreign": dir + "/notify"} {
+	go takeAllThatComes(taker, false)
+	keeper, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: dir + "/shell", Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keeper.Close()
+	go takeAllThatComes(keeper, true)
+	for what, env := range map[string][]string{
+		"stale":   {"NOTIFY_SOCKET=" + dir + "/nobody"},
+		"foreign": {"NOTIFY_SOCKET=" + dir + "/notify"},
+		"shell's": {"NOTIFY_SOCKET=" + dir + "/shell", "SYSTEMD_EXEC_PID=1"},
+	} {
 		t.Run(what, func(t *testing.T) {
 			p := newProcess(t)
-			p.cmd.Env = append(p.cmd.Environ(), "NOTIFY_SOCKET="+path)
+			p.cmd.Env = append(p.cmd.Environ(), env...)
 			p.start(t)
 			p.serves(t)
 			sink := brokertest.NewSink(t, p.Dir)
@@ -123,10 +133,17 @@ func TestForeignNotifySocket(t *testing.T) {
 	}
 }
 
-// closeAllThatComes is a service manager that ignores a process, and closes what that would have it keep.
-func closeAllThatComes(conn *net.UnixConn) {
+// takeAllThatComes is a service manager that keeps what a process stores, or that closes it without a word.
+func takeAllThatComes(conn *net.UnixConn, keep bool) {
+	var kept []int
+	defer func() {
+		for _, fd := range kept {
+			unix.Close(fd)
+		}
+	}()
 	b, control := make([]byte, 4096), make([]byte, 4096)
 	for {
+		clear(b)
 		_, n, _, _, err := conn.ReadMsgUnix(b, control)
 		if err != nil {
 			return
@@ -134,6 +151,10 @@ func closeAllThatComes(conn *net.UnixConn) {
 		messages, _ := unix.ParseSocketControlMessage(control[:n])
 		for i := range messages {
 			fds, _ := unix.ParseUnixRights(&messages[i])
+			if keep && !strings.Contains(string(b), "BARRIER=1") {
+				kept = append(kept, fds...)
+				continue
+			}
 			for _, fd := range fds {
 				unix.Close(fd)
 			}
