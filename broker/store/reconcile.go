@@ -163,9 +163,11 @@ func (s *Store) keep(ctx context.Context) {
 		case <-ctx.Done():
 			return // Settle does the rest
 		case <-tick.C:
+			s.look()
+			s.attest() // not for each one that comes, or each would cost two more messages
 		case <-s.changed:
+			s.look()
 		}
-		s.look()
 	}
 }
 
@@ -181,9 +183,7 @@ func (s *Store) look() {
 	if err != nil && !s.deaf {
 		s.log.Event(slog.LevelError, journal.EventInternal, "cannot tell the service manager yet what to keep", slog.Any("error", err))
 	}
-	if s.deaf = err != nil; !s.deaf {
-		s.attest()
-	}
+	s.deaf = err != nil
 }
 
 // Settle makes the store equal to what is wanted for whoever comes next, after Run has ended, and says whether there is
@@ -194,5 +194,6 @@ func (s *Store) Settle() (keeps bool) {
 	}
 	s.next = time.Time{}
 	s.look()
+	s.attest()
 	return s.trusted.Load()
 }

@@ -123,6 +123,7 @@ func (s *Store) restore() bool {
 	s.forgetTold()
 	err := s.reconcile()
 	if err == nil {
+		s.deaf = false
 		s.grown.Store(true)
 		s.attest()
 		err = s.Barrier()
@@ -143,7 +144,7 @@ func (s *Store) restore() bool {
 
 // attest puts the last witness behind what was stored since it was.
 func (s *Store) attest() {
-	if !s.grown.Load() || time.Now().Before(s.full) {
+	if !s.trusted.Load() || s.deaf || !s.grown.Load() || time.Now().Before(s.full) {
 		return
 	}
 	s.grown.Store(false)
