@@ -21,7 +21,8 @@ import (
 )
 
 const (
-	// workersPatience is how long the end of a channel waits for goroutines that block.
+	// workersPatience is how long the end of a channel waits for goroutines that block. It is less than TimeoutStopSec= of the
+	// units, so that there is time to deliver, or to say what is held.
 	workersPatience = 5 * time.Second
 	// lastWord is how long we stay alive after the last line. journald looks up the sender's unit when it reads a line; if
 	// the process is gone, the line is filed under no unit. The data thread goes on meanwhile.

@@ -25,16 +25,19 @@ type newcomer struct {
 // seams are the names of the moments at which a broker may be killed on the way; "" for none. See sys.Ops.
 type seams struct{ reserved, stored, settled string }
 
+// errStopping is for who comes, or is late, when the data thread has ended: the next broker is to be asked.
+var errStopping = wire.Refuse(wire.CodeBusy, "the broker is stopping")
+
 // join lets one in, so that a broker that is killed anywhere leaves it in the channel, or not:
 //
 //	reserve -> store -> barrier -> enter -> open
 //
-// An entry is made only when the service manager has the socket for certain: a successor finds both, or a socket without an
-// entry, which it closes. If entered is true, the descriptor is the roster's. Otherwise it is the caller's as before, and
+// An entry is made only when the service manager has the socket for certain, if it keeps any: a successor finds both, or a socket
+// without an entry, which it closes. If entered is true, the descriptor is the roster's. Otherwise it is the caller's as before, and
 // not in the store for long: there was a refusal, or find found it.
 func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 	there := false
-	g.thread.Call(func(r *loop.Roster) {
+	asked := g.thread.Call(func(r *loop.Roster) {
 		if n.find != nil {
 			if id, there, refusal = n.find(r); there || refusal != nil {
 				return
@@ -42,6 +45,9 @@ func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 		}
 		refusal = r.Reserve(&n.spec)
 	})
+	if !asked {
+		refusal = errStopping
+	}
 	if there || refusal != nil {
 		return id, false, refusal
 	}
@@ -51,12 +57,15 @@ func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 		refusal = g.keep(name, &n)
 	}
 	if refusal == nil {
-		g.thread.Call(func(r *loop.Roster) {
+		asked = g.thread.Call(func(r *loop.Roster) {
 			var s *ring.Sink
 			if s, refusal = r.Enter(n.spec, n.oldest); refusal == nil && n.open != nil {
 				n.open(r, s)
 			}
 		})
+		if !asked {
+			refusal = errStopping
+		}
 	}
 	if refusal != nil {
 		g.store.Forget(name)

@@ -83,6 +83,9 @@ func (x *registrar) next() {
 	} else {
 		reg, id, refusal = x.register(p, sender)
 	}
+	if refusal == errStopping {
+		return // it stays where it is, for the next broker
+	}
 	outcome := "ok"
 	if refusal != nil {
 		outcome = refusal.Code
