@@ -49,7 +49,7 @@ func (s *Store) adoptWitnesses(in *activation.Set) {
 			w.Close()
 		}
 	}
-	s.grown.Store(s.last == nil)
+	s.grown.Store(true) // since it put the last one, the predecessor may have stored more
 }
 
 // prove says whether the service manager keeps the first witness, of which it is given another one if it has none. That one is
