@@ -78,7 +78,7 @@ test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, unde
 .PHONY: test-proof
 test-proof: ## the broker killed after every store to its memory, and MUTANTS (60) mistakes in its code, all noticed; no root
 	go vet -tags ring_watch ./broker/ring/...
-	go test -count=1 -tags ring_watch -timeout 15m -v -run 'TestEveryKill|TestEveryStoreIsPlayed' ./broker/ring | grep -vE '^ *(===|---)'
+	go test -count=1 -tags ring_watch -timeout 15m -v -run 'TestEveryKill|TestEveryStoreIsPlayed' ./broker/ring ./broker/ring/layout2/writer | grep -vE '^ *(===|---)'
 	MSGMUX_MUTANTS=$(MUTANTS) go test -count=1 -tags ring_watch -timeout 0 -v -run TestMistakesAreCaught ./broker/ring | grep -vE '^ *(===|---)'
 
 .PHONY: test-systemd
@@ -105,8 +105,9 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	@.ci/fuzz $(FUZZTIME)
 
 .PHONY: soak
-soak: ## hours: every mistake of test-proof, SOAK_KILLS (10000) kills, restarts, SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
+soak: ## hours: every mistake of test-proof, every instruction, SOAK_KILLS (10000) kills, restarts, SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
 	@$(MAKE) --no-print-directory test-proof MUTANTS=0
+	MSGMUX_STEP=all go test -count=1 -timeout 0 -v -run TestEveryInstruction ./broker/ring
 	MSGMUX_SOAK_KILLS=$(SOAK_KILLS) go test -count=1 -timeout 0 -v ./broker/crashtest
 	MSGMUX_SOAK_RESTARTS=$(SOAK_RESTARTS) MSGMUX_SOAK_KILLS=$(SOAK_SYSTEMD_KILLS) go test -count=1 -timeout 0 -v -run 'TestRestartIsInvisible|TestKillIsInvisible' ./units
 	MSGMUX_SOAK_UPGRADES=$(SOAK_UPGRADES) go test -count=1 -timeout 0 -v -run TestUpgradeUnderLoad ./packaging

@@ -159,7 +159,7 @@ func checkDead(dir, name string) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFSOCK:
 		return fmt.Errorf("%s is in the way: not a socket", path)
 	}
-	// A full backlog must not hold us up, so this socket does not wait. Against a live datagram socket the answer is
+	// A full backlog must not hold us up, so this socket does not block. Against a live datagram socket the answer is
 	// EPROTOTYPE, which tells enough. Where a service manager listens, the connection starts the service; that is no harm.
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -206,7 +206,7 @@ func bindOne(path string, kind Kind, mode fs.FileMode) (_ Descriptor, _ boundFil
 	if kind == SeqpacketListener {
 		typ = unix.SOCK_SEQPACKET
 	}
-	// Blocking, like a socket from systemd: whoever must not wait says so in each call.
+	// Blocking, like a socket from systemd: a caller that must not block says so in each call.
 	fd, err := unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return absent, boundFile{}, os.NewSyscallError("socket", err)

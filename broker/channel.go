@@ -13,7 +13,6 @@ import (
 	"github.com/msgmux/msgmux/broker/gate"
 	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/loop"
-	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/broker/status"
 	"github.com/msgmux/msgmux/broker/store"
 	"github.com/msgmux/msgmux/internal/sys"
@@ -161,13 +160,7 @@ func (c *Channel) sayStarted() {
 		c.log.Event(level, journal.EventStarted, "started with an empty ring")
 		return
 	}
-	sinks := 0
-	for i := range numbers {
-		if numbers[i].Spec.Kind != ring.Share {
-			sinks++
-		}
-	}
-	c.log.Event(slog.LevelInfo, journal.EventStarted, "went on with the ring of the last broker", slog.Int("sinks", sinks),
+	c.log.Event(slog.LevelInfo, journal.EventStarted, "went on with the ring of the last broker", slog.Int("sinks", len(numbers)),
 		slog.Uint64("messages", t.Head.Seq-t.Delivered.Seq+c.thread.Landed()))
 }
 
@@ -198,9 +191,15 @@ func (c *Channel) Watch(room int) (events <-chan wire.Event, dropped func() uint
 	return c.log.Watchers.Watch(room)
 }
 
-// Drop removes a dynamic sink. uid is who asks: its owner, root or the broker's user. It blocks until the data thread has
-// done that.
-func (c *Channel) Drop(uid uint32, name string) *wire.Error { return c.thread.Drop(uid, name) }
+// Drop removes a dynamic sink, or a static one that is not declared any more. uid is who asks: its owner, root or the broker's
+// user. It blocks until that is done; for a static sink up to some seconds, where its folder does.
+func (c *Channel) Drop(uid uint32, name string) *wire.Error {
+	static, refusal := c.thread.Drop(uid, name)
+	if refusal == nil && static != 0 {
+		return c.gate.Forget(static, name)
+	}
+	return refusal
+}
 
 // SetPatience changes how long others wait for a sink. uid is who asks. It blocks until the data thread has done that.
 func (c *Channel) SetPatience(uid uint32, name string, d time.Duration) *wire.Error {

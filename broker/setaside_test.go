@@ -30,7 +30,7 @@ func stored(t *testing.T, s *brokertest.Sink, id uint64) activation.Stored {
 }
 
 // brokenRing is a pair of files with these sinks in it, and a head that cannot be.
-func brokenRing(t *testing.T, specs ...ring.Spec) (data, state activation.Descriptor) {
+func brokenRing(t *testing.T, specs ...ring.Salvaged) (data, state activation.Descriptor) {
 	t.Helper()
 	data, state = ringWith(t, 0, specs...)
 	const head = 4096 + 8 // control.Head.Pos
@@ -41,7 +41,7 @@ func brokenRing(t *testing.T, specs ...ring.Spec) (data, state activation.Descri
 }
 
 // ringWith is a pair of files with some messages in it, and these sinks, which have none of them.
-func ringWith(t *testing.T, messages int, specs ...ring.Spec) (data, state activation.Descriptor) {
+func ringWith(t *testing.T, messages int, specs ...ring.Salvaged) (data, state activation.Descriptor) {
 	t.Helper()
 	r, err := ring.Create(brokertest.Config().Geometry, 7, ring.Options{})
 	if err != nil {
@@ -49,8 +49,8 @@ func ringWith(t *testing.T, messages int, specs ...ring.Spec) (data, state activ
 	}
 	defer r.Retire()
 	for _, spec := range specs {
-		spec.ID = r.NewID()
-		if _, err := r.Add(spec, false, false); err != nil {
+		spec.Spec.ID = r.NewID()
+		if _, err := r.Add(spec.Spec, spec.Reading, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -64,7 +64,7 @@ func ringWith(t *testing.T, messages int, specs ...ring.Spec) (data, state activ
 		if err := unix.Send(ends[0], []byte("old"), 0); err != nil {
 			t.Fatal(err)
 		}
-		r.Receive(ends[1], ring.Datagrams, 1)
+		r.Receive(ends[1], ring.Datagrams, 0, 1)
 		r.Append()
 	}
 	d, s := r.Descriptors()
@@ -88,10 +88,11 @@ func TestSetAsideKeepsAllSinks(t *testing.T) {
 		address := cfg.SinksDir + "/declared"
 		declared = brokertest.NewSocket(t, address)
 		data, state := brokenRing(t,
-			ring.Spec{Kind: ring.Dynamic, Label: "plain", Address: plain.Name, UID: uid},
-			ring.Spec{Kind: ring.Dynamic, Label: "member", Address: member.Name, UID: uid, Group: "g"},
-			ring.Spec{Kind: ring.Static, Label: "undeclared", Address: "/nowhere"}, // its id is 4, after that of the share
-			ring.Spec{Kind: ring.Static, Label: "declared", Address: address})
+			ring.Salvaged{Spec: ring.Spec{Kind: ring.Dynamic, Label: "plain", Address: plain.Name, UID: uid}},
+			ring.Salvaged{Spec: ring.Spec{Kind: ring.Dynamic, Label: "member", Address: member.Name, UID: uid},
+				Reading: ring.Reading{CursorSpec: ring.CursorSpec{Share: "g", UID: uid}}},
+			ring.Salvaged{Spec: ring.Spec{Kind: ring.Static, Label: "undeclared", Address: "/nowhere"}}, // its id is 4, after that of the share
+			ring.Salvaged{Spec: ring.Spec{Kind: ring.Static, Label: "declared", Address: address}})
 		in.Data, in.State = []activation.Descriptor{data}, []activation.Descriptor{state}
 		in.Stored = []activation.Stored{stored(t, member, 2), stored(t, plain, 1)}
 	})
@@ -129,7 +130,7 @@ func TestSetAsideSaysWhatIsGivenUp(t *testing.T) {
 	} {
 		log := &keptLog{Handler: slog.NewTextHandler(t.Output(), nil)}
 		b := brokertest.StartWith(t, func(_ *broker.Config, in *activation.Set) {
-			data, state := ringWith(t, 3, ring.Spec{Kind: ring.Static, Label: "absent", Address: "/nowhere"})
+			data, state := ringWith(t, 3, ring.Salvaged{Spec: ring.Spec{Kind: ring.Static, Label: "absent", Address: "/nowhere"}})
 			if _, err := unix.Pwrite(state.FD, []byte{99}, c.offset); err != nil {
 				t.Fatal(err)
 			}

@@ -227,6 +227,40 @@ func TestStaticGone(t *testing.T) {
 	receiveSeq(t, third, 1, 5, 6)
 }
 
+// TestStaticDropped: a static sink can be dropped as soon as its entry is gone, and not before; the entry may come back as another
+// sink. Only root and the broker's user may.
+func TestStaticDropped(t *testing.T) {
+	b := brokertest.Start(t)
+	path := b.Dir + "/sinks/archive"
+	brokertest.NewSocket(t, path)
+	first := becomes(t, b, "archive", "ready")
+	root := uint32(os.Geteuid())
+	if refusal := b.Channel.Drop(root, "archive"); refusal == nil || refusal.Code != wire.CodeDenied || !strings.Contains(refusal.Text, "take its entry out") {
+		t.Errorf("with its entry there: %v", refusal)
+	}
+	if _, there := static(b, "archive"); !there {
+		t.Fatal("it was dropped all the same")
+	}
+	if err := os.Rename(path, b.Dir+"/aside"); err != nil {
+		t.Fatal(err)
+	}
+	if refusal := b.Channel.Drop(root+1, "archive"); refusal == nil || refusal.Code != wire.CodeDenied || strings.Contains(refusal.Text, "entry") {
+		t.Errorf("asked by a stranger: %v", refusal)
+	}
+	if refusal := b.Channel.Drop(root, "archive"); refusal != nil {
+		t.Errorf("with its entry gone: %v", refusal)
+	}
+	if s, there := static(b, "archive"); there {
+		t.Errorf("after it was dropped there is %+v", s)
+	}
+	if err := os.Rename(b.Dir+"/aside", path); err != nil {
+		t.Fatal(err)
+	}
+	if again := becomes(t, b, "archive", "ready"); again.ID == first.ID {
+		t.Errorf("the new sink has the id of the dropped one: %+v", again)
+	}
+}
+
 // TestStaticReplaced: when another socket takes the place of a connected one, it is the sink from then on, where the
 // other one stopped; likewise when the consumer died and is started again.
 func TestStaticReplaced(t *testing.T) {

@@ -225,7 +225,7 @@ func TestSourceQueue(t *testing.T) {
 		m.MustRun("systemctl", "enable", "msgmux-mq.socket")
 		m.MustRun("systemctl", "restart", "msgmux.service")
 		waitForStatus(t, m, "msgmux.service", "got control mux-data publish register source source-mq subscribe; start 2 ")
-		if got := m.MustRun("stat", "-c", "%a %U %G", "/dev/mqueue/msgmux"); got != "660 root msgmux-send\n" {
+		if got := m.MustRun("stat", "-c", "%a %U %G", "/dev/mqueue/msgmux"); got != "620 root msgmux-send\n" {
 			t.Errorf("the queue is %s", got)
 		}
 		// A static sink's queue, which must outlive the broker.

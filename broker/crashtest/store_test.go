@@ -38,8 +38,9 @@ func wentOn(t *testing.T, k *Keeper, sinks int) {
 	if st.Starts < 2 || len(list) != sinks {
 		t.Errorf("the broker has a ring that %d have opened, and %d sinks of %d\n%s", st.Starts, len(list), sinks, k.Log())
 	}
-	if want := fmt.Sprintf("level=INFO msg=\"went on with the ring of the last broker\" event=started sinks=%d", sinks); !strings.Contains(k.Log(), want) {
-		t.Errorf("the journal does not say that the broker went on:\n%s", k.Log())
+	want := fmt.Sprintf("level=INFO msg=\"went on with the ring of the last broker\" event=started sinks=%d", sinks)
+	if err := until(patience, func() (bool, error) { return strings.Contains(k.Log(), want), nil }); err != nil {
+		t.Errorf("the journal does not say that the broker went on: %v\n%s", err, k.Log())
 	}
 }
 
@@ -86,8 +87,9 @@ func TestPromise7_EmptiedStoreIsFilledAgain(t *testing.T) {
 			if err := until(patience, func() (bool, error) { return holds(t, k, 3), nil }); err != nil {
 				t.Fatalf("stored are %v: %v\n%s", k.systemd.Stored(), err, k.Log())
 			}
-			if !strings.Contains(k.Log(), "event=descriptor-store") {
-				t.Errorf("the journal says nothing of it:\n%s", k.Log())
+			err = until(patience, func() (bool, error) { return strings.Contains(k.Log(), "event=descriptor-store"), nil })
+			if err != nil {
+				t.Errorf("the journal says nothing of it: %v\n%s", err, k.Log())
 			}
 			if err := k.Kill(); err != nil {
 				t.Fatal(err)
@@ -136,8 +138,11 @@ func TestPromise7_NoStore(t *testing.T) {
 	k := newKeeper(t)
 	k.systemd.SetStoreMax(0)
 	up(t, k, Death{})
-	if !strings.Contains(k.Log(), "the service manager keeps no descriptors") {
-		t.Errorf("the journal does not say that nothing is kept:\n%s", k.Log())
+	err := until(patience, func() (bool, error) {
+		return strings.Contains(k.Log(), "the service manager keeps no descriptors"), nil
+	})
+	if err != nil {
+		t.Errorf("the journal does not say that nothing is kept: %v\n%s", err, k.Log())
 	}
 	drains(t, k, member(t, k, "a"))
 }

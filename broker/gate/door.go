@@ -49,7 +49,7 @@ type visitor struct {
 type door struct {
 	gate     *Gate
 	listener int
-	wants    func(*visitor, wire.Hello) (newcomer, *wire.Error)
+	wants    func(*visitor, wire.Hello) (newcomer, *wire.Error) // what a client that says this wants to be
 	limiter  journal.Limiter
 	silent   []*visitor // in the order in which they came
 	buf      [wire.MaxHello + 1]byte
@@ -180,7 +180,6 @@ func (d *door) attach(v *visitor, h wire.Hello) *wire.Error {
 		return refusal
 	}
 	n.fd, n.seams = v.fd, seams{stored: "attach.stored", settled: "attach.barrier"}
-	n.open = func(r *loop.Roster, s *ring.Sink) { r.Greet(s, v.fd) }
 	_, _, refusal = d.gate.join(n)
 	return refusal
 }
@@ -204,11 +203,12 @@ func (g *Gate) sink(v *visitor, h wire.Hello) (newcomer, *wire.Error) {
 		return newcomer{}, refusal
 	}
 	sys.SetSendBuffer(v.fd, g.limits.SendBuffer())
-	return newcomer{oldest: h.Start == wire.StartOldest, spec: ring.Spec{Kind: ring.Framed, Label: cmp.Or(h.Label, "sink"), UID: uid,
-		Group: h.Share, Tap: h.Tap, Frames: true, Ordinary: g.limits.Ordinary(uid), Patience: patience}}, nil
+	return aSink(ring.Spec{Kind: ring.Framed, Label: cmp.Or(h.Label, "sink"), UID: uid, Frames: true}, g.wish(h.Options, uid, patience),
+		func(r *loop.Roster, s *ring.Sink) { r.Greet(s, v.fd) }), nil
 }
 
 // source is a client of the publish socket: it wants to be a source.
 func source(v *visitor, h wire.Hello) (newcomer, *wire.Error) {
-	return newcomer{spec: ring.Spec{Kind: ring.Source, Label: cmp.Or(h.Label, "source"), UID: v.who.UID}}, nil
+	return aSource(ring.ClientSpec{Label: cmp.Or(h.Label, "source"), UID: v.who.UID},
+		func(r *loop.Roster, c *ring.Client) { r.GreetSource(c, v.fd) }), nil
 }

@@ -49,6 +49,7 @@ type folder struct {
 	watched  sys.FileID  // which folder that is
 	lost     loop.Signal // the folder that is watched is gone
 	hurry    loop.Signal // look now, and try those that are absent
+	removals chan removal
 	watchers sync.WaitGroup
 }
 
@@ -71,7 +72,8 @@ type declared struct {
 
 func newFolder(g *Gate, c *Config) *folder {
 	f := &folder{gate: g, dir: c.SinksDir, optionsDir: c.OptionsDir, goneAfter: cmp.Or(c.GoneAfter, goneAfter), queues: c.Inherited.SourceQueues,
-		limiter: make(journal.Limiter), declared: make(map[string]*declared), results: make(chan reached), lost: loop.NewSignal(), hurry: loop.NewSignal()}
+		limiter: make(journal.Limiter), declared: make(map[string]*declared), results: make(chan reached), lost: loop.NewSignal(), hurry: loop.NewSignal(),
+		removals: make(chan removal)}
 	for _, s := range c.Sinks {
 		f.fixed = append(f.fixed, &declared{addr: s.Address, name: cmp.Or(s.Options.Label, defaultLabel(s.Address)), options: s.Options, fixed: true})
 	}
@@ -135,6 +137,8 @@ func (f *folder) run(ctx context.Context) {
 			f.scan(ctx)
 		case r := <-f.results:
 			f.settle(r)
+		case r := <-f.removals:
+			r.answer <- f.remove(ctx, r.id)
 		case <-timer.C:
 			f.scan(ctx)
 		}
@@ -232,14 +236,37 @@ func (f *folder) scan(ctx context.Context) {
 			d.gone = now
 			f.disconnect(d)
 		case now.Sub(d.gone) >= f.goneAfter:
-			delete(f.declared, name)
-			f.gate.thread.Call(func(r *loop.Roster) {
-				if s := r.Find(d.id); s != nil {
-					r.Drop(s)
-				}
-			})
+			f.undeclare(name, d)
 		}
 	}
+}
+
+// undeclare forgets a sink that is declared no more.
+func (f *folder) undeclare(name string, d *declared) {
+	delete(f.declared, name)
+	f.gate.thread.Call(func(r *loop.Roster) {
+		if s := r.Find(d.id); s != nil {
+			r.Drop(s)
+		}
+	})
+}
+
+// removal is the wish that the static sink id be forgotten now. answer, with room for one, says whether that was done.
+type removal struct {
+	id     uint64
+	answer chan<- bool
+}
+
+// remove forgets the sink id at once if its entry is gone, instead of when goneAfter is over.
+func (f *folder) remove(ctx context.Context, id uint64) bool {
+	f.scan(ctx) // the entry may have gone a moment ago
+	for name, d := range f.declared {
+		if d.id == id && !d.gone.IsZero() {
+			f.undeclare(name, d)
+			return true
+		}
+	}
+	return false
 }
 
 // entry declares the sink that an entry of the folder is.
@@ -294,28 +321,27 @@ func (f *folder) optionsOf(name string) wire.Options {
 	return wire.Options{}
 }
 
-// spec is what a declared sink is in the table.
-func (f *folder) spec(d *declared) ring.Spec {
-	s := ring.Spec{Kind: ring.Static, Label: d.name, Address: d.addr.String(), Group: d.options.Share,
-		Tap: d.options.Tap, Frames: d.options.Frames, Patience: f.gate.limits.Patience}
-	if d.options.Label != "" {
-		s.Label = d.options.Label
-	}
+// spec is what a declared sink is in the table, and how it reads. Root has declared it.
+func (f *folder) spec(d *declared) (ring.Spec, loop.Wish) {
+	patience := f.gate.limits.Patience
 	if d.options.PatienceSet {
-		s.Patience = d.options.Patience
+		patience = d.options.Patience
 	}
-	return s
+	return ring.Spec{Kind: ring.Static, Label: cmp.Or(d.options.Label, d.name), Address: d.addr.String(), Frames: d.options.Frames},
+		f.gate.wish(d.options, 0, patience)
 }
 
 // declare finds the sink in the table, or enters it: it counts from now on, connected or not.
 func (f *folder) declare(d *declared) {
-	id, _, refusal := f.gate.join(newcomer{spec: f.spec(d), oldest: d.options.Start == wire.StartOldest,
-		find: func(r *loop.Roster) (id uint64, there bool, refusal *wire.Error) {
-			if s := r.Static(d.addr.String()); s != nil {
-				return s.ID(), true, nil
-			}
-			return 0, false, nil
-		}})
+	spec, how := f.spec(d)
+	n := aSink(spec, how, nil)
+	n.find = func(r *loop.Roster) (id uint64, there bool, refusal *wire.Error) {
+		if s := r.Static(d.addr.String()); s != nil {
+			return s.ID(), true, nil
+		}
+		return 0, false, nil
+	}
+	id, _, refusal := f.gate.join(n)
 	if refusal != nil {
 		f.gate.log.Limited(f.limiter, 0, refusal.Code, slog.LevelError, journal.EventStatic, "static sink not added",
 			slog.String("sink", d.name), slog.Any("error", refusal))
@@ -331,9 +357,10 @@ func (f *folder) declare(d *declared) {
 func (f *folder) update(d *declared) {
 	f.gate.thread.Call(func(r *loop.Roster) {
 		if s := r.Find(d.id); s != nil {
-			spec, old := f.spec(d), s.Spec()
-			spec.Tap, spec.Frames, spec.Group = old.Tap, old.Frames, old.Group // what a sink is stays
-			r.Renew(s, spec, true)
+			spec, how := f.spec(d)
+			old, reads := s.Spec(), s.Cursor().Spec()
+			spec.Frames, how.Tap, how.Share = old.Frames, reads.Tap, reads.Share // what a sink is stays
+			r.Renew(s, spec, how, true)
 		}
 	})
 }

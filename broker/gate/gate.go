@@ -69,7 +69,7 @@ func Open(c Config) (*Gate, error) {
 }
 
 // Begin has the channel's own sources received from, and those in the channel whose sockets a predecessor stored.
-func (g *Gate) Begin(r *loop.Roster, in *activation.Set, salvaged []ring.Spec) error {
+func (g *Gate) Begin(r *loop.Roster, in *activation.Set, salvaged []ring.Salvaged) error {
 	if g.own.Source.Given() {
 		if err := r.AddSource(g.own.Source.FD, ring.Datagrams); err != nil {
 			return err
@@ -121,8 +121,39 @@ func (g *Gate) Run(ctx context.Context, t *loop.Thread) {
 // and may be called from any goroutine.
 func (g *Gate) Rescan() { g.folder.hurry.Raise() }
 
+// forgetWithin is how long the folder of static sinks may take to answer.
+const forgetWithin = 5 * time.Second
+
+// Forget removes the static sink id, called name, if its entry in the folder is gone: at once, instead of when it has been gone
+// for long. It may be called from any goroutine, and may block for as long as the file system of the folder does, up to 5 s.
+func (g *Gate) Forget(id uint64, name string) *wire.Error {
+	timer := time.NewTimer(forgetWithin)
+	defer timer.Stop()
+	answer := make(chan bool, 1)
+	select {
+	case g.folder.removals <- removal{id, answer}:
+	case <-timer.C:
+		return wire.Refuse(wire.CodeBusy, "the folder of static sinks does not answer")
+	}
+	select {
+	case gone := <-answer:
+		if !gone {
+			return wire.Refuse(wire.CodeDenied, "sink %q is static: take its entry out of the folder first", name)
+		}
+		return nil
+	case <-timer.C:
+		return wire.Refuse(wire.CodeBusy, "the folder of static sinks does not answer")
+	}
+}
+
 // Close closes what Open made. Run has ended.
 func (g *Gate) Close() {
 	g.folder.close()
 	g.prover.Close()
+}
+
+// wish is how a sink with these options, of that user, reads.
+func (g *Gate) wish(o wire.Options, uid uint32, patience time.Duration) loop.Wish {
+	return loop.Wish{Asked: o.PatienceSet, Reading: ring.Reading{Oldest: o.Start == wire.StartOldest,
+		CursorSpec: ring.CursorSpec{Share: o.Share, UID: uid, Tap: o.Tap, Ordinary: g.limits.Ordinary(uid), Patience: patience}}}
 }

@@ -11,15 +11,49 @@ import (
 
 // newcomer is who wants to be let in.
 type newcomer struct {
-	spec   ring.Spec
-	oldest bool // it begins at the oldest message that is kept
-	fd     int  // its socket; not used if the store keeps none for what it is
-	seams  seams
+	uid   uint32
+	fd    int // its socket; not used if the store keeps none for what it is
+	seams seams
 
 	// find looks whether it is in the channel already, and gives it what it has come for if so. nil: it is not.
 	find func(*loop.Roster) (id uint64, there bool, refusal *wire.Error)
-	// open puts the entry to work. nil: later.
-	open func(*loop.Roster, *ring.Sink)
+	// reserve checks the limits, and returns an id.
+	reserve func(r *loop.Roster, uid uint32) (id uint64, refusal *wire.Error)
+	// name is what the store keeps its socket as; "": it keeps none.
+	name func(id uint64) string
+	// enter makes the entry, and puts it to work.
+	enter func(r *loop.Roster, id uint64) *wire.Error
+}
+
+// aSink is a newcomer who wants to be a sink. open puts it to work; nil: later.
+func aSink(spec ring.Spec, how loop.Wish, open func(*loop.Roster, *ring.Sink)) newcomer {
+	return newcomer{uid: spec.UID, reserve: func(r *loop.Roster, uid uint32) (uint64, *wire.Error) { return r.Reserve(uid) },
+		name: func(id uint64) string {
+			spec.ID = id
+			return store.Name(&spec)
+		},
+		enter: func(r *loop.Roster, id uint64) *wire.Error {
+			spec.ID = id
+			s, refusal := r.Enter(spec, how)
+			if refusal == nil && open != nil {
+				open(r, s)
+			}
+			return refusal
+		}}
+}
+
+// aSource is a newcomer who wants to be a source. open puts it to work.
+func aSource(spec ring.ClientSpec, open func(*loop.Roster, *ring.Client)) newcomer {
+	return newcomer{uid: spec.UID, reserve: func(r *loop.Roster, uid uint32) (uint64, *wire.Error) { return r.ReserveSource(uid) },
+		name: store.ClientName,
+		enter: func(r *loop.Roster, id uint64) *wire.Error {
+			spec.ID = id
+			c, refusal := r.EnterSource(spec)
+			if refusal == nil {
+				open(r, c)
+			}
+			return refusal
+		}}
 }
 
 // seams are the names of the moments at which a broker may be killed on the way; "" for none. See sys.Ops.
@@ -43,7 +77,7 @@ func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 				return
 			}
 		}
-		refusal = r.Reserve(&n.spec)
+		id, refusal = n.reserve(r, n.uid)
 	})
 	if !asked {
 		refusal = errStopping
@@ -52,17 +86,12 @@ func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 		return id, false, refusal
 	}
 	g.seam(n.seams.reserved)
-	name := store.Name(&n.spec)
+	name := n.name(id)
 	if name != "" {
 		refusal = g.keep(name, &n)
 	}
 	if refusal == nil {
-		asked = g.thread.Call(func(r *loop.Roster) {
-			var s *ring.Sink
-			if s, refusal = r.Enter(n.spec, n.oldest); refusal == nil && n.open != nil {
-				n.open(r, s)
-			}
-		})
+		asked = g.thread.Call(func(r *loop.Roster) { refusal = n.enter(r, id) })
 		if !asked {
 			refusal = errStopping
 		}
@@ -71,7 +100,7 @@ func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 		g.store.Forget(name)
 		return 0, false, refusal
 	}
-	return n.spec.ID, true, nil
+	return id, true, nil
 }
 
 // keep has the service manager keep the newcomer's socket, and returns when that is certain.

@@ -147,21 +147,21 @@ func (x *registrar) add(reg wire.Registration, sender sys.Credentials) (id uint6
 		return 0, refusal
 	}
 	spec := ring.Spec{Kind: ring.Dynamic, Label: cmp.Or(reg.Label, defaultLabel(reg.Address)), Address: reg.Address.String(), UID: at.UID,
-		Inode: at.Inode, Group: reg.Share, Tap: reg.Tap, Frames: reg.Frames, Ordinary: limits.Ordinary(at.UID), Patience: patience}
-	id, entered, refusal := x.gate.join(newcomer{spec: spec, oldest: reg.Start == wire.StartOldest, fd: at.FD,
-		seams: seams{"register.proven", "register.stored", "register.barrier"},
-		find: func(r *loop.Roster) (id uint64, there bool, refusal *wire.Error) {
-			if s := r.ByInode(at.Inode, at.UID); s != nil {
-				return s.ID(), true, r.Renew(s, spec, reg.Label != "")
-			}
-			// The same name with another socket behind it: the old one is dead, only nobody has noticed yet.
-			if s := r.Dynamic(reg.Address.String(), at.UID); s != nil {
-				r.Drop(s)
-			}
-			return 0, false, nil
-		},
-		open: func(r *loop.Roster, s *ring.Sink) { r.Open(s, at.FD, at.Cookie, false) },
-	})
+		Inode: at.Inode, Frames: reg.Frames}
+	how := x.gate.wish(reg.Options, at.UID, patience)
+	n := aSink(spec, how, func(r *loop.Roster, s *ring.Sink) { r.Open(s, at.FD, at.Cookie, false) })
+	n.fd, n.seams = at.FD, seams{"register.proven", "register.stored", "register.barrier"}
+	n.find = func(r *loop.Roster) (id uint64, there bool, refusal *wire.Error) {
+		if s := r.ByInode(at.Inode, at.UID); s != nil {
+			return s.ID(), true, r.Renew(s, spec, how, reg.Label != "")
+		}
+		// The same name with another socket behind it: the old one is dead, only nobody has noticed yet.
+		if s := r.Dynamic(reg.Address.String(), at.UID); s != nil {
+			r.Drop(s)
+		}
+		return 0, false, nil
+	}
+	id, entered, refusal := x.gate.join(n)
 	if !entered {
 		sys.Close(at.FD)
 	}

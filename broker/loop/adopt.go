@@ -25,51 +25,59 @@ type Peer struct {
 //
 // salvaged are the sinks of a ring that was set aside: those whose descriptors are there begin anew in the new one, and so
 // do static ones, which have none. The folder connects these by and by; what is received until then waits for them.
-func (r *Roster) Adopt(stored []activation.Stored, salvaged []ring.Spec, look func(fd int, uid uint32) Peer) {
+func (r *Roster) Adopt(stored []activation.Stored, salvaged []ring.Salvaged, look func(fd int, uid uint32) Peer) {
 	for s := range r.ring.Sinks {
 		r.count(s.Spec())
 	}
-	known := make(map[uint64]ring.Spec, len(salvaged))
-	for _, spec := range salvaged {
-		known[spec.ID] = spec
+	known := make(map[uint64]ring.Salvaged, len(salvaged))
+	for _, old := range salvaged {
+		known[old.Spec.ID] = old
 	}
 	// Before anything is entered: the entry of a share needs an id of its own. And a descriptor that is of no use is taken
 	// out of the store by its name, sooner or later: nobody else may be stored by that name meanwhile.
 	for _, d := range stored {
 		r.ring.Reserve(d.ID)
 	}
-	for _, spec := range salvaged {
-		r.ring.Reserve(spec.ID)
+	for _, old := range salvaged {
+		r.ring.Reserve(old.Spec.ID)
 	}
 	seen := make(map[uint32]bool)
 	for _, d := range stored {
-		s := r.ring.Find(d.ID)
-		if s == nil {
-			if spec, ok := known[d.ID]; ok {
-				s = r.revive(spec)
-			}
-		}
-		if s == nil || store.Name(s.Spec()) != d.Name || !r.readopt(s, d.FD, seen, look) {
+		if !r.claim(d, known, seen, look) {
 			r.store.Finish(d.FD, d.Name)
 		}
 	}
-	for _, spec := range salvaged {
-		if isStatic(&spec) && r.ring.Find(spec.ID) == nil {
-			r.revive(spec)
+	for _, old := range salvaged {
+		if old.Kind == ring.Static && r.ring.Sink(old.Spec.ID) == nil {
+			r.revive(old)
 		}
 	}
 	r.forgetLost()
 }
 
+// claim joins a stored descriptor with its entry; false if it is of no use.
+func (r *Roster) claim(d activation.Stored, known map[uint64]ring.Salvaged, seen map[uint32]bool, look func(fd int, uid uint32) Peer) bool {
+	if c := r.ring.Client(d.ID); c != nil {
+		return store.ClientName(d.ID) == d.Name && r.reattachSource(c, d.FD)
+	}
+	s := r.ring.Sink(d.ID)
+	if s == nil {
+		if old, ok := known[d.ID]; ok {
+			s = r.revive(old)
+		}
+	}
+	return s != nil && store.Name(s.Spec()) == d.Name && r.readopt(s, d.FD, seen, look)
+}
+
 // forgetLost removes the entries that have no descriptor any more.
 func (r *Roster) forgetLost() {
-	for s := range r.ring.Clients {
-		if r.sources[s.ID()] == nil {
-			r.ring.Remove(s)
+	for c := range r.ring.Clients {
+		if r.sources[c.ID()] == nil {
+			r.ring.RemoveClient(c)
 		}
 	}
 	for s := range r.ring.Sinks {
-		if !isStatic(s.Spec()) && r.byID[s.ID()] == nil {
+		if s.Spec().Kind != ring.Static && r.byID[s.ID()] == nil {
 			r.log.Event(slog.LevelWarn, journal.EventSinkGone, "sink has no descriptor any more", slog.String("sink", s.Spec().Label))
 			r.forget(s)
 		}
@@ -79,10 +87,11 @@ func (r *Roster) forgetLost() {
 // readopt opens an inherited descriptor again for its entry; false if it is of no use, and the entry is gone.
 func (r *Roster) readopt(s *ring.Sink, fd int, seen map[uint32]bool, look func(fd int, uid uint32) Peer) bool {
 	spec := s.Spec()
-	if isConnection(spec) {
+	sys.SetSendBuffer(fd, r.limits.SendBuffer()) // it may have to hold more than under the predecessor's options
+	switch spec.Kind {
+	case ring.Framed:
 		return r.reattach(s, fd)
-	}
-	if isStatic(spec) {
+	case ring.Static:
 		return false
 	}
 	peer := look(fd, spec.UID)
@@ -99,12 +108,11 @@ func (r *Roster) readopt(s *ring.Sink, fd int, seen map[uint32]bool, look func(f
 }
 
 // revive enters a salvaged sink into the new ring, under its old id: its descriptor is stored by that name.
-func (r *Roster) revive(spec ring.Spec) *ring.Sink {
-	spec.ShareID = 0
-	s, err := r.ring.Add(spec, false, false)
+func (r *Roster) revive(old ring.Salvaged) *ring.Sink {
+	s, err := r.ring.Add(old.Spec, old.Reading, false)
 	if err != nil {
 		return nil
 	}
-	r.count(&spec)
+	r.count(&old.Spec)
 	return s
 }

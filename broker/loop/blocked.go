@@ -13,7 +13,7 @@ import (
 // Blockage is why the sources are blocked.
 type Blockage struct {
 	Since time.Time
-	sink  *ring.Sink // the sink that is waited for; nil: there is none
+	sink  *ring.Cursor // of the sink that is waited for; nil: there is none
 }
 
 // Sink is the label of the sink that is waited for; false if the sources are blocked because there is none.
@@ -21,7 +21,7 @@ func (b *Blockage) Sink() (label string, ok bool) {
 	if b.sink == nil {
 		return "", false
 	}
-	return b.sink.Spec().Label, true
+	return b.sink.Name(), true
 }
 
 // blockages publishes the blockage of now. With a full ring one begins and ends all the time, so the data thread, which is
@@ -33,7 +33,7 @@ type blockages struct {
 	word  atomic.Uint32 // odd while the rest changes: readers try again
 	on    atomic.Bool
 	since atomic.Int64 // ns since epoch
-	sink  atomic.Pointer[ring.Sink]
+	sink  atomic.Pointer[ring.Cursor]
 }
 
 // epoch is what blockages count from: a time.Time cannot be stored in one step, and a number of ns needs a beginning on

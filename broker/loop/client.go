@@ -25,10 +25,28 @@ func (r *Roster) greet(s *ring.Sink, fd int) bool {
 	r.store.Skip(fd) // the hello, if it is still there: nothing else can be, without an ok
 	r.ops.Seam("attach.taken")
 	ok := wire.Reply{ID: s.ID(), MaxMessage: r.MaxMessage()}.Append(nil)
-	if r.ring.Greet(s, fd, ok) == 0 && r.openClient(s, fd) {
+	if r.ring.Greet(s, fd, ok) == 0 && r.openConnection(s, fd) {
 		return true
 	}
-	r.forgetClient(s)
+	r.forget(s)
+	return false
+}
+
+// GreetSource is Greet for a connected source.
+func (r *Roster) GreetSource(c *ring.Client, fd int) {
+	if !r.greetSource(c, fd) {
+		r.store.Finish(fd, store.ClientName(c.ID()))
+	}
+}
+
+func (r *Roster) greetSource(c *ring.Client, fd int) bool {
+	r.store.Skip(fd)
+	r.ops.Seam("attach.taken")
+	ok := wire.Reply{ID: c.ID(), MaxMessage: r.MaxMessage()}.Append(nil)
+	if r.ring.GreetClient(c, fd, ok) == 0 && r.addSource(fd, c.ID(), ring.Packets, c) == nil {
+		return true
+	}
+	r.ring.RemoveClient(c)
 	return false
 }
 
@@ -37,33 +55,33 @@ func (r *Roster) reattach(s *ring.Sink, fd int) bool {
 	if s.Attaching() {
 		return r.greet(s, fd)
 	}
-	if !r.openClient(s, fd) {
-		r.forgetClient(s)
+	if !r.openConnection(s, fd) {
+		r.forget(s)
 		return false
 	}
 	return true
 }
 
-// openClient puts an attached client to work; false if epoll cannot watch it.
-func (r *Roster) openClient(s *ring.Sink, fd int) bool {
-	if isSource(s.Spec()) {
-		return r.addSource(fd, s.ID(), ring.Packets, s) == nil
+// reattachSource is reattach for a connected source.
+func (r *Roster) reattachSource(c *ring.Client, fd int) bool {
+	if c.Attaching() {
+		return r.greetSource(c, fd)
 	}
+	if r.addSource(fd, c.ID(), ring.Packets, c) != nil {
+		r.ring.RemoveClient(c)
+		return false
+	}
+	return true
+}
+
+// openConnection puts an attached sink to work; false if epoll cannot watch it.
+func (r *Roster) openConnection(s *ring.Sink, fd int) bool {
 	cookie, _ := sys.SocketCookie(fd)
 	o := r.open(s, fd, cookie)
 	if !o.watched {
 		r.shut(o) // nobody would notice its end
 	}
 	return o.watched
-}
-
-// forgetClient takes a client out of the table.
-func (r *Roster) forgetClient(s *ring.Sink) {
-	if isSource(s.Spec()) {
-		r.ring.Remove(s)
-		return
-	}
-	r.forget(s)
 }
 
 // end finishes with a connected source that has hung up, or (why) that sent what is no packet: then it is told why.
@@ -76,6 +94,6 @@ func (r *Roster) end(s *source, why *wire.Error) {
 			slog.Uint64("uid", uint64(spec.UID)), slog.String("source", spec.Label), slog.String("code", why.Code), slog.String("reason", why.Text))
 	}
 	r.dropSource(s)
-	r.ring.Remove(s.client)
-	r.store.Finish(s.fd, store.Name(spec))
+	r.ring.RemoveClient(s.client)
+	r.store.Finish(s.fd, store.ClientName(spec.ID))
 }

@@ -9,18 +9,21 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// Drop removes a dynamic sink, named by its label or as "#id". uid is who asks: its owner, root or the broker's user.
-func (t *Thread) Drop(uid uint32, name string) *wire.Error {
-	return t.command(name, func(r *Roster, s *ring.Sink) *wire.Error {
+// Drop removes a dynamic sink, named by its label or as "#id". uid is who asks: its owner, root or the broker's user. A static sink
+// stays, and its id is returned: whether it is still declared is for others to know.
+func (t *Thread) Drop(uid uint32, name string) (static uint64, refusal *wire.Error) {
+	refusal = t.command(name, func(r *Roster, s *ring.Sink) *wire.Error {
 		switch spec := s.Spec(); {
-		case isStatic(spec):
-			return wire.Refuse(wire.CodeDenied, "sink %q is static: take its entry out of the folder", spec.Label)
 		case !r.limits.mayChange(uid, spec):
 			return wire.Refuse(wire.CodeDenied, "sink %q belongs to user %d", spec.Label, spec.UID)
+		case spec.Kind == ring.Static:
+			static = spec.ID
+		default:
+			r.Drop(s)
 		}
-		r.Drop(s)
 		return nil
 	})
+	return static, refusal
 }
 
 // SetPatience changes how long others wait for a sink, named as for Drop. uid is who asks.
@@ -29,12 +32,12 @@ func (t *Thread) SetPatience(uid uint32, name string, d time.Duration) *wire.Err
 		switch spec := s.Spec(); {
 		case !r.limits.mayChange(uid, spec):
 			return wire.Refuse(wire.CodeDenied, "sink %q belongs to user %d", spec.Label, spec.UID)
-		case spec.Tap:
+		case s.Cursor().Spec().Tap:
 			return wire.Refuse(wire.CodeBadOption, "sink %q is a tap: it is never waited for", spec.Label)
 		case r.limits.Ordinary(uid) && d > r.limits.Patience:
 			return wire.Refuse(wire.CodeDenied, "more than %s is for root and the broker's user", wire.FormatPatience(r.limits.Patience))
 		}
-		r.ring.SetPatience(s, d)
+		r.ring.SetPatience(s.Cursor(), d)
 		return nil
 	})
 }

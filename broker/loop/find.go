@@ -9,26 +9,18 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// What kind of thing is in an entry of the ring's table is asked here, and nowhere else in this room.
-
-func isStatic(spec *ring.Spec) bool     { return spec.Kind == ring.Static }
-func isSource(spec *ring.Spec) bool     { return spec.Kind == ring.Source }
-func isShare(spec *ring.Spec) bool      { return spec.Kind == ring.Share }
-func isConnection(spec *ring.Spec) bool { return spec.Kind == ring.Framed || spec.Kind == ring.Source }
-func isSink(spec *ring.Spec) bool       { return !isShare(spec) && !isSource(spec) }
-
 // Find is the sink with that id, nil if there is none.
-func (r *Roster) Find(id uint64) *ring.Sink { return r.ring.Find(id) }
+func (r *Roster) Find(id uint64) *ring.Sink { return r.ring.Sink(id) }
 
 // Static is the static sink with that address, nil if there is none.
 func (r *Roster) Static(address string) *ring.Sink {
-	return r.sinkWhere(func(spec *ring.Spec) bool { return isStatic(spec) && spec.Address == address })
+	return r.sinkWhere(func(spec *ring.Spec) bool { return spec.Kind == ring.Static && spec.Address == address })
 }
 
 // Statics calls yield for every static sink, in no order, until it returns false. yield may drop it.
 func (r *Roster) Statics(yield func(*ring.Sink) bool) {
 	for s := range r.ring.Sinks {
-		if isStatic(s.Spec()) && !yield(s) {
+		if s.Spec().Kind == ring.Static && !yield(s) {
 			return
 		}
 	}
@@ -59,8 +51,7 @@ func (r *Roster) sinkWhere(wanted func(*ring.Spec) bool) *ring.Sink {
 	return nil
 }
 
-// named is the sink that a label, or an id as "#12", names. An id of a connected source or of a share names none: the
-// table has entries for them, but nobody can drop or change these.
+// named is the sink that a label, or an id as "#12", names.
 func (r *Roster) named(name string) (*ring.Sink, *wire.Error) {
 	id, ok := r.labels[name]
 	if !ok && len(name) > 1 && name[0] == '#' {
@@ -68,7 +59,7 @@ func (r *Roster) named(name string) (*ring.Sink, *wire.Error) {
 		ok = err == nil
 		id = n
 	}
-	if s := r.ring.Find(id); ok && s != nil && isSink(s.Spec()) {
+	if s := r.ring.Sink(id); ok && s != nil {
 		return s, nil
 	}
 	return nil, wire.Refuse(wire.CodeNotFound, "there is no sink %q", name)

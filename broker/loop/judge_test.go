@@ -31,7 +31,7 @@ func idleLoop(t *testing.T, n int) *loop {
 	}
 	t.Cleanup(func() { unix.Close(ends[0]); unix.Close(ends[1]) })
 	for range n {
-		s, err := r.Add(ring.Spec{ID: r.NewID(), Kind: ring.Dynamic}, false, false)
+		s, err := r.Add(ring.Spec{ID: r.NewID(), Kind: ring.Dynamic}, ring.Reading{}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +49,7 @@ func TestJudgingScales(t *testing.T) {
 		for range 5 {
 			began := time.Now()
 			for s := range l.ring.Sinks {
-				if !l.hasReadAll(s) {
+				if !l.hasReadAll(s.Cursor()) {
 					t.Fatal("a sink that was sent nothing has something to read")
 				}
 			}

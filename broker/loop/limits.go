@@ -40,5 +40,5 @@ func (l *Limits) PatienceFor(o wire.Options, asker uint32) (time.Duration, *wire
 
 // mayChange says whether a user may change or remove a sink.
 func (l *Limits) mayChange(uid uint32, spec *ring.Spec) bool {
-	return !l.Ordinary(uid) || uid == spec.UID && !isStatic(spec)
+	return !l.Ordinary(uid) || uid == spec.UID && spec.Kind != ring.Static
 }

@@ -52,9 +52,10 @@ type loop struct {
 	first    int           // where the next pass over the outlets begins
 	closed   bool          // nothing is received any more
 	owing    bool          // a sink is lagging or owes time, as of the last look
+	moved    bool          // a verdict has made room, and messages have entered
 	stopping bool
 	seed     uint32
-	idle     func(*ring.Sink) bool // bound once: a method value allocates
+	idle     func(*ring.Cursor) bool // bound once: a method value allocates
 	events   [128]sys.Event
 }
 
@@ -141,30 +142,35 @@ func (l *loop) judge() {
 	l.sample = l.now + sampleEvery/2 + sampleEvery*time.Duration(l.seed%1024)/1024
 	if changed {
 		l.sayVerdicts()
-		l.ring.Append()
+		l.appended(l.ring.Append())
+		l.moved = true
 	}
 	l.publishBlocked()
 }
 
-// hasReadAll says whether a sink that was sent everything has also read it; for a share, whether a member has. It is asked
-// of every sink within one turn, so only a share has all outlets looked through.
-func (l *loop) hasReadAll(s *ring.Sink) bool {
-	if !isShare(s.Spec()) {
+// hasReadAll says whether the sink of a cursor has read everything that it was sent; of a share, whether one of them has. It is
+// asked of every cursor within one turn, so only a share has all outlets looked through.
+func (l *loop) hasReadAll(c *ring.Cursor) bool {
+	if s := c.Sole(); s != nil {
 		o := l.byID[s.ID()]
 		return o != nil && o.hasReadAll()
 	}
-	return slices.ContainsFunc(l.outlets, func(o *outlet) bool { return o.sink.Uses(s) && o.hasReadAll() })
+	return slices.ContainsFunc(l.outlets, func(o *outlet) bool { return o.sink.Cursor() == c && o.hasReadAll() })
 }
 
 // timeout is how long to wait for events: -1 for ever.
 func (l *loop) timeout() time.Duration {
+	if l.moved {
+		l.moved = false // a verdict has given the sinks something, since they had their turn
+		return 0
+	}
 	at := time.Duration(-1)
 	due := func(t time.Duration) {
 		if at < 0 || t < at {
 			at = t
 		}
 	}
-	if l.ring.Full() {
+	if l.ring.Contended() {
 		due(l.sample)
 	} else if l.owing {
 		due(l.turned + owingEvery)
@@ -269,7 +275,7 @@ func (l *loop) takeTurn(s *source) (n int, busy bool) {
 		limit = s.fair
 	}
 	before := l.ring.Head().Pos
-	n, errno := l.ring.Receive(s.fd, s.kind, limit)
+	n, errno := l.ring.Receive(s.fd, s.kind, s.id(), limit)
 	switch {
 	case errno == syscall.EAGAIN:
 		s.streak = 0
@@ -294,9 +300,6 @@ func (l *loop) takeTurn(s *source) (n int, busy bool) {
 	if bytes := int(l.ring.Head().Pos - before); bytes > 0 {
 		s.fair = min(max(1, n*turnBytes/bytes), ring.MaxBatch)
 	}
-	if out.Bad != nil && s.client != nil {
-		l.end(s, out.Bad)
-	}
 	if s.kind == ring.Packets {
 		// One that comes alone fills its turn, too. Where two came without a pause, more do.
 		return max(n, out.Entered), s.streak > 1
@@ -307,14 +310,26 @@ func (l *loop) takeTurn(s *source) (n int, busy bool) {
 // append moves what landed into the ring. A sink with no patience that stands in the way is left behind at once.
 func (l *loop) append() ring.Outcome {
 	out := l.ring.Append()
+	l.appended(out)
 	if out.Full && l.ring.Turn(0, l.idle) {
 		l.sayVerdicts()
-		out.Entered += l.ring.Append().Entered
+		more := l.ring.Append()
+		l.appended(more)
+		out.Entered += more.Entered
 	}
+	return out
+}
+
+// appended tells of what was refused: the journal, and a connected source, also one whose packet a predecessor received.
+func (l *loop) appended(out ring.Outcome) {
 	if out.Refused > 0 {
 		l.sayRefused(out.Refused)
 	}
-	return out
+	if out.Bad != nil && out.From != 0 {
+		if s := l.sources[out.From]; s != nil {
+			l.end(s, out.Bad)
+		}
+	}
 }
 
 // deliver offers every sink that is behind what is next for it. cut says that the pass ended before all had a turn.

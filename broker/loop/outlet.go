@@ -48,7 +48,7 @@ func (l *loop) wakeUp(o *outlet, events uint32) {
 
 // open makes a connected socket the outlet of s.
 func (r *Roster) open(s *ring.Sink, fd int, cookie uint64) *outlet {
-	o := &outlet{sink: s, fd: fd, writable: true, connected: isConnection(s.Spec())}
+	o := &outlet{sink: s, fd: fd, writable: true, connected: s.Spec().Kind == ring.Framed}
 	if o.connected {
 		o.watched = r.ep.Add(fd, sys.HungUp|sys.Edge, s.ID()) == nil
 	}
@@ -100,9 +100,11 @@ func (l *loop) offer(o *outlet) bool {
 	case syscall.ENOBUFS, syscall.ENOMEM:
 		l.retry(o, noWakeup)
 	case syscall.EMSGSIZE:
-		l.sayTooLarge(o.sink)
-		l.ring.Skip(o.sink)
-		return true
+		skipped := l.ring.TooLarge(o.sink)
+		if skipped {
+			l.sayTooLarge(o)
+		}
+		return skipped
 	default:
 		// ECONNREFUSED: it closed its socket. ENOTCONN: the same, told before. EPIPE: it reads no more.
 		// EPERM: it takes from somebody else only. Whatever it is, it will not get better.

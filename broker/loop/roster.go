@@ -48,69 +48,71 @@ type Roster struct {
 	vacated    Signal
 }
 
-// Reserve checks the limits for one more sink or source of spec.UID, and gives it an id that nobody else has or will have.
-// Nothing is kept for it: the table may be full when it is entered.
-func (r *Roster) Reserve(spec *ring.Spec) *wire.Error {
-	refusal := r.admit(spec)
-	if refusal == nil {
-		spec.ID = r.ring.NewID()
-	}
-	return refusal
-}
-
-// admit checks the limits. Sinks that are absent count: nobody asks when they are back.
-func (r *Roster) admit(spec *ring.Spec) *wire.Error {
-	if isSource(spec) {
-		return r.admitSource(spec.UID)
-	}
+// Reserve checks the limits for one more sink of a user, and returns an id for it that nobody else has or will have. Nothing is
+// kept for it: the table may be full when it is entered. Sinks that are absent count: nobody asks when they are back.
+func (r *Roster) Reserve(uid uint32) (id uint64, refusal *wire.Error) {
 	switch n := len(r.labels) + 1; {
 	case uint64(n) > r.ring.Geometry().MaxSinks:
-		return wire.Refuse(wire.CodeQuota, "there are %d sinks already, as many as --max-sinks allows", n-1)
+		return 0, wire.Refuse(wire.CodeQuota, "there are %d sinks already, as many as --max-sinks allows", n-1)
 	case uint64(n)*r.limits.QueueBytes > r.limits.QueueTotal:
-		return wire.Refuse(wire.CodeQuota, "%d sinks with %d bytes of queue each are all that --queue-total allows", n-1, r.limits.QueueBytes)
-	case r.limits.Ordinary(spec.UID) && r.perUser[spec.UID] >= r.limits.PerUser:
-		return wire.Refuse(wire.CodeQuota, "user %d has %d sinks already, as many as --max-sinks-per-user allows", spec.UID, r.perUser[spec.UID])
+		return 0, wire.Refuse(wire.CodeQuota, "%d sinks with %d bytes of queue each are all that --queue-total allows", n-1, r.limits.QueueBytes)
+	case r.limits.Ordinary(uid) && r.perUser[uid] >= r.limits.PerUser:
+		return 0, wire.Refuse(wire.CodeQuota, "user %d has %d sinks already, as many as --max-sinks-per-user allows", uid, r.perUser[uid])
 	}
-	return nil
+	return r.ring.NewID(), nil
 }
 
-func (r *Roster) admitSource(uid uint32) *wire.Error {
+// ReserveSource is Reserve for a connected source.
+func (r *Roster) ReserveSource(uid uint32) (id uint64, refusal *wire.Error) {
 	all, own := 0, 0
-	for s := range r.ring.Clients {
-		if all++; s.Spec().UID == uid {
+	for c := range r.ring.Clients {
+		if all++; c.Spec().UID == uid {
 			own++
 		}
 	}
 	switch {
 	case uint64(all) >= r.ring.Geometry().MaxClients:
-		return wire.Refuse(wire.CodeQuota, "there are %d connected sources already, as many as --max-clients allows", all)
+		return 0, wire.Refuse(wire.CodeQuota, "there are %d connected sources already, as many as --max-clients allows", all)
 	case r.limits.Ordinary(uid) && own >= r.limits.PerUser:
-		return wire.Refuse(wire.CodeQuota, "user %d has %d connected sources already, as many as --max-sinks-per-user allows", uid, own)
+		return 0, wire.Refuse(wire.CodeQuota, "user %d has %d connected sources already, as many as --max-sinks-per-user allows", uid, own)
 	}
-	return nil
+	return r.ring.NewID(), nil
 }
 
-// Enter puts a sink or a connected source into the table, from where a successor finds it. It begins at the oldest message
-// that is kept, or with what nobody has had yet. A connection is entered attaching: it gets nothing before Greet.
-func (r *Roster) Enter(spec ring.Spec, oldest bool) (*ring.Sink, *wire.Error) {
+// Wish is how a sink wants to read. Asked says that its patience was asked for, and is not the channel's: then a share that it
+// joins gets it.
+type Wish struct {
+	ring.Reading
+	Asked bool
+}
+
+// Enter puts a sink into the table, from where a successor finds it. A connection is entered attaching: it gets nothing before
+// Greet.
+func (r *Roster) Enter(spec ring.Spec, how Wish) (*ring.Sink, *wire.Error) {
 	spec.Since = time.Now().Unix()
-	if isSource(&spec) {
-		s, err := r.ring.Add(spec, false, true)
-		if err != nil {
-			return nil, wire.Refuse(wire.CodeQuota, "the table is full; raise --max-clients")
-		}
-		return s, nil
-	}
 	spec.Label = r.unique(spec.Label, spec.ID)
-	s, err := r.ring.Add(spec, oldest, isConnection(&spec))
+	s, err := r.ring.Add(spec, how.Reading, spec.Kind == ring.Framed)
 	if errors.Is(err, ring.ErrTableFull) {
 		return nil, wire.Refuse(wire.CodeQuota, "the sink table is full; raise --max-sinks")
+	}
+	if c := s.Cursor(); how.Asked && how.Patience != c.Spec().Patience {
+		r.ring.SetPatience(c, how.Patience)
 	}
 	r.count(&spec)
 	r.log.Event(slog.LevelDebug, journal.EventSinkAdded, "sink added", slog.String("sink", spec.Label),
 		slog.String("address", spec.Address), slog.Uint64("uid", uint64(spec.UID)))
 	r.log.Watchers.Notify(sinkEvent(wire.EventAdded, &spec, 0, 0))
 	return s, nil
+}
+
+// EnterSource is Enter for a connected source, which is attaching.
+func (r *Roster) EnterSource(spec ring.ClientSpec) (*ring.Client, *wire.Error) {
+	spec.Since = time.Now().Unix()
+	c, err := r.ring.AddClient(spec)
+	if err != nil {
+		return nil, wire.Refuse(wire.CodeQuota, "the table is full; raise --max-clients")
+	}
+	return c, nil
 }
 
 // count takes a sink that is in the table into the books.
@@ -137,11 +139,12 @@ func (r *Roster) Disconnect(s *ring.Sink) {
 	}
 }
 
-// Renew gives a sink new options. What it is, its place in the order and its share stay. named says that spec.Label was asked
-// for; otherwise it keeps the one it has.
-func (r *Roster) Renew(s *ring.Sink, spec ring.Spec, named bool) *wire.Error {
-	old := s.Spec()
-	if spec.Tap != old.Tap || spec.Frames != old.Frames || spec.Group != old.Group {
+// Renew gives a sink new options. What it is, its place in the order and its share stay. A share keeps its patience, unless
+// another one was asked for: it is one for all of its sinks. named says that spec.Label was asked for; otherwise the sink keeps
+// the one it has.
+func (r *Roster) Renew(s *ring.Sink, spec ring.Spec, how Wish, named bool) *wire.Error {
+	old, reads := s.Spec(), s.Cursor().Spec()
+	if how.Tap != reads.Tap || spec.Frames != old.Frames || how.Share != reads.Share {
 		return wire.Refuse(wire.CodeBadOption, "tap, frames and share of a sink stay as they are: remove it first")
 	}
 	spec.ID = old.ID
@@ -153,7 +156,10 @@ func (r *Roster) Renew(s *ring.Sink, spec ring.Spec, named bool) *wire.Error {
 		spec.Label = r.unique(spec.Label, spec.ID)
 		r.labels[spec.Label] = spec.ID
 	}
-	r.ring.Update(s, spec)
+	if reads.Share != "" && !how.Asked {
+		how.Patience = reads.Patience
+	}
+	r.ring.Update(s, spec, how.CursorSpec)
 	return nil
 }
 
@@ -179,7 +185,7 @@ func (r *Roster) retire(o *outlet, why syscall.Errno) {
 	spec := o.sink.Spec()
 	r.shut(o)
 	r.log.Event(slog.LevelDebug, journal.EventSinkGone, "sink is gone", slog.String("sink", spec.Label), slog.String("why", why.Error()))
-	if isStatic(spec) {
+	if spec.Kind == ring.Static {
 		r.store.Finish(o.fd, "")
 		r.vacated.Raise()
 		return
@@ -197,11 +203,11 @@ func (r *Roster) forget(s *ring.Sink) {
 	if r.perUser[spec.UID]--; r.perUser[spec.UID] <= 0 {
 		delete(r.perUser, spec.UID)
 	}
-	lost := s.Lost()
+	c := s.Cursor()
+	lost := c.Lost()
 	r.log.Watchers.Notify(sinkEvent(wire.EventRemoved, spec, r.ring.Remove(s), lost))
-	r.lagging.Delete(spec.ID)
-	if r.ring.Find(spec.ShareID) == nil {
-		r.lagging.Delete(spec.ShareID)
+	if c.Gone() {
+		r.lagging.Delete(c.ID())
 	}
 }
 

@@ -21,21 +21,21 @@ func (r *Roster) sayVerdicts() {
 // sayVerdict logs that a sink was left behind or forgiven. With a patience of a millisecond somebody's sink may be so often:
 // that is not to fill the journal.
 func (r *Roster) sayVerdict(v ring.Verdict) {
-	spec := v.Sink.Spec()
+	c, spec, name := v.Cursor, v.Cursor.Spec(), v.Cursor.Name()
 	if spec.Tap || spec.Patience == 0 {
 		return // never waited for: being left behind is its way of life
 	}
-	waiting, lost := r.ring.Head().Seq-v.Sink.Cursor().Seq, v.Sink.Lost()
-	attrs := []slog.Attr{slog.String("sink", spec.Label), slog.Uint64("waiting", waiting), slog.Uint64("lost", lost)}
+	waiting, lost := r.ring.Head().Seq-c.Place().Seq, c.Lost()
+	attrs := []slog.Attr{slog.String("sink", name), slog.Uint64("waiting", waiting), slog.Uint64("lost", lost)}
 	if v.Lagging {
 		r.lagging.Store(spec.ID, time.Now())
-		r.log.Watchers.Notify(sinkEvent(wire.EventLagging, spec, waiting, lost))
-		r.log.Limited(r.verdicts, spec.UID, "lagging:"+spec.Label, slog.LevelWarn, journal.EventLagging,
+		r.log.Watchers.Notify(cursorEvent(wire.EventLagging, c, waiting, lost))
+		r.log.Limited(r.verdicts, spec.UID, "lagging:"+name, slog.LevelWarn, journal.EventLagging,
 			"sink is no longer waited for: it loses the oldest messages until it has caught up", attrs...)
 	} else {
 		r.lagging.Delete(spec.ID)
-		r.log.Watchers.Notify(sinkEvent(wire.EventRecovered, spec, waiting, lost))
-		r.log.Limited(r.verdicts, spec.UID, "recovered:"+spec.Label, slog.LevelInfo, journal.EventRecovered, "sink has caught up", attrs...)
+		r.log.Watchers.Notify(cursorEvent(wire.EventRecovered, c, waiting, lost))
+		r.log.Limited(r.verdicts, spec.UID, "recovered:"+name, slog.LevelInfo, journal.EventRecovered, "sink has caught up", attrs...)
 	}
 }
 
@@ -46,10 +46,21 @@ func (r *Roster) sayRefused(n int) {
 }
 
 // sayTooLarge logs that a sink's socket can never take a message.
-func (r *Roster) sayTooLarge(s *ring.Sink) {
-	r.log.Limited(r.limiter, s.Spec().UID, "too-large-for:"+s.Spec().Label, slog.LevelWarn, journal.EventTooLarge,
-		"message lost to a sink: it is larger than the socket's send buffer; raise --queue or net.core.wmem_max",
-		slog.String("sink", s.Spec().Label))
+func (r *Roster) sayTooLarge(o *outlet) {
+	text := "message lost to a sink: it is larger than the socket's send buffer; raise --queue or net.core.wmem_max"
+	if o.queue {
+		text = "message lost to a sink: it is larger than the message queue takes; make the queue with a larger mq_msgsize"
+	}
+	spec := o.sink.Spec()
+	r.log.Limited(r.limiter, spec.UID, "too-large-for:"+spec.Label, slog.LevelWarn, journal.EventTooLarge, text, slog.String("sink", spec.Label))
+}
+
+// cursorEvent is what the watchers get to know of a cursor: as of its sink, if it is not a share's.
+func cursorEvent(kind string, c *ring.Cursor, waiting, lost uint64) wire.Event {
+	if s := c.Sole(); s != nil {
+		return sinkEvent(kind, s.Spec(), waiting, lost)
+	}
+	return wire.Event{Kind: kind, ID: c.ID(), Label: c.Name(), SinkKind: "share", UID: c.Spec().UID, Waiting: waiting, Lost: lost}
 }
 
 // sinkEvent is what the watchers get to know of a sink.

@@ -20,12 +20,12 @@ const (
 type source struct {
 	fd     int
 	key    uint64
-	kind   uint32     // ring.Datagrams or ring.Packets
-	client *ring.Sink // a connected source's entry in the table
-	fair   int        // how many datagrams were turnBytes in its last turn
-	errors int        // receives that failed, in a row
-	streak int        // receives that brought something, in a row
-	queued bool       // it is in Roster.queue: it was readable, and has not been found empty since
+	kind   uint32       // ring.Datagrams or ring.Packets
+	client *ring.Client // a connected source's entry in the table
+	fair   int          // how many datagrams were turnBytes in its last turn
+	errors int          // receives that failed, in a row
+	streak int          // receives that brought something, in a row
+	queued bool         // it is in Roster.queue: it was readable, and has not been found empty since
 }
 
 // maxErrors is how many receives from a connection may fail in a row before it is taken for broken.
@@ -44,7 +44,7 @@ func (r *Roster) AddSource(fd int, kind uint32) error {
 // addSource gives the loop a socket to receive from; client is nil for what is no connection. The socket is
 // watched edge-triggered: while sources are not read, those that have something do not wake the loop again and again.
 // With an error the loop knows nothing of it.
-func (r *Roster) addSource(fd int, key uint64, kind uint32, client *ring.Sink) error {
+func (r *Roster) addSource(fd int, key uint64, kind uint32, client *ring.Client) error {
 	if err := r.ep.Add(fd, sys.Readable|sys.HungUp|sys.Edge, key); err != nil {
 		return err
 	}
@@ -67,6 +67,14 @@ func (r *Roster) enqueue(s *source) {
 		s.queued = true
 		r.queue = append(r.queue, s)
 	}
+}
+
+// id is the client's, 0 of what is no connection.
+func (s *source) id() uint64 {
+	if s.client == nil {
+		return 0
+	}
+	return s.client.ID()
 }
 
 // whyEmpty says what a packet of no bytes means: nil is the end of a connection, which reads the same.

@@ -17,24 +17,26 @@ import (
 func TestUnwatchedClient(t *testing.T) {
 	l := idleLoop(t, 1)
 	before := len(l.outlets)
-	for _, kind := range []ring.Kind{ring.Source, ring.Framed} {
-		s, err := l.ring.Add(ring.Spec{ID: l.ring.NewID(), Kind: kind}, false, true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fd, err := sys.CreateMemfd("file", 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(fd)
-		if l.openClient(s, fd) {
-			t.Fatal("a file is watched")
-		}
-		if len(l.outlets) != before || l.byID[s.ID()] != nil || len(l.sources) != 0 || len(l.queue) != 0 {
-			t.Errorf("%v: %d outlets, %d sources, %d turns, %v", kind, len(l.outlets)-before, len(l.sources), len(l.queue), l.byID[s.ID()])
-		}
-		if s.Cookie() != 0 {
-			t.Errorf("%v: it counts as connected", kind)
-		}
+	fd, err := sys.CreateMemfd("file", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	s, err := l.ring.Add(ring.Spec{ID: l.ring.NewID(), Kind: ring.Framed}, ring.Reading{}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := l.ring.AddClient(ring.ClientSpec{ID: l.ring.NewID()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.openConnection(s, fd) || l.addSource(fd, c.ID(), ring.Packets, c) == nil {
+		t.Fatal("a file is watched")
+	}
+	if len(l.outlets) != before || l.byID[s.ID()] != nil || len(l.sources) != 0 || len(l.queue) != 0 {
+		t.Errorf("%d outlets, %d sources, %d turns, %v", len(l.outlets)-before, len(l.sources), len(l.queue), l.byID[s.ID()])
+	}
+	if s.Cookie() != 0 {
+		t.Error("it counts as connected")
 	}
 }

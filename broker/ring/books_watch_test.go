@@ -47,8 +47,10 @@ const (
 
 // cursorBook is one cursor: of a sink, or of a share.
 type cursorBook struct {
-	specs    []Spec // what it may be; two while it is being changed
-	group    bool
+	id       uint64 // of its sink, if that is the only one
+	share    string
+	uid      uint32
+	specs    []described // what it may be; two while it is being changed
 	there    presence
 	start    uint64
 	started  bool
@@ -68,7 +70,7 @@ type memberBook struct {
 	accepted uint64
 }
 
-// clientBook is a framed client that is being attached.
+// clientBook is a framed client that is being attached: a sink, or a source.
 type clientBook struct {
 	id      uint64
 	there   presence
@@ -76,21 +78,37 @@ type clientBook struct {
 	source  bool
 }
 
-func (c *cursorBook) name() string {
-	s := &c.specs[len(c.specs)-1]
-	if c.group {
-		return "share " + s.Group
+// find says whether it is in a ring, and whether it has not got its ok.
+func (c *clientBook) find(r *Ring) (there, attaching bool) {
+	if c.source {
+		s := r.Client(c.id)
+		return s != nil, s != nil && s.Attaching()
 	}
-	return "sink " + s.Label
+	s := r.Sink(c.id)
+	return s != nil, s != nil && s.Attaching()
+}
+
+// described is a sink with what it reads from.
+type described struct {
+	Spec
+	CursorSpec
+}
+
+func (c *cursorBook) name() string {
+	if c.share != "" {
+		return "share " + c.share
+	}
+	return fmt.Sprintf("sink %d", c.id)
 }
 
 // find is the cursor in a ring.
-func (c *cursorBook) find(r *Ring) *Sink {
-	s := &c.specs[0]
-	if c.group {
-		return r.share(s.Group, s.UID)
+func (c *cursorBook) find(r *Ring) *Cursor {
+	for _, x := range r.cursors {
+		if sp := x.Spec(); sp.Share == c.share && (c.share == "" && sp.ID == c.id || c.share != "" && sp.UID == c.uid) {
+			return x
+		}
 	}
-	return r.Find(s.ID)
+	return nil
 }
 
 // next is the number of the message that it gets next, if it has lost nothing.
@@ -161,14 +179,16 @@ func (b *books) judgeCursors(v *verdict, r *Ring, doubted bool) {
 	}
 }
 
-func (c *cursorBook) judge(v *verdict, r *Ring, s *Sink, doubted bool) {
+func (c *cursorBook) judge(v *verdict, r *Ring, s *Cursor, doubted bool) {
 	e := s.e
-	cur, start, lost := e.Cursor.load(), e.Start.Load(), e.Lost.Load()
+	cur, start, lost := e.Done.load(), e.Start.Load(), e.Lost.Load()
 	if c.started && start != c.start {
 		v.say("%s began at %d instead of %d", c.name(), start, c.start)
 	}
-	if !c.group && !slices.ContainsFunc(c.specs, func(w Spec) bool { return w == *s.Spec() }) {
-		v.say("%s is %+v instead of one of %+v", c.name(), *s.Spec(), c.specs)
+	for _, m := range c.members {
+		if x := r.Sink(m.id); x != nil && c.share == "" && c.there != appearing && !slices.Contains(c.specs, described{*x.Spec(), *s.Spec()}) {
+			v.say("%s is %+v, %+v instead of one of %+v", c.name(), *x.Spec(), *s.Spec(), c.specs)
+		}
 	}
 	want := uint64(len(c.accepted))
 	again := c.giving && doubted && cur.Seq-start-lost == want-1
@@ -186,7 +206,7 @@ func (c *cursorBook) judge(v *verdict, r *Ring, s *Sink, doubted bool) {
 	}
 	var took uint64
 	for _, m := range c.members {
-		x := r.Find(m.id)
+		x := r.Sink(m.id)
 		switch {
 		case x == nil && m.there == present:
 			v.say("member %d of %s is gone", m.id, c.name())
@@ -203,14 +223,13 @@ func (c *cursorBook) judge(v *verdict, r *Ring, s *Sink, doubted bool) {
 
 func (b *books) judgeClients(v *verdict, r *Ring) {
 	for _, c := range b.clients {
-		s := r.Find(c.id)
-		switch {
-		case s == nil && c.there == present:
+		switch there, attaching := c.find(r); {
+		case !there && c.there == present:
 			v.say("client %d is gone", c.id)
-		case s != nil && c.there == gone:
+		case there && c.there == gone:
 			v.say("client %d is back", c.id)
-		case s != nil && s.Attaching() == c.greeted:
-			v.say("client %d attaching: %v, and the kernel gave it its ok: %v", c.id, s.Attaching(), c.greeted)
+		case there && attaching == c.greeted:
+			v.say("client %d attaching: %v, and the kernel gave it its ok: %v", c.id, attaching, c.greeted)
 		}
 	}
 }
@@ -225,14 +244,15 @@ func (b *books) judgeDelivered(v *verdict, r *Ring, doubted bool) {
 	default:
 		v.say("delivered is %d instead of %d", got, b.delivered)
 	}
-	for _, s := range r.cursors {
-		if cur := s.Cursor().Seq; cur < tail {
-			v.say("sink %d stands at %d, behind the tail %d", s.ID(), cur, tail)
+	for _, c := range r.cursors {
+		if cur := c.Place().Seq; cur < tail {
+			v.say("cursor %d stands at %d, behind the tail %d", c.ID(), cur, tail)
 		}
 	}
-	for seq := tail; seq < min(got, uint64(len(b.at))); seq++ {
-		if at := r.index[seq&uint64(len(r.index)-1)].At.Load(); at != b.at[seq] {
-			v.say("message %d was first accepted at %d instead of %d", seq, at, b.at[seq])
+	for p := r.Tail(); p.Seq < min(got, uint64(len(b.at))); p = r.next(p) {
+		// Of a piece it is known when somebody last was the first to accept something in it.
+		if at := r.piece(p.Pos).At.Load(); at < b.at[p.Seq] || at > r.ms() {
+			v.say("message %d was first accepted at %d, and its piece says %d", p.Seq, b.at[p.Seq], at)
 			break
 		}
 	}
@@ -263,10 +283,15 @@ func (b *books) judgeContents(v *verdict, r *Ring, doubted bool) {
 			break
 		}
 		if out := r.Append(); out.Full {
-			for _, s := range r.cursors {
-				r.accepted(s, r.Head(), 0)
+			there := false
+			for i := range r.sinks {
+				if s := r.sinks[i].Load(); s != nil {
+					r.Connect(s, true, 1)
+					r.accepted(s, s.cursor.Place().Seq, r.Head(), 0)
+					there = true
+				}
 			}
-			if len(r.cursors) == 0 {
+			if !there {
 				v.say("full, and nobody is there")
 				return
 			}

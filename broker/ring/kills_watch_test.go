@@ -50,21 +50,37 @@ func report(t *testing.T, w *world) {
 	}
 }
 
-// census plays every scene once, and counts where in the code stores are made, and which follow each other.
-func census(t *testing.T) (sites map[site][]scene, pairs map[[2]site][]scene) {
+// counted is what was found out by playing every scene once.
+type counted struct {
+	sites   map[site][]scene
+	pairs   map[[2]site][]scene // that follow each other
+	classes map[site]map[class]bool
+}
+
+func census(t *testing.T) counted {
 	t.Helper()
-	sites, pairs = make(map[site][]scene), make(map[[2]site][]scene)
+	c := counted{make(map[site][]scene), make(map[[2]site][]scene), make(map[site]map[class]bool)}
 	for _, s := range scenes() {
-		m := &mutation{count: make(map[site]int), next: make(map[[2]site]int)}
-		report(t, play(t, s, 1, m))
+		m := &mutation{count: make(map[site]int), next: make(map[[2]site]int), classes: c.classes}
+		t.Run(s.name, func(t *testing.T) { report(t, play(t, s, 1, m)) })
 		for at := range m.count {
-			sites[at] = append(sites[at], s)
+			c.sites[at] = append(c.sites[at], s)
 		}
 		for pair := range m.next {
-			pairs[pair] = append(pairs[pair], s)
+			c.pairs[pair] = append(c.pairs[pair], s)
 		}
 	}
-	return sites, pairs
+	return c
+}
+
+// always is what the stores of a site were whenever they were made.
+func (c *counted) always(at site) class {
+	if len(c.classes[at]) == 1 {
+		for k := range c.classes[at] {
+			return k
+		}
+	}
+	return anywhere
 }
 
 // storing are the methods of package mem that store.
@@ -80,7 +96,7 @@ var unplayed = map[string]string{
 // TestEveryStoreIsPlayed finds every store to the ring's files in the code, by the types, and holds the scenes to them: what
 // is not played is not tried.
 func TestEveryStoreIsPlayed(t *testing.T) {
-	sites, _ := census(t)
+	sites := census(t).sites
 	played := make(map[string]bool)
 	line := regexp.MustCompile(`([a-z_]+\.go:[0-9]+)\(`)
 	for at := range sites {
@@ -149,71 +165,107 @@ func storesInCode(t *testing.T) map[string]string {
 	return stores
 }
 
-// mistake is a mutation with its name, and the scenes that come by it.
+// mistake is a mutation with its name, the scenes that come by it, and why nobody can notice it, if so.
 type mistake struct {
 	name   string
 	make   func() *mutation
 	scenes []scene
+	why    string
 }
 
 func mistakes(t *testing.T) (all []mistake) {
-	sites, pairs := census(t)
-	for at, in := range sites {
-		all = append(all, mistake{"without " + string(at), func() *mutation { return &mutation{drop: at} }, in})
-	}
-	for pair, in := range pairs {
-		if pair[0] != pair[1] {
-			all = append(all, mistake{string(pair[1]) + " before " + string(pair[0]), func() *mutation { return &mutation{swap: pair} }, in})
+	c := census(t)
+	for at, in := range c.sites {
+		m := mistake{"without " + string(at), func() *mutation { return &mutation{drop: at} }, in, ""}
+		if c.always(at) == readers {
+			m.why = string(readers)
 		}
+		all = append(all, m)
+	}
+	for pair, in := range c.pairs {
+		if pair[0] == pair[1] {
+			continue
+		}
+		m := mistake{string(pair[1]) + " before " + string(pair[0]), func() *mutation { return &mutation{swap: pair} }, in, ""}
+		switch a, b := c.always(pair[0]), c.always(pair[1]); {
+		case a == readers || b == readers:
+			m.why = string(readers)
+		case a == b:
+			m.why = string(a)
+		}
+		all = append(all, m)
 	}
 	slices.SortFunc(all, func(a, b mistake) int { return strings.Compare(a.name, b.name) })
 	return all
 }
 
-// caughtIn says by which scene a mistake was noticed; "" is by none. made says whether it was made at all.
-func (m *mistake) caughtIn(t *testing.T) (name string, made bool) {
-	for _, s := range m.scenes {
-		mut := m.make()
-		w := play(t, s, 2, mut)
-		made = made || mut.made > 0
-		if len(w.problems) > 0 {
-			return s.name, true
+// noticed says whether a mistake was noticed in a scene that comes by it, and whether it was made at all.
+func (m *mistake) noticed(t *testing.T) (yes, made bool) {
+	for _, levels := range []int{1, 2} {
+		for _, s := range m.scenes {
+			if levels == 2 && s.long {
+				continue // killing a successor, too, takes its time
+			}
+			mut, problems := m.make(), 0
+			t.Run(m.name, func(t *testing.T) { problems = len(play(t, s, levels, mut).problems) })
+			made = made || mut.made > 0
+			if problems > 0 {
+				return true, true
+			}
 		}
 	}
-	return "", made
+	return false, made
+}
+
+// harmless are the mistakes that make no difference for a reason of their own.
+var harmless = []struct{ like, why string }{}
+
+func (m *mistake) harmless() string {
+	if m.why != "" {
+		return m.why
+	}
+	for _, n := range harmless {
+		if regexp.MustCompile(n.like).MatchString(m.name) {
+			return n.why
+		}
+	}
+	return ""
 }
 
 // TestMistakesAreCaught makes mistakes in the code, one at a time: a store is left out, or changes places with the one
-// behind it. Each is noticed, or stands in a short list with the reason why it makes no difference.
-// MSGMUX_MUTANTS is how many are made, chosen by MSGMUX_SEED; 0 is all.
+// behind it. Each is noticed, or makes no difference, for a reason that is found by what the stores are or stands in a short
+// list. MSGMUX_MUTANTS is how many are made, chosen by MSGMUX_SEED; 0 is all.
 func TestMistakesAreCaught(t *testing.T) {
 	all := mistakes(t)
 	n, seed := number("MSGMUX_MUTANTS", 60), number("MSGMUX_SEED", int(time.Now().UnixNano()&0xffffff))
-	chosen := slices.Clone(all)
+	reasons := make(map[string]int)
+	var chosen []mistake
+	for _, m := range all {
+		if why := m.harmless(); why != "" {
+			reasons[why]++
+			continue
+		}
+		chosen = append(chosen, m)
+	}
+	possible := len(chosen)
 	if n > 0 {
 		rng := rand.New(rand.NewPCG(uint64(seed), 0))
 		rng.Shuffle(len(chosen), func(i, k int) { chosen[i], chosen[k] = chosen[k], chosen[i] })
 		chosen = chosen[:min(n, len(chosen))]
 	}
-	var noticed, harmless, unmade int
-	reasons := make(map[string]int)
+	var noticed, unmade int
 	for i := range chosen {
-		m := &chosen[i]
-		switch by, made := m.caughtIn(t); {
-		case by != "":
+		switch yes, made := chosen[i].noticed(t); {
+		case yes:
 			noticed++
 		case !made:
-			unmade++
+			unmade++ // an earlier mistake of its own kept it from coming about
 		default:
-			if why := makesNoDifference(m.name); why != "" {
-				harmless++
-				reasons[why]++
-				continue
-			}
-			t.Errorf("nobody notices: %s (in %d scenes)", m.name, len(m.scenes))
+			t.Errorf("nobody notices: %s (in %d scenes)", chosen[i].name, len(chosen[i].scenes))
 		}
 	}
-	t.Logf("seed %d: %d of %d mistakes made: %d noticed, %d make no difference, %d came about no more", seed, len(chosen), len(all), noticed, harmless, unmade)
+	t.Logf("seed %d: %d of %d mistakes made, %d noticed, %d came about no more; %d others make no difference", seed, len(chosen), possible,
+		noticed, unmade, len(all)-possible)
 	for _, why := range slices.Sorted(maps.Keys(reasons)) {
 		t.Logf("%4d make no difference: %s", reasons[why], why)
 	}
@@ -224,16 +276,4 @@ func number(name string, otherwise int) int {
 		return n
 	}
 	return otherwise
-}
-
-// noDifference are the mistakes that nobody can notice, by what they read like, with the reason.
-var noDifference = []struct{ like, why string }{}
-
-func makesNoDifference(name string) string {
-	for _, n := range noDifference {
-		if regexp.MustCompile(n.like).MatchString(name) {
-			return n.why
-		}
-	}
-	return ""
 }

@@ -47,19 +47,22 @@ type mutation struct {
 	next  map[[2]site]int // how often one came right behind the other
 	made  int             // how often the mistake was made
 
+	classes map[site]map[class]bool // what the stores of a site were, whenever they were made
+	class   class                   // of the store that is being made
+
 	last site
 	held func() // the first of a swap
 }
 
 // make makes a store, or the mistake.
-func (m *mutation) make(level int, s *mem.Store, apply func(*mem.Store)) {
-	if m == nil || s.Kind == mem.Scratch {
-		apply(s)
-		return
-	}
+func (m *mutation) make(s *mem.Store, apply func(*mem.Store)) {
 	at := siteOf()
 	if m.count != nil {
 		m.count[at]++
+		if m.classes[at] == nil {
+			m.classes[at] = make(map[class]bool)
+		}
+		m.classes[at][m.class] = true
 		if m.last != "" {
 			m.next[[2]site{m.last, at}]++
 		}
@@ -78,7 +81,7 @@ func (m *mutation) make(level int, s *mem.Store, apply func(*mem.Store)) {
 			return
 		}
 		first()
-		m.make(level, s, apply)
+		m.make(s, apply)
 	case m.swap[0] == at && m.swap[0] != "":
 		later := *s
 		later.Value = append([]byte(nil), s.Value...)

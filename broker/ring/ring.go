@@ -5,6 +5,7 @@ package ring
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -42,8 +43,8 @@ type Options struct {
 	IgnoreRecords bool
 }
 
-// Ring is one ring and its table of sinks, mapped into this process. The data thread calls its methods; Snapshot and
-// Spec values may be used anywhere.
+// Ring is one ring with its cursors, sinks and clients, mapped into this process. What may be used on any goroutine says so; all else
+// the data thread calls.
 type Ring struct {
 	geo   Geometry
 	opt   Options
@@ -55,19 +56,17 @@ type Ring struct {
 	data    mem.Bytes // twice the ring
 	head    *header
 	c       *control
-	index   []indexEntry
-	entries []entry
+	index   []piece
 	recv    *recvArea
 	send    *sendArea
 	consume *consumeArea
 	greet   *greetArea
 	landing mem.Bytes
 
-	table    []atomic.Pointer[Sink] // by slot; readers of the snapshot load it
-	cursors  []*Sink                // those with a cursor of their own, shares included
-	byID     map[uint64]*Sink
-	freeSlot []int32
-	accounts map[uint32]*Account // of ordinary users, by uid
+	cursorTable []cursorEntry
+	sinkTable   []sinkEntry
+	clientTable []clientEntry
+	tables
 
 	built struct{ first, count uint64 } // the send array holds records first .. first+count-1, from slot 0 on
 	dirty int                           // headers of the receive area whose length is not Untouched
@@ -76,7 +75,6 @@ type Ring struct {
 
 	patience  Patience
 	standings []Standing
-	judged    []*Sink
 	verdicts  []Verdict
 	clock     time.Duration
 	full      bool          // the next landed record does not fit
@@ -120,6 +118,7 @@ func Create(g Geometry, generation uint64, o Options) (*Ring, error) {
 	}
 	r.c.Since.Store(time.Now().Unix())
 	r.c.NextID.Store(1)
+	r.c.Epoch.Store(rand.Uint64())
 	r.c.Land.Store(newLand(Datagrams, 0))
 	for i := range r.recv.Hdr {
 		r.recv.Hdr[i].Preset()
@@ -141,7 +140,7 @@ func (r *Ring) Publish() {
 // files are the two files of a ring, mapped into this process.
 type files struct {
 	dataFD, stateFD int
-	header          []byte // the first page of the data
+	header          []byte // the pages of the data in front of the ring
 	twice           []byte // the ring behind it, twice
 	state           []byte
 }
@@ -149,8 +148,8 @@ type files struct {
 // mapFiles maps the files; it checks nothing but that the mappings can be had. All of the state is made present.
 func mapFiles(g Geometry, dataFD, stateFD int, o Options) (f files, err error) {
 	f = files{dataFD: dataFD, stateFD: stateFD}
-	if f.header, err = sys.Map(dataFD, 0, headerSize); err == nil {
-		if f.twice, err = sys.MapTwice(dataFD, headerSize, int(g.Size)); err == nil {
+	if f.header, err = sys.Map(dataFD, 0, ringOffset); err == nil {
+		if f.twice, err = sys.MapTwice(dataFD, ringOffset, int(g.Size)); err == nil {
 			f.state, err = sys.Map(stateFD, 0, int(g.StateBytes()))
 		}
 	}
@@ -190,20 +189,26 @@ func newRing(g Geometry, f files, o Options) *Ring {
 	s := g.sections()
 	return &Ring{
 		geo: g, opt: o, ops: o.Ops, mask: g.Size - 1, batch: g.batch(),
-		files:    f,
-		data:     mem.Over(f.twice),
-		head:     at[header](f.state, 0),
-		c:        at[control](f.state, s.control),
-		index:    slice[indexEntry](f.state, s.index, int(g.entries())),
-		entries:  slice[entry](f.state, s.table, g.slots()),
+		files:       f,
+		data:        mem.Over(f.twice),
+		head:        at[header](f.state, 0),
+		c:           at[control](f.state, s.control),
+		index:       slice[piece](f.state, s.index, g.index()),
+		cursorTable: slice[cursorEntry](f.state, s.cursors, g.cursors()),
+		sinkTable:   slice[sinkEntry](f.state, s.sinks, g.sinks()),
+		clientTable: slice[clientEntry](f.state, s.clients, g.clients()),
+		tables: tables{
+			sinks:      make([]atomic.Pointer[Sink], g.sinks()),
+			clients:    make([]atomic.Pointer[Client], g.clients()),
+			sinkByID:   make(map[uint64]*Sink),
+			clientByID: make(map[uint64]*Client),
+			accounts:   make(map[uint32]*Account),
+		},
 		recv:     at[recvArea](f.state, s.recv),
 		send:     at[sendArea](f.state, s.send),
 		consume:  at[consumeArea](f.state, s.consume),
 		greet:    at[greetArea](f.state, s.greet),
 		landing:  mem.Over(f.state[s.landing:s.end]),
-		table:    make([]atomic.Pointer[Sink], g.slots()),
-		byID:     make(map[uint64]*Sink),
-		accounts: make(map[uint32]*Account),
 		presence: make([]bool, g.Size/chunk),
 	}
 }
@@ -212,9 +217,25 @@ func newRing(g Geometry, f files, o Options) *Ring {
 func (r *Ring) begin() {
 	r.clock = time.Duration(r.c.Clock.Load())
 	r.c.Starts.Store(r.c.Starts.Load() + 1)
-	for i := len(r.entries) - 1; i >= 0; i-- {
-		if r.entries[i].State.Load() == free {
-			r.freeSlot = append(r.freeSlot, int32(i))
+	r.findFree()
+}
+
+// findFree lists the entries of the tables that are free.
+func (r *Ring) findFree() {
+	r.freeCursors, r.freeSinks, r.freeClients = nil, nil, nil
+	for i := len(r.cursorTable) - 1; i >= 0; i-- {
+		if r.cursorTable[i].State.Load() == free {
+			r.freeCursors.give(i)
+		}
+	}
+	for i := len(r.sinkTable) - 1; i >= 0; i-- {
+		if r.sinkTable[i].State.Load() == free {
+			r.freeSinks.give(i)
+		}
+	}
+	for i := len(r.clientTable) - 1; i >= 0; i-- {
+		if r.clientTable[i].State.Load() == free {
+			r.freeClients.give(i)
 		}
 	}
 }
@@ -236,6 +257,9 @@ func (r *Ring) Generation() uint64 { return r.head.Generation.Load() }
 // Descriptors are those of the data and the state file. They stay the Ring's: the caller may send them to somebody
 // else, but must neither duplicate nor close them (see sys.Guard).
 func (r *Ring) Descriptors() (data, state int) { return r.files.dataFD, r.files.stateFD }
+
+// Epoch names one life of the numbering: it stays as long as the sequence numbers go on.
+func (r *Ring) Epoch() uint64 { return r.c.Epoch.Load() }
 
 // Head is where the next record goes.
 func (r *Ring) Head() Place { return r.c.Head.load() }

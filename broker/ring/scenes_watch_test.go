@@ -24,27 +24,28 @@ type scene struct {
 	name string
 	geo  Geometry
 	play func(w *world)
+	long bool // it has very many moments
 }
 
 func tiny() Geometry { return Geometry{Size: MinSize, MaxMessage: 300, MaxSinks: 6, MaxClients: 2} }
 
 func scenes() []scene {
 	return []scene{
-		{"datagrams", tiny(), playDatagrams},
-		{"packets", tiny(), playPackets},
-		{"shares and taps", tiny(), playShares},
-		{"table", tiny(), playTable},
-		{"registration", tiny(), func(w *world) { w.consume(); w.consume() }},
-		{"full, bytes", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playFull},
-		{"full, index", tiny(), playIndex},
-		{"wrap", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playWrap},
-		{"large packets", Geometry{Size: MinSize, MaxMessage: MinSize / 2, MaxSinks: 6}, playLarge},
-		{"queues", tiny(), playQueues},
-		{"patience", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playPatience},
-		{"move", tiny(), playMove},
-		{"anything, 1", tiny(), playAnything(1)},
-		{"anything, 2", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 12}, playAnything(2)},
-		{"anything, 3", tiny(), playAnything(3)},
+		{"datagrams", tiny(), playDatagrams, false},
+		{"packets", tiny(), playPackets, false},
+		{"shares and taps", tiny(), playShares, false},
+		{"table", tiny(), playTable, false},
+		{"registration", tiny(), func(w *world) { w.consume(); w.consume() }, false},
+		{"full, bytes", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playFull, false},
+		{"in parts", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playParts, false},
+		{"wrap", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playWrap, false},
+		{"large packets", Geometry{Size: MinSize, MaxMessage: MinSize / 2, MaxSinks: 6}, playLarge, false},
+		{"queues", tiny(), playQueues, false},
+		{"patience", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playPatience, false},
+		{"move", tiny(), playMove, false},
+		{"anything, 1", tiny(), playAnything(1), true},
+		{"anything, 2", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 12}, playAnything(2), true},
+		{"anything, 3", tiny(), playAnything(3), true},
 	}
 }
 
@@ -73,7 +74,7 @@ func playAnything(seed uint64) func(*world) {
 			switch rng.IntN(12) {
 			case 0:
 				if len(sinks) < 4 {
-					spec := Spec{Kind: Dynamic, Label: fmt.Sprint(i), UID: 7, Tap: rng.IntN(4) == 0}
+					spec := wish{Kind: Dynamic, Label: fmt.Sprint(i), UID: 7, Tap: rng.IntN(4) == 0}
 					if spec.Frames = rng.IntN(2) == 0; spec.Frames {
 						spec.Kind = Framed
 					}
@@ -105,7 +106,7 @@ func playAnything(seed uint64) func(*world) {
 			case 7:
 				some(func(s *Sink) {
 					if w.r.Behind(s) && rng.IntN(3) == 0 {
-						w.skip(s)
+						w.tooLarge(s)
 					}
 				})
 			case 8:
@@ -117,7 +118,7 @@ func playAnything(seed uint64) func(*world) {
 				})
 			}
 			if len(sinks) == 0 {
-				sinks = append(sinks, w.add(Spec{Kind: Dynamic, Label: fmt.Sprint(i)}, false))
+				sinks = append(sinks, w.add(wish{Kind: Dynamic, Label: fmt.Sprint(i)}, false))
 			}
 		}
 	}
@@ -126,8 +127,8 @@ func playAnything(seed uint64) func(*world) {
 func text(i, n int) []byte { return bytes.Repeat([]byte{byte('a' + i%26)}, n) }
 
 func playDatagrams(w *world) {
-	a := w.add(Spec{Kind: Dynamic, Label: "a", UID: 7, Ordinary: true}, false)
-	b := w.add(Spec{Kind: Static, Label: "b"}, false)
+	a := w.add(wish{Kind: Dynamic, Label: "a", UID: 7, Ordinary: true}, false)
+	b := w.add(wish{Kind: Static, Label: "b"}, false)
 	_ = unix.SetsockoptInt(w.out[a][0], unix.SOL_SOCKET, unix.SO_SNDBUF, 0) // takes a part of a batch only
 	for round, sizes := range [][]int{{5}, {0, 1, 2, 3, 4}, {300, 301, 1000, 7}, {0}, {20, 20, 20, 20, 20, 20}} {
 		for i, n := range sizes {
@@ -146,8 +147,8 @@ func playDatagrams(w *world) {
 }
 
 func playPackets(w *world) {
-	a := w.add(Spec{Kind: Framed, Label: "a", Frames: true}, false)
-	b := w.add(Spec{Kind: Dynamic, Label: "b"}, false)
+	a := w.add(wish{Kind: Framed, Label: "a", Frames: true}, false)
+	b := w.add(wish{Kind: Dynamic, Label: "b"}, false)
 	w.packet(text(1, 5))
 	w.packet(text(2, 0), text(3, 300), text(4, 1))
 	w.raw([]byte{1, 0, 0, 0})                     // ends outside
@@ -171,14 +172,14 @@ func playPackets(w *world) {
 	unix.Shutdown(w.packets[0], unix.SHUT_WR)
 	w.do("end", func() {
 		w.kind = Packets
-		w.r.Receive(w.packets[1], Packets, 1)
+		w.r.Receive(w.packets[1], Packets, 0, 1)
 		w.r.Empty()
 	})
 }
 
 func playShares(w *world) {
-	m1 := w.add(Spec{Kind: Dynamic, Label: "m1", Group: "g", UID: 7, Patience: time.Second}, false)
-	tap := w.add(Spec{Kind: Dynamic, Label: "tap", Tap: true}, false)
+	m1 := w.add(wish{Kind: Dynamic, Label: "m1", Group: "g", UID: 7, Patience: time.Second}, false)
+	tap := w.add(wish{Kind: Dynamic, Label: "tap", Tap: true}, false)
 	for i := range 9 {
 		w.datagram(text(i, 3*i))
 	}
@@ -186,9 +187,9 @@ func playShares(w *world) {
 	w.send(tap, 1)
 	m1.burst = 2
 	w.send(m1, 1)
-	m2 := w.add(Spec{Kind: Framed, Frames: true, Label: "m2", Group: "g", UID: 7}, false)
-	old := w.add(Spec{Kind: Dynamic, Label: "old"}, true)
-	oldtap := w.add(Spec{Kind: Framed, Frames: true, Label: "oldtap", Tap: true}, true)
+	m2 := w.add(wish{Kind: Framed, Frames: true, Label: "m2", Group: "g", UID: 7}, false)
+	old := w.add(wish{Kind: Dynamic, Label: "old"}, true)
+	oldtap := w.add(wish{Kind: Framed, Frames: true, Label: "oldtap", Tap: true}, true)
 	w.send(m2, 1)
 	w.datagram(text(1, 1))
 	w.take(Datagrams, w.in[1])
@@ -204,27 +205,34 @@ func playShares(w *world) {
 }
 
 func playTable(w *world) {
-	a := w.add(Spec{Kind: Dynamic, Label: "a", Address: "@a", UID: 7, Inode: 99, Ordinary: true, Patience: time.Second}, false)
+	a := w.add(wish{Kind: Dynamic, Label: "a", Address: "@a", UID: 7, Inode: 99, Ordinary: true, Patience: time.Second}, false)
 	for i := range 3 {
 		w.datagram(text(i, 10))
 	}
 	w.take(Datagrams, w.in[1])
-	b := w.add(Spec{Kind: Static, Label: "b", Address: "/b", UID: 8}, true)
+	b := w.add(wish{Kind: Static, Label: "b", Address: "/b", UID: 8}, true)
 	w.send(a, 1)
-	spec := *a.Spec()
-	spec.Patience, spec.Label, spec.Address, spec.Inode = time.Hour, "another", "@elsewhere", 100
-	w.update(a, spec)
-	s, c := w.client(Spec{Kind: Framed, Label: "framed", Frames: true})
-	w.greet(s, c)
-	p, pc := w.client(Spec{Kind: Source, Label: "source"})
-	w.greet(p, pc)
+	spec, how := *a.Spec(), *a.cursor.Spec()
+	spec.Label, spec.Address, spec.Inode, how.Patience = "another", "@elsewhere", 100, time.Hour
+	w.update(a, spec, how)
+	w.do("patience", func() {
+		c := w.cursorOf(a)
+		how.Patience = time.Minute
+		c.specs = append(c.specs, described{*a.Spec(), how})
+		w.r.SetPatience(a.cursor, time.Minute)
+		c.specs = c.specs[1:]
+	})
+	s, c := w.subscriber("framed")
+	w.greet(s, nil, c)
+	p, pc := w.publisher("source")
+	w.greet(nil, p, pc)
 	w.do("client leaves", func() {
 		pc.there = vanishing
-		w.r.Remove(p)
+		w.r.RemoveClient(p)
 		pc.there = gone
 	})
 	w.remove(b) // with something not sent
-	again := w.add(Spec{Kind: Dynamic, Label: "c"}, false)
+	again := w.add(wish{Kind: Dynamic, Label: "c"}, false)
 	w.send(again, 1)
 	w.remove(a)
 }
@@ -237,7 +245,7 @@ func (w *world) fill(size int, takers ...*Sink) {
 				return
 			}
 			w.kind = Datagrams
-			w.r.Receive(w.in[1], Datagrams, 1)
+			w.r.Receive(w.in[1], Datagrams, 0, 1)
 			w.r.Append()
 			for _, s := range takers {
 				if w.send(s, 5); w.r.Full() {
@@ -254,8 +262,8 @@ func (w *world) fill(size int, takers ...*Sink) {
 }
 
 func playFull(w *world) {
-	a := w.add(Spec{Kind: Dynamic, Label: "a"}, false)
-	slow := w.add(Spec{Kind: Dynamic, Label: "slow"}, false)
+	a := w.add(wish{Kind: Dynamic, Label: "a"}, false)
+	slow := w.add(wish{Kind: Dynamic, Label: "slow"}, false)
 	_ = unix.SetsockoptInt(w.out[slow][0], unix.SOL_SOCKET, unix.SO_SNDBUF, 60_000) // takes two or so
 	w.fill(50_000, a)
 	w.append() // still full
@@ -272,41 +280,48 @@ func playFull(w *world) {
 	w.lag(slow, false)
 	w.read(slow)
 	w.send(slow, 3)
-	w.skip(slow)
+	w.tooLarge(slow)
 	w.datagram(text(3, 3))
 	w.take(Datagrams, w.in[1])
-	w.skip(a)
+	w.tooLarge(a)
 	w.read(slow)
 	w.send(slow, 2)
 }
 
-func playIndex(w *world) {
-	a := w.add(Spec{Kind: Framed, Frames: true, Label: "a"}, false)
-	b := w.add(Spec{Kind: Dynamic, Label: "b", Tap: true}, false)
-	w.silently(func() { // short messages, until the index is nearly full
-		for w.r.Head().Seq < uint64(len(w.r.index))-3 {
-			n := min(uint64(len(w.r.index))-3-w.r.Head().Seq, 1000)
-			w.raw(make([]byte, n*wire.RecordHeader))
-			w.kind = Packets
-			w.r.Receive(w.packets[1], Packets, 1)
-			w.r.Append()
+// playParts has packets enter in parts, as room comes.
+func playParts(w *world) {
+	a := w.add(wish{Kind: Framed, Frames: true, Label: "a"}, false)
+	slow := w.add(wish{Kind: Framed, Frames: true, Label: "slow"}, false)
+	w.fill(50_000, a)
+	w.silently(func() { w.send(slow, 1) })
+	w.append()
+	w.packet(text(1, 20_000), text(2, 0), text(3, 20_000), text(4, 20_000))
+	w.receive(Packets, w.packets[1], 1) // there is no window
+	for range 4 {
+		w.append()
+		w.send(slow, 1)
+		w.read(slow)
+		w.send(a, 1)
+		w.read(a)
+	}
+	for i := range 3000 { // many pieces with many records each
+		if i%1000 == 0 {
+			w.silently(func() {
+				w.raw(make([]byte, 5000*wire.RecordHeader))
+				w.receive(Packets, w.packets[1], 1)
+				w.append()
+			})
 		}
-	})
-	w.packet(text(1, 0), text(2, 1), text(3, 0), text(4, 2), text(5, 3), text(6, 0))
-	w.receive(Packets, w.packets[1], 1) // more than the index has left
-	w.append()
-	w.send(a, 1)
-	w.append()
-	w.lag(b, true)
-	w.append()
-	w.packet(text(7, 7))
+	}
+	w.lag(slow, true)
+	w.packet(text(5, 30_000), text(6, 10))
 	w.receive(Packets, w.packets[1], 1)
 	w.append()
-	w.send(a, 5)
+	w.send(a, 9)
 }
 
 func playWrap(w *world) {
-	a := w.add(Spec{Kind: Dynamic, Label: "a"}, false)
+	a := w.add(wish{Kind: Dynamic, Label: "a"}, false)
 	w.silently(func() {
 		for i := 0; w.r.Head().Pos+100_000 < MinSize; i++ {
 			w.datagram(text(i, 50_000))
@@ -327,7 +342,7 @@ func playWrap(w *world) {
 }
 
 func playLarge(w *world) {
-	a := w.add(Spec{Kind: Dynamic, Label: "a"}, false)
+	a := w.add(wish{Kind: Dynamic, Label: "a"}, false)
 	_ = unix.SetsockoptInt(w.out[a][0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20)
 	for i, n := range []int{wire.MaxPacket - wire.RecordHeader, wire.MaxPacket, 200_000, 1, 300_000} {
 		w.packet(text(i, n))
@@ -343,9 +358,9 @@ func playLarge(w *world) {
 func playQueues(w *world) {
 	in, out := openQueue(w.t, "in"), openQueue(w.t, "out")
 	var k sys.Kernel
-	q := w.add(Spec{Kind: Static, Label: "q"}, false)
+	q := w.add(wish{Kind: Static, Label: "q"}, false)
 	q.Queue(true)
-	m := w.add(Spec{Kind: Static, Label: "m", Group: "g"}, false)
+	m := w.add(wish{Kind: Static, Label: "m", Group: "g"}, false)
 	m.Queue(true)
 	buf, prio := make([]byte, 1024), uint32(0)
 	for round := range 3 {
@@ -371,9 +386,9 @@ func playQueues(w *world) {
 }
 
 func playPatience(w *world) {
-	a := w.add(Spec{Kind: Dynamic, Label: "a", UID: 7, Ordinary: true, Patience: 50 * time.Millisecond}, false)
-	slow := w.add(Spec{Kind: Dynamic, Label: "slow", UID: 8, Ordinary: true, Patience: 50 * time.Millisecond}, false)
-	old := w.add(Spec{Kind: Dynamic, Label: "old", Patience: 50 * time.Millisecond}, true)
+	a := w.add(wish{Kind: Dynamic, Label: "a", UID: 7, Ordinary: true, Patience: 50 * time.Millisecond}, false)
+	slow := w.add(wish{Kind: Dynamic, Label: "slow", UID: 8, Ordinary: true, Patience: 50 * time.Millisecond}, false)
+	old := w.add(wish{Kind: Dynamic, Label: "old", Patience: 50 * time.Millisecond}, true)
 	w.fill(50_000, a, old)
 	for i := range 30 {
 		w.turn(10 * time.Millisecond)
@@ -390,10 +405,10 @@ func playPatience(w *world) {
 
 // playMove moves the ring to another shape, and back.
 func playMove(w *world) {
-	a := w.add(Spec{Kind: Dynamic, Label: "a", UID: 7, Ordinary: true}, false)
-	b := w.add(Spec{Kind: Framed, Frames: true, Label: "b"}, false)
-	tap := w.add(Spec{Kind: Dynamic, Label: "tap", Tap: true}, false)
-	w.add(Spec{Kind: Dynamic, Label: "m", Group: "g"}, false)
+	a := w.add(wish{Kind: Dynamic, Label: "a", UID: 7, Ordinary: true}, false)
+	b := w.add(wish{Kind: Framed, Frames: true, Label: "b"}, false)
+	tap := w.add(wish{Kind: Dynamic, Label: "tap", Tap: true}, false)
+	w.add(wish{Kind: Dynamic, Label: "m", Group: "g"}, false)
 	for i := range 9 {
 		w.datagram(text(i, 20*i))
 	}
@@ -401,11 +416,11 @@ func playMove(w *world) {
 	w.send(a, 3)
 	a.burst = 2
 	w.send(tap, 1)
-	w.skip(b)
+	w.tooLarge(b)
 	for _, to := range []Geometry{{Size: 2 * MinSize, MaxMessage: 500, MaxSinks: 9}, tiny()} {
 		w.move(to)
 	}
-	b = w.r.Find(b.ID())
+	b = w.r.Sink(b.ID())
 	w.out[b] = socketpair(w.t, unix.SOCK_SEQPACKET)
 	w.r.Connect(b, true, 1)
 	w.send(b, 3)

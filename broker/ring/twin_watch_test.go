@@ -75,10 +75,10 @@ func (t *twin) find(p unsafe.Pointer) int {
 		return int(at), at < uintptr(len(b))
 	}
 	if at, ok := in(t.f.twice); ok {
-		return headerSize + at%t.size
+		return ringOffset + at%t.size
 	}
 	if at, ok := in(t.f.state); ok {
-		return headerSize + t.size + at
+		return ringOffset + t.size + at
 	}
 	if at, ok := in(t.f.header); ok {
 		return at
@@ -88,7 +88,7 @@ func (t *twin) find(p unsafe.Pointer) int {
 
 // live is the mapped memory of a span that lies in one piece.
 func (t *twin) live(s span) []byte {
-	switch at := s.off - headerSize; {
+	switch at := s.off - ringOffset; {
 	case at < 0:
 		return t.f.header[s.off:][:s.n]
 	case at < t.size:
@@ -100,8 +100,8 @@ func (t *twin) live(s span) []byte {
 
 // pieces cuts a span where the ring begins anew.
 func (t *twin) pieces(s span) []span {
-	if end := headerSize + t.size; s.off < end && s.off+s.n > end && s.off >= headerSize {
-		return []span{{s.off, end - s.off, s.scratch}, {headerSize, s.off + s.n - end, s.scratch}}
+	if end := ringOffset + t.size; s.off < end && s.off+s.n > end && s.off >= ringOffset {
+		return []span{{s.off, end - s.off, s.scratch}, {ringOffset, s.off + s.n - end, s.scratch}}
 	}
 	return []span{s}
 }
@@ -157,8 +157,8 @@ func (t *twin) sync(above *twin) {
 		if s.off == 0 && s.n == len(t.bytes) {
 			copy(t.bytes, above.bytes)
 			copy(t.f.header, t.bytes)
-			copy(t.f.twice[:t.size], t.bytes[headerSize:])
-			copy(t.f.state, t.bytes[headerSize+t.size:])
+			copy(t.f.twice[:t.size], t.bytes[ringOffset:])
+			copy(t.f.state, t.bytes[ringOffset+t.size:])
 			copy(t.scratch, above.scratch)
 		} else {
 			to, live := t.bytes[s.off:][:s.n], t.live(s)
@@ -179,7 +179,7 @@ func (t *twin) sync(above *twin) {
 
 // bypassed finds a byte of the files that was changed by something else than a watched store or the kernel.
 func (t *twin) bypassed() error {
-	for _, part := range []span{{off: 0, n: headerSize}, {off: headerSize, n: t.size}, {off: headerSize + t.size, n: len(t.f.state)}} {
+	for _, part := range []span{{off: 0, n: ringOffset}, {off: ringOffset, n: t.size}, {off: ringOffset + t.size, n: len(t.f.state)}} {
 		live, want := t.live(part), t.bytes[part.off:][:part.n]
 		if bytes.Equal(live, want) {
 			continue

@@ -68,7 +68,7 @@ func (w *world) over(r *Ring, levels int) {
 	w.twins = []*twin{newTwin(0, r.geo, r.files)}
 	top := w.twins[0]
 	for off := 0; off < len(top.bytes); {
-		p := span{off: off, n: []int{headerSize, top.size, len(r.files.state)}[len(w.split(off))]}
+		p := span{off: off, n: []int{ringOffset, top.size, len(r.files.state)}[len(w.split(off))]}
 		copy(top.bytes[off:], top.live(p))
 		off += p.n
 	}
@@ -85,7 +85,7 @@ func (w *world) over(r *Ring, levels int) {
 // split says in how many parts the files are up to off: header, ring, state.
 func (w *world) split(off int) []struct{} {
 	n := 0
-	for _, end := range []int{headerSize, headerSize + int(w.geo.Size)} {
+	for _, end := range []int{ringOffset, ringOffset + int(w.geo.Size)} {
 		if off >= end {
 			n++
 		}
@@ -116,7 +116,14 @@ func (w *world) watch() (stop func()) {
 func (w *world) store(s *mem.Store) {
 	for _, t := range w.twins {
 		if t.find(s.At) >= 0 {
-			w.mutation.make(t.level, s, func(s *mem.Store) { w.apply(t, s) })
+			if w.mutation == nil || s.Kind == mem.Scratch {
+				w.apply(t, s)
+			} else {
+				if w.mutation.classes != nil {
+					w.mutation.class = w.classOf(t, s)
+				}
+				w.mutation.make(s, func(s *mem.Store) { w.apply(t, s) })
+			}
 			return
 		}
 	}
@@ -348,7 +355,7 @@ func (w *world) gave(message []byte) {
 			m.accepted++
 		}
 	}
-	if !w.sending.tap && seq >= b.delivered {
+	if !w.sending.cursor.tap && seq == b.delivered {
 		for uint64(len(b.at)) <= seq {
 			b.at = append(b.at, w.r.ms())
 		}
@@ -364,7 +371,7 @@ func (w *world) settleGiving() {
 
 func (w *world) cursorOf(s *Sink) *cursorBook {
 	i := slices.IndexFunc(w.books.cursors, func(c *cursorBook) bool {
-		return c.there != gone && (c.specs[0].ID == s.ID() || slices.ContainsFunc(c.members, func(m *memberBook) bool { return m.id == s.ID() }))
+		return c.there != gone && slices.ContainsFunc(c.members, func(m *memberBook) bool { return m.id == s.ID() })
 	})
 	if i < 0 {
 		panic("no such cursor")
@@ -415,7 +422,7 @@ func (w *world) raw(b []byte) {
 func (w *world) receive(kind uint32, fd, limit int) {
 	w.do("receive", func() {
 		w.kind = kind
-		w.r.Receive(fd, kind, limit)
+		w.r.Receive(fd, kind, 0, limit)
 		w.books.taking = false
 		w.books.uncertain = w.r.c.Uncertain.Load()
 	})
@@ -458,33 +465,25 @@ func (w *world) take(kind uint32, fd int) {
 }
 
 // add enters a sink that is connected to a socket of its own.
-func (w *world) add(spec Spec, oldest bool) (s *Sink) {
+func (w *world) add(want wish, oldest bool) (s *Sink) {
 	w.do("add", func() {
-		spec.ID = w.r.NewID()
+		spec, how := want.spec(w.r.NewID(), oldest)
 		w.books.maxID = max(w.books.maxID, spec.ID)
 		var c *cursorBook
-		if spec.Group != "" {
-			i := slices.IndexFunc(w.books.cursors, func(c *cursorBook) bool { return c.group && c.there != gone && c.specs[0].Group == spec.Group })
-			if i >= 0 {
-				c = w.books.cursors[i]
-			}
-		}
-		if c == nil {
-			c = &cursorBook{specs: []Spec{spec}, group: spec.Group != "", there: appearing}
+		if i := slices.IndexFunc(w.books.cursors, func(c *cursorBook) bool { return c.share != "" && c.there != gone && c.share == want.Group }); i >= 0 {
+			c = w.books.cursors[i]
+		} else {
+			c = &cursorBook{id: spec.ID, share: want.Group, uid: want.UID, there: appearing}
 			w.books.cursors = append(w.books.cursors, c)
 		}
 		m := &memberBook{id: spec.ID, there: appearing}
-		if c.group {
-			c.members = append(c.members, m)
-		}
+		c.members = append(c.members, m)
 		var err error
-		if s, err = w.r.Add(spec, oldest, false); err != nil {
+		if s, err = w.r.Add(spec, how, false); err != nil {
 			panic(err)
 		}
 		w.books.maxID = max(w.books.maxID, s.cursor.ID())
-		if !c.group {
-			c.specs = []Spec{*s.Spec()}
-		}
+		c.specs = []described{{*s.Spec(), *s.cursor.Spec()}}
 		c.there, m.there = present, present
 		c.start, c.started = s.cursor.e.Start.Load(), true
 		kind := unix.SOCK_DGRAM
@@ -524,27 +523,28 @@ func (w *world) read(s *Sink) {
 	}
 }
 
-func (w *world) skip(s *Sink) {
+// tooLarge says that the socket of s can never take the next message.
+func (w *world) tooLarge(s *Sink) {
 	if !w.r.Behind(s) {
-		panic("nothing to skip")
+		panic("nothing to leave out")
 	}
-	w.do("skip", func() {
+	w.do("too large", func() {
 		w.books.skipped = true
 		w.losing(true)
-		w.r.Skip(s)
+		w.r.TooLarge(s)
 		w.losing(false)
 	})
 }
 
-func (w *world) update(s *Sink, spec Spec) {
+func (w *world) update(s *Sink, spec Spec, how CursorSpec) {
 	w.do("update", func() {
-		c := w.cursorOf(s)
+		c, old := w.cursorOf(s), s.Spec()
 		want := spec
-		old := s.Spec()
-		want.ID, want.Kind, want.ShareID, want.Group, want.Tap, want.Frames, want.Since = old.ID, old.Kind, old.ShareID, old.Group, old.Tap, old.Frames, old.Since
-		c.specs = []Spec{*old, want}
-		w.r.Update(s, spec)
-		c.specs = []Spec{want}
+		want.ID, want.Cursor, want.Kind, want.Frames, want.Since = old.ID, old.Cursor, old.Kind, old.Frames, old.Since
+		c.specs = append(c.specs, described{want, s.cursor.changed(how)})
+		// One after the other, but both or none in the end.
+		w.r.Update(s, spec, how)
+		c.specs = c.specs[len(c.specs)-1:]
 	})
 }
 
@@ -578,28 +578,47 @@ func (w *world) remove(s *Sink) {
 	})
 }
 
-// client enters one that is attaching.
-func (w *world) client(spec Spec) (s *Sink, c *clientBook) {
+// subscriber enters a framed sink that is attaching.
+func (w *world) subscriber(label string) (s *Sink, c *clientBook) {
 	w.do("attach", func() {
-		spec.ID = w.r.NewID()
+		spec, how := wish{Kind: Framed, Label: label, Frames: true}.spec(w.r.NewID(), false)
 		w.books.maxID = max(w.books.maxID, spec.ID)
 		c = &clientBook{id: spec.ID, there: appearing}
 		w.books.clients = append(w.books.clients, c)
 		var err error
-		if s, err = w.r.Add(spec, false, true); err != nil {
+		if s, err = w.r.Add(spec, how, true); err != nil {
 			panic(err)
 		}
 		c.there = present
-		w.out[s] = socketpair(w.t, unix.SOCK_SEQPACKET)
 	})
 	return s, c
 }
 
-func (w *world) greet(s *Sink, c *clientBook) {
+// publisher enters a connected source that is attaching.
+func (w *world) publisher(label string) (p *Client, c *clientBook) {
+	w.do("attach", func() {
+		spec := ClientSpec{ID: w.r.NewID(), Label: label}
+		w.books.maxID = max(w.books.maxID, spec.ID)
+		c = &clientBook{id: spec.ID, there: appearing, source: true}
+		w.books.clients = append(w.books.clients, c)
+		var err error
+		if p, err = w.r.AddClient(spec); err != nil {
+			panic(err)
+		}
+		c.there = present
+	})
+	return p, c
+}
+
+// greet sends its ok to a sink or a source.
+func (w *world) greet(s *Sink, p *Client, c *clientBook) {
 	w.do("greet", func() {
 		w.greeting = c
-		if e := w.r.Greet(s, w.out[s][0], []byte("ok id=1\n")); e != 0 {
-			panic(e)
+		fd, text := socketpair(w.t, unix.SOCK_SEQPACKET)[0], []byte("ok id=1\n")
+		if p != nil {
+			w.r.GreetClient(p, fd, text)
+		} else {
+			w.r.Greet(s, fd, text)
 		}
 	})
 }
@@ -620,7 +639,7 @@ func (w *world) consume() {
 
 // lag sets whether s is waited for.
 func (w *world) lag(s *Sink, yes bool) {
-	w.silently(func() { w.r.setFlag(s, flagLagging, yes) })
+	w.silently(func() { w.r.setFlag(s.cursor, flagLagging, yes) })
 	w.cursorOf(s).lagging = yes
 }
 
@@ -633,9 +652,13 @@ func (w *world) turn(d time.Duration) {
 			}
 		}
 		judging(true)
-		w.r.Turn(d, func(*Sink) bool { return true })
+		w.r.Turn(d, func(*Cursor) bool { return true })
 		for _, v := range w.r.Verdicts() {
-			w.cursorOf(v.Sink).lagging = v.Lagging
+			for _, c := range w.books.cursors {
+				if c.find(w.r) == v.Cursor {
+					c.lagging = v.Lagging
+				}
+			}
 		}
 		judging(false)
 	})

@@ -14,8 +14,10 @@ import (
 func (b *Board) SayHeld(kept bool, unread uint64) bool {
 	t, numbers := b.c.Thread.Snapshot(nil)
 	nobody, waiting := t.Head.Seq-t.Delivered.Seq+b.c.Thread.Landed(), uint64(0)
+	counted := make(map[uint64]bool)
 	for i := range numbers {
-		if n := &numbers[i]; n.Spec.ShareID == 0 && !n.Spec.Tap {
+		if n := &numbers[i]; !n.Reading.Tap && !counted[n.Reading.ID] {
+			counted[n.Reading.ID] = true // a share once
 			waiting += n.Waiting
 		}
 	}

@@ -109,9 +109,6 @@ func (b *Board) look(list bool) (wire.Status, []wire.Sink) {
 	}
 	for i := range numbers {
 		n := &numbers[i]
-		if n.Spec.Kind == ring.Share {
-			continue
-		}
 		s := b.sinkStatus(n)
 		if then != nil {
 			s.Rate = perSecond(n.Took, then.took(n), seconds)
@@ -130,27 +127,26 @@ func (b *Board) look(list bool) (wire.Status, []wire.Sink) {
 func (b *Board) sinkStatus(n *ring.Numbers) wire.Sink {
 	s := wire.Sink{
 		ID: n.Spec.ID, Label: n.Spec.Label, Kind: n.Spec.Kind.String(), Address: n.Spec.Address, UID: n.Spec.UID,
-		Share: n.Spec.Group, Tap: n.Spec.Tap, Frames: n.Spec.Frames,
-		Patience: wire.FormatPatience(n.Spec.Patience), PatienceLeft: -1,
+		Share: n.Reading.Share, Tap: n.Reading.Tap, Frames: n.Spec.Frames,
+		Patience: wire.FormatPatience(n.Reading.Patience), PatienceLeft: -1,
 		Start: n.Start, Next: n.Cursor.Seq, Accepted: n.Accepted, Lost: n.Lost, Waiting: n.Waiting, LagBytes: n.LagBytes,
 		SinceUnix: n.Spec.Since,
 	}
 	if n.Queue {
 		s.Kind = "queue"
 	}
-	if n.Spec.Group != "" {
+	if n.Reading.Share != "" {
 		s.Accepted = n.Took
 	}
-	if n.Spec.Patience != wire.Forever {
-		s.PatienceLeft = max(0, n.Spec.Patience-n.Owed).Seconds()
+	if n.Reading.Patience != wire.Forever {
+		s.PatienceLeft = max(0, n.Reading.Patience-n.Owed).Seconds()
 	}
 	switch {
 	case n.Absent:
 		s.State = "absent"
 	case n.Lagging:
 		s.State = "lagging"
-		// A share lags as one.
-		if since, ok := b.c.Thread.LaggingSince(cmp.Or(n.Spec.ShareID, n.Spec.ID)); ok {
+		if since, ok := b.c.Thread.LaggingSince(n.Reading.ID); ok {
 			s.LaggingSince = since.Unix()
 		}
 	case n.Stalled:

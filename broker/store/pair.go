@@ -28,7 +28,7 @@ type Options struct {
 // has all sockets that are received from refuse descriptors, and finds out whether there is a store. The caller owns the ring,
 // which has its old shape still if it could not be moved. salvaged are the sinks of a ring that was set aside: once they are in
 // the new one, Commit is to be called. It may block.
-func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ring.Spec, err error) {
+func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ring.Salvaged, err error) {
 	s.refuses = true
 	for _, d := range in.All() {
 		s.refuses = s.RefuseRights(d.FD) && s.refuses
@@ -47,7 +47,15 @@ func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ri
 	pairs, highest := s.pairs(in)
 	var broken []pair
 	for i, p := range pairs {
-		r, err := ring.Open(p.data.FD, p.state.FD, opt)
+		if ring.Outdated(p.data.FD, p.state.FD) {
+			if r, err = s.upgrade(p, o.Geometry, opt); err == nil {
+				s.retire(broken...)
+				s.retire(pairs[i+1:]...)
+				return r, nil, nil
+			}
+		} else {
+			r, err = ring.Open(p.data.FD, p.state.FD, opt)
+		}
 		if err != nil && !errors.Is(err, ring.ErrBroken) {
 			// In use, or no room for it: the messages in it are not to be given up for that. The next start may do better.
 			return nil, nil, fmt.Errorf("cannot go on with the ring: %w", err)
@@ -105,7 +113,7 @@ func (s *Store) goOn(r *ring.Ring, p pair, want ring.Geometry, opt ring.Options)
 	}
 	// The predecessor may have died before they were stored; a second copy of a file is not kept.
 	err := s.putRing(r)
-	if err == nil && (r.Outdated() || r.Geometry() != want) {
+	if err == nil && (r.Geometry() != want) {
 		return s.move(r, p, want, opt)
 	}
 	if err != nil {
@@ -158,6 +166,26 @@ func (s *Store) move(from *ring.Ring, old pair, want ring.Geometry, opt ring.Opt
 	s.ops.Seam("move.published")
 	s.forgetRing(from, old.data.Name, old.state.Name)
 	from.Retire()
+	return to, nil
+}
+
+// upgrade goes over from a pair of files of the layout before to new ones. Killed anywhere, a successor finds the old pair as it
+// was, or both with the new one of the higher generation.
+func (s *Store) upgrade(old pair, want ring.Geometry, opt ring.Options) (*ring.Ring, error) {
+	to, err := ring.Upgrade(old.data.FD, old.state.FD, want, opt)
+	if err != nil {
+		return nil, err
+	}
+	s.ops.Seam("move.copied")
+	if err := s.putRing(to); err != nil {
+		s.forgetRing(to)
+		to.Retire()
+		return nil, err
+	}
+	s.ops.Seam("move.stored")
+	to.Publish()
+	s.ops.Seam("move.published")
+	s.retire(old)
 	return to, nil
 }
 

@@ -58,18 +58,19 @@ func New(c Config) *Store {
 		wanted: make(map[string]*kept), told: make(map[string]*kept), stale: make(map[string]struct{})}
 }
 
-// Name is what the descriptor of a sink or a connected source is called in the store; "" if it is not kept there.
+// Name is what the descriptor of a sink is called in the store; "" if it is not kept there.
 func Name(spec *ring.Spec) string {
 	switch spec.Kind {
 	case ring.Dynamic:
 		return activation.SinkName(activation.DatagramSink, spec.ID)
 	case ring.Framed:
 		return activation.SinkName(activation.ConnectedSink, spec.ID)
-	case ring.Source:
-		return activation.SinkName(activation.ConnectedSource, spec.ID)
 	}
 	return ""
 }
+
+// ClientName is what the descriptor of a connected source is called in the store.
+func ClientName(id uint64) string { return activation.SinkName(activation.ConnectedSource, id) }
 
 // barrierTimeout is how long the service manager may take to read its mail.
 const barrierTimeout = 10 * time.Second

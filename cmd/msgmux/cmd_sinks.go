@@ -18,14 +18,14 @@ import (
 func sinksCommand(where *location) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sinks",
-		Short: "list, add, drop and change sinks",
-		Long: `List, add, drop and change the sinks of the channel. A SINK is a label, or an
+		Short: "list, add, remove, drop and change sinks",
+		Long: `List, add, remove, drop and change the sinks of the channel. A SINK is a label, or an
 id as '#12' (in quotes, a shell takes it for a comment otherwise). Changing is
 for root, the broker's user and the sink's owner.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: chooseCommand,
 	}
-	cmd.AddCommand(sinksListCommand(where), sinksAddCommand(where), sinksDropCommand(where), sinksSetCommand(where))
+	cmd.AddCommand(sinksListCommand(where), sinksAddCommand(where), sinksRemoveCommand(where), sinksDropCommand(where), sinksSetCommand(where))
 	return cmd
 }
 
@@ -55,7 +55,7 @@ func sinksDropCommand(where *location) *cobra.Command {
 	return &cobra.Command{
 		Use:               "drop SINK...",
 		Short:             "remove sinks from the channel",
-		Long:              "Remove sinks from the channel. What they have not been sent counts as abandoned. Those that are connected, as sub is, are hung up on; others are not told.",
+		Long:              "Remove sinks from the channel. What they have not been sent counts as abandoned. Those that are connected, as sub is, are hung up on; others are not told. A static sink can be removed when its entry in the folder of sinks is gone.",
 		ValidArgsFunction: completeSinks(where),
 		Args:              someSinks,
 		RunE: func(_ *cobra.Command, args []string) error {

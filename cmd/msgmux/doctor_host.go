@@ -10,7 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,6 +26,8 @@ type patient struct {
 	status  *msgmux.Status // nil: the broker does not answer
 	sinks   []msgmux.SinkStatus
 	silence error // why it does not
+
+	explained []string // findings about sinks that say why these are as they are
 }
 
 func newPatient(where *location) (*patient, error) {
@@ -61,16 +63,18 @@ func kernelNumber(name string) (uint64, error) {
 }
 
 // queueLength is how many datagrams may wait in one socket. The kernel's own value of 10 makes senders wait for every
-// wink of the broker; systemd raises it at boot.
+// wink of the broker; systemd raises it at boot to 512, which two busy senders fill, and the packages to 4096.
 func (p *patient) queueLength() finding {
 	const name = "net.unix.max_dgram_qlen"
 	n, err := kernelNumber(name)
-	advice := "sysctl -w " + name + "=512, and a file in /etc/sysctl.d for the next boot; sockets that are there keep their limit, so stop and start the channel"
+	advice := "sysctl -w " + name + "=4096, and a file in /etc/sysctl.d for the next boot; sockets that are there keep their limit, so restart " + p.units.targetOr("the channel")
 	switch {
 	case err != nil:
 		return found(name, poor, "see whether /proc is mounted here", "cannot be read: %v", err)
-	case n < 100:
-		return found(name, poor, advice, "only %d datagrams may wait in a socket", n)
+	case n < 512:
+		return found(name, poor, advice, "only %d datagrams may wait in a socket: senders wait at every turn, and those that never wait lose messages", n)
+	case n < 4096:
+		return found(name, poor, advice, "%d datagrams may wait in a socket: beside two busy senders, one that never waits loses messages", n)
 	}
 	return found(name, good, "", "%d datagrams may wait in a socket", n)
 }
@@ -243,7 +247,7 @@ func (p *patient) descriptors() finding {
 	const name = "descriptors"
 	n, known := p.limitOf("Max open files")
 	if !known {
-		return found(name, poor, "run the doctor as root, and start the broker", "not known: there is no broker to be looked at")
+		return found(name, poor, p.toSeeTheBroker(), "not known: there is no broker to be looked at")
 	}
 	need := p.status.MaxSinks + 1024
 	if p.units.storeMax > 0 {
@@ -254,7 +258,7 @@ func (p *patient) descriptors() finding {
 		used = strconv.Itoa(len(entries))
 	}
 	if n < need {
-		return found(name, bad, fmt.Sprintf("LimitNOFILE=%d in a drop-in: systemctl edit %s; by hand, ulimit -n", need, p.units.serviceOr("msgmux.service")),
+		return found(name, bad, fmt.Sprintf("LimitNOFILE=%d in a drop-in: %s edit %s; by hand, ulimit -n", need, p.units.systemctl(), p.units.serviceOr("msgmux.service")),
 			"the broker may open %d, and %d sinks and the descriptor store need %d", n, p.status.MaxSinks, need)
 	}
 	return found(name, good, "", "%s of %d are open, %d may be needed", used, n, need)
@@ -265,7 +269,7 @@ func (p *patient) descriptors() finding {
 func (p *patient) lockedMemory() finding {
 	const name = "memlock"
 	if p.status == nil {
-		return found(name, poor, "start the broker", "not known: there is no broker to be looked at")
+		return found(name, poor, p.toSeeTheBroker(), "not known: there is no broker to be looked at")
 	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.status.PID))
 	if err != nil {
@@ -279,7 +283,7 @@ func (p *patient) lockedMemory() finding {
 	}
 	if locked == 0 {
 		limit, _ := p.limitOf("Max locked memory")
-		return found(name, poor, fmt.Sprintf("LimitMEMLOCK=infinity in a drop-in: systemctl edit %s; by hand, ulimit -l", p.units.serviceOr("msgmux.service")),
+		return found(name, poor, fmt.Sprintf("LimitMEMLOCK=infinity in a drop-in: %s edit %s; by hand, ulimit -l", p.units.systemctl(), p.units.serviceOr("msgmux.service")),
 			"nothing of the broker is locked in memory; its limit is %s", byteCount(limit))
 	}
 	return found(name, good, "", "%s of the broker are locked in memory", byteCount(locked<<10))
@@ -291,11 +295,7 @@ const blockedLong = 10 // seconds
 // examineChannel is how the channel itself is.
 func (p *patient) examineChannel() []finding {
 	if p.status == nil {
-		advice := "is it running? systemctl status " + p.units.serviceOr("msgmux.service")
-		if errors.Is(p.silence, fs.ErrPermission) {
-			advice = "be root, or in the group of " + filepath.Join(p.channel.RuntimeDir, "control")
-		}
-		return []finding{found("channel", bad, advice, "no broker answers: %v", p.silence)}
+		return []finding{found("channel", bad, p.toSeeTheBroker(), "no broker answers: %v", p.silence)}
 	}
 	s := p.status
 	findings := []finding{found("channel", good, "", "version %s in %s, %s received, %s lost", s.Version, s.RuntimeDir, commas(s.Received), commas(s.Lost))}
@@ -305,12 +305,19 @@ func (p *patient) examineChannel() []finding {
 		if b.ForSeconds >= blockedLong {
 			v = bad
 		}
-		findings = append(findings, found("sources", v, fmt.Sprintf("see what its program does; msgmux sinks set %s --patience 1s leaves it behind", visible(b.Sink)),
-			"they have waited for the sink %s for %s", b.Sink, roughly(seconds(b.ForSeconds))))
+		if p.hasOther(b.Sink) {
+			findings = append(findings, found("sources", v, fmt.Sprintf("see what its program does; %s sinks set '%s' --patience 1s leaves it behind", p.msgmux(), visible(b.Sink)),
+				"they have waited for the sink %s for %s", b.Sink, roughly(seconds(b.ForSeconds))))
+			break
+		}
+		// To leave the last one behind would be to lose what nobody has: its patience does not count.
+		findings = append(findings, found("sources", v, "restart its program, or attach another sink: "+p.anySink(),
+			"they have waited for the sink %s for %s; it is the only one that takes messages, and so is waited for whatever its patience",
+			b.Sink, roughly(seconds(b.ForSeconds))))
 	case b.Blocked && s.Sinks.Total == 0:
-		findings = append(findings, found("sources", poor, "start a consumer; msgmux sub is one", "there is no sink: what they send waits"))
+		findings = append(findings, found("sources", poor, "start a consumer: "+p.anySink(), "there is no sink: what they send waits"))
 	case b.Blocked:
-		findings = append(findings, found("sources", bad, "start one; taps do not count", "no sink is there to take their messages"))
+		findings = append(findings, found("sources", bad, "start one, taps do not count: "+p.anySink(), "no sink is there to take their messages"))
 	default:
 		findings = append(findings, found("sources", good, "", "nobody makes them wait"))
 	}
@@ -320,10 +327,13 @@ func (p *patient) examineChannel() []finding {
 			if k.Tap || k.Patience == "0" || k.Patience == "0s" {
 				continue // losing is its way of life
 			}
-			findings = append(findings, found("sink "+visible(k.Label), poor, fmt.Sprintf("see what its program does; msgmux sinks set '%s' --patience 10s has it waited for longer", visible(k.Label)),
+			findings = append(findings, found("sink "+visible(k.Label), poor, fmt.Sprintf("see what its program does; %s sinks set '%s' --patience 10s has it waited for longer", p.msgmux(), visible(k.Label)),
 				"it was left behind and has lost %s", plural(k.Lost, "message")))
 		case "absent":
-			findings = append(findings, found("sink "+visible(k.Label), poor, "start what binds it, or remove the entry", "nobody is at %s", k.Address))
+			// With what its service has, its absence is explained.
+			if f := p.absent(k); !slices.Contains(p.explained, f.Name) {
+				findings = append(findings, f)
+			}
 		}
 	}
 	return findings

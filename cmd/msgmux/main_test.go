@@ -313,7 +313,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"sub --idle", "needs an argument"},
 		{"status all", `there is "all"`},
 		{"sinks", "a command is missing"},
-		{"sinks remove x", `no command "remove"`},
+		{"sinks delete x", `no command "delete"`},
 		{"sinks list x", `there is "x"`},
 		{"sinks drop", "which SINK"},
 		{"sinks set x", "give --patience"},
@@ -380,7 +380,7 @@ func TestCompletionKnowsCommandsAndValues(t *testing.T) {
 	for args, want := range map[string]string{
 		"__complete sub -o |":      "raw\nline\nnul\njson\nhex\n",
 		"__complete sub --start |": "now\noldest\n",
-		"__complete sinks |":       "add\tadd a static sink whose socket systemd holds\ndrop\tremove sinks from the channel\nlist\tlist the sinks\nset\tchange how long the channel waits for sinks\n",
+		"__complete sinks |":       "add\tadd a static sink whose socket systemd holds\ndrop\tremove sinks from the channel\nlist\tlist the sinks\nremove\tundo 'sinks add'\nset\tchange how long the channel waits for sinks\n",
 		"__complete sinks drop |":  "archive\n",
 	} {
 		// The last word is the one being typed, here still empty.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -28,11 +29,14 @@ type channelUnits struct {
 	storeMax uint64 // FileDescriptorStoreMax=, once it was looked at
 }
 
+// channelName is what units can be instances of: anything else is a folder that somebody has named so.
+var channelName = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
+
 func unitsOf(c msgmux.Channel) channelUnits {
 	parent, folder := filepath.Split(c.RuntimeDir)
 	name, isOurs := strings.CutPrefix(folder, "msgmux")
 	instance, named := strings.CutPrefix(name, ".")
-	isOurs = isOurs && (name == "" || named && instance != "")
+	isOurs = isOurs && (name == "" || named && channelName.MatchString(instance))
 	switch {
 	case isOurs && filepath.Clean(parent) == "/run":
 		return channelUnits{instance: instance}
@@ -60,6 +64,25 @@ func (u channelUnits) serviceOr(other string) string {
 	}
 	return u.name("", "service")
 }
+
+// targetOr is the name of the target, or another if there is none.
+func (u channelUnits) targetOr(other string) string {
+	if u.unmanaged {
+		return other
+	}
+	return u.name("", "target")
+}
+
+// userFlag is what systemctl and journalctl need to mean the systemd of the units, with a space before it.
+func (u channelUnits) userFlag() string {
+	if u.user {
+		return " --user"
+	}
+	return ""
+}
+
+// systemctl begins a command line for the systemd of the units.
+func (u channelUnits) systemctl() string { return "systemctl" + u.userFlag() }
 
 // errNoSystemd is a host that systemd does not run (sd_booted(3)).
 var errNoSystemd = errors.New("systemd does not run this host: there is no /run/systemd/system")
@@ -113,36 +136,14 @@ func (p *patient) examineUnits() []finding {
 		return []finding{found(name, poor, "start a broker by hand: msgmuxd --runtime-dir DIR; then msgmux doctor --runtime-dir DIR", "%v", err)}
 	}
 	if err != nil {
-		return []finding{found(name, poor, "see whether D-Bus runs, or be root", "%v", err)}
+		return []finding{found(name, poor, "be root, or see whether D-Bus runs", "%v", err)}
 	}
 	defer conn.Close()
-	var missing, idle []string
-	for _, unit := range []string{u.name("", "target"), u.name("source", "socket"), u.name("publish", "socket"), u.name("register", "socket"),
-		u.name("subscribe", "socket"), u.name("control", "socket"), u.name("", "service")} {
-		properties, err := conn.GetUnitPropertiesContext(ctx, unit)
-		switch {
-		case err != nil || properties["LoadState"] != "loaded":
-			missing = append(missing, unit)
-		case properties["ActiveState"] != "active":
-			idle = append(idle, fmt.Sprintf("%s is %v", unit, properties["ActiveState"]))
-		}
-	}
-	start := "systemctl enable --now "
-	if u.user {
-		start = "systemctl --user enable --now "
-	}
-	var findings []finding
-	switch {
-	case len(missing) > 0:
-		findings = append(findings, found(name, bad, "install the package, or copy units/ and run systemctl daemon-reload", "not there: %s", strings.Join(missing, ", ")))
-	case len(idle) == 1 && strings.HasPrefix(idle[0], u.name("", "service")):
-		findings = append(findings, found(name, poor, start+u.name("", "service")+"; or send a message, which starts it", "%s, the sockets listen", idle[0]))
-	case len(idle) > 0:
-		findings = append(findings, found(name, bad, start+u.name("", "target")+" "+u.name("", "service"), "%s", strings.Join(idle, ", ")))
-	default:
-		findings = append(findings, found(name, good, "", "%s, its sockets and its broker are active", u.name("", "target")))
-	}
-	return append(findings, p.descriptorStore(ctx, conn))
+	findings := p.judgeUnits(u.lookAt(ctx, conn))
+	findings = append(findings, p.restarts(ctx, conn)...)
+	findings = append(findings, p.paths(ctx, conn)...)
+	findings = append(findings, p.descriptorStore(ctx, conn))
+	return append(findings, p.consumers(ctx, conn)...)
 }
 
 // descriptorStore is where the ring and the sinks outlive the broker.
@@ -152,7 +153,7 @@ func (p *patient) descriptorStore(ctx context.Context, conn *dbus.Conn) finding 
 	service := u.name("", "service")
 	properties, err := conn.GetUnitTypePropertiesContext(ctx, service, "Service")
 	if err != nil {
-		return found(name, poor, "see what systemctl status "+service+" says", "not known: %v", err)
+		return found(name, poor, "see what "+u.systemctl()+" status "+service+" says", "not known: %v", err)
 	}
 	most, _ := properties["FileDescriptorStoreMax"].(uint32)
 	held, _ := properties["NFileDescriptorStore"].(uint32)
@@ -170,7 +171,7 @@ func (p *patient) descriptorStore(ctx context.Context, conn *dbus.Conn) finding 
 		if !known { // such a systemd does not tell the broker
 			then = "a restart loses the sinks that find no room"
 		}
-		return found(name, bad, fmt.Sprintf("FileDescriptorStoreMax=%d in a drop-in: systemctl edit %s", need+1024, service),
+		return found(name, bad, fmt.Sprintf("FileDescriptorStoreMax=%d in a drop-in: %s edit %s", need+1024, u.systemctl(), service),
 			"it takes %d descriptors, and %d sinks and %d clients may need %d: %s", most, sinks, clients, need, then)
 	}
 	// The two files of a broker that runs, and the sinks that have registered or connected. Sources have theirs there, too, and
@@ -185,7 +186,7 @@ func (p *patient) descriptorStore(ctx context.Context, conn *dbus.Conn) finding 
 		return found(name, good, "", "%d of %d; this systemd keeps them over a restart, and not over a stop", held, most)
 	}
 	if preserve != "yes" {
-		return found(name, poor, "FileDescriptorStorePreserve=yes in a drop-in: systemctl edit "+service, "%d of %d; a stop of %s gives up what it holds", held, most, service)
+		return found(name, poor, "FileDescriptorStorePreserve=yes in a drop-in: "+u.systemctl()+" edit "+service, "%d of %d; a stop of %s gives up what it holds", held, most, service)
 	}
 	return found(name, good, "", "%d of %d; kept over restarts and stops", held, most)
 }

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,7 +39,13 @@ const (
 // usageError is a command line that makes no sense.
 type usageError struct{ error }
 
+// shortestLife is how long a broker that a service manager has started lives at least when it ends by an error: one that cannot
+// start is started again for ever, and should not burn a processor. A crash or a kill is none that this process could prolong,
+// and its successor comes at once.
+const shortestLife = time.Second
+
 func main() {
+	began := time.Now()
 	var o options
 	cmd := &cobra.Command{
 		Use:           "msgmuxd [flags]",
@@ -63,6 +70,9 @@ func main() {
 		return
 	}
 	fmt.Fprintln(os.Stderr, "msgmuxd:", err)
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		time.Sleep(shortestLife - time.Since(began)) // SIGTERM ends it, as nobody catches that any more
+	}
 	if errors.As(err, new(usageError)) || isArgument(err) {
 		os.Exit(exitUsage)
 	}

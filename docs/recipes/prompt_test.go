@@ -168,15 +168,17 @@ func numbers(n int) string {
 	return lines.String()
 }
 
-// TestDrawing holds the picture of the architecture to the program that draws it.
-func TestDrawing(t *testing.T) {
+// TestDrawings holds the pictures to the programs that draw them.
+func TestDrawings(t *testing.T) {
 	stage.Need(t, "python3")
 	docs := filepath.Join(stage.Top(t), "docs")
-	drawn, err := exec.Command("python3", docs+"/architecture.py").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(drawn) != read(t, docs+"/architecture.svg") {
-		t.Error("docs/architecture.svg is not what docs/architecture.py draws: python3 docs/architecture.py >docs/architecture.svg")
+	for _, name := range []string{"architecture", "rooms"} {
+		drawn, err := exec.Command("python3", "-B", filepath.Join(docs, name+".py")).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(drawn) != read(t, filepath.Join(docs, name+".svg")) {
+			t.Errorf("docs/%[1]s.svg is not what docs/%[1]s.py draws: python3 docs/%[1]s.py >docs/%[1]s.svg", name)
+		}
 	}
 }

@@ -85,6 +85,18 @@ func msgmuxd(c *cell) []string {
 	return append([]string{c.msgmuxd, "--runtime-dir", c.dir}, strings.Fields(c.brokerArgs)...)
 }
 
+// before is another msgmuxd in the place of the one that is measured: what it was before a change.
+func before(a *adapter) *adapter {
+	b := *a
+	b.name, b.about = "before-"+a.name, a.about+", with the broker of -before"
+	b.broker = func(c *cell) []string {
+		args := msgmuxd(c)
+		args[0] = c.before
+		return args
+	}
+	return &b
+}
+
 func floor(kind string) func(*cell) []string {
 	return func(c *cell) []string { return []string{c.program("floor"), "broker", c.dir, kind} }
 }
@@ -95,8 +107,11 @@ func choose(words []string) ([]*adapter, error) {
 	for _, w := range words {
 		was := len(chosen)
 		for _, a := range adapters {
-			if w == "all" || w == a.group && w != "msgmux" || w == a.name {
+			switch {
+			case w == "all" || w == a.group && w != "msgmux" || w == a.name:
 				chosen = append(chosen, a)
+			case a.group == "msgmux" && w == "before-"+a.name:
+				chosen = append(chosen, before(a))
 			}
 		}
 		if len(chosen) == was {
