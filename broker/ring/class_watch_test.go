@@ -15,7 +15,8 @@ type class string
 
 const (
 	readers  class = "a sequence word, for readers in the same process: a successor clears it"
-	unread   class = "no successor looks there before another word says so: the phase, a state, a head, a magic"
+	unread   class = "no successor looks there before the phase says so"
+	unborn   class = "no successor looks there, whatever the phase: behind head, an entry that is free, a ring without its magic"
 	redone   class = "within an operation, which a successor does again: it sets both"
 	anywhere class = ""
 )
@@ -31,7 +32,7 @@ func (w *world) classOf(t *twin, s *mem.Store) class {
 		return uintptr(s.At) >= uintptr(p) && uintptr(s.At) < uintptr(p)+size
 	}
 	if t.level == 0 && !w.published() {
-		return unread
+		return unborn
 	}
 	if in(unsafe.Pointer(&c.Word), 4) {
 		return readers
@@ -42,19 +43,30 @@ func (w *world) classOf(t *twin, s *mem.Store) class {
 			return readers
 		}
 		if e.State.Load() == free && !in(unsafe.Pointer(&e.State), 4) {
-			return unread
+			return unborn
 		}
 	}
 	if size := unsafe.Sizeof(sinkEntry{}); within(sec.sinks, uintptr(sec.clients-sec.sinks)) {
 		e := at[sinkEntry](t.f.state, sec.sinks+(state-sec.sinks)/int64(size)*int64(size))
 		if e.State.Load() == free && !in(unsafe.Pointer(&e.State), 4) {
-			return unread
+			return unborn
 		}
 	}
 	if size := unsafe.Sizeof(clientEntry{}); within(sec.clients, uintptr(sec.origins-sec.clients)) {
 		e := at[clientEntry](t.f.state, sec.clients+(state-sec.clients)/int64(size)*int64(size))
 		if e.State.Load() == free && !in(unsafe.Pointer(&e.State), 4) {
-			return unread
+			return unborn
+		}
+	}
+	head := c.Head.Pos.Load()
+	if at := uint64(off - ringOffset); off >= ringOffset && at < g.Size && (at-head)&(g.Size-1) < g.Size-(head-c.Tail.Pos.Load()) {
+		return unborn
+	}
+	if size := unsafe.Sizeof(piece{}); within(sec.index, uintptr(sec.cursors-sec.index)) {
+		n := uint64(g.index())
+		k := uint64((state - sec.index) / int64(size))
+		if (k-(head+pieceSize-1)/pieceSize)%n < n/2 {
+			return unborn
 		}
 	}
 	if in(unsafe.Pointer(&c.Log.Phase), 4) {
@@ -70,17 +82,6 @@ func (w *world) classOf(t *twin, s *mem.Store) class {
 		within(sec.recv, uintptr(sec.send-sec.recv)) && slots.next() >= slots.landed(),
 		within(sec.landing, uintptr(sec.end-sec.landing)) && slots.next() >= slots.landed():
 		return unread
-	}
-	head := c.Head.Pos.Load()
-	if at := uint64(off - ringOffset); off >= ringOffset && at < g.Size && (at-head)&(g.Size-1) < g.Size-(head-c.Tail.Pos.Load()) {
-		return unread // behind head
-	}
-	if size := unsafe.Sizeof(piece{}); within(sec.index, uintptr(sec.cursors-sec.index)) {
-		n := uint64(g.index())
-		k := uint64((state - sec.index) / int64(size))
-		if (k-(head+pieceSize-1)/pieceSize)%n < n/2 {
-			return unread // of a piece behind head
-		}
 	}
 	return anywhere
 }

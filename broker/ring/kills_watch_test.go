@@ -190,6 +190,8 @@ func mistakes(t *testing.T) (all []mistake) {
 		switch a, b := c.always(pair[0]), c.always(pair[1]); {
 		case a == readers || b == readers:
 			m.why = string(readers)
+		case b == unborn:
+			m.why = string(unborn)
 		case a == b:
 			m.why = string(a)
 		}

@@ -50,12 +50,27 @@ type mutation struct {
 	classes map[site]map[class]bool // what the stores of a site were, whenever they were made
 	class   class                   // of the store that is being made
 
-	last site
-	held func() // the first of a swap
+	level  int  // of the ring that is stored to
+	paused bool // what goes on is no broker
+
+	last      [3]site // by level
+	held      func()  // the first of a swap
+	heldLevel int
+}
+
+// pause says that what is stored now is done by who looks, and not by a broker.
+func (m *mutation) pause(yes bool) {
+	if m != nil {
+		m.paused = yes
+	}
 }
 
 // make makes a store, or the mistake.
 func (m *mutation) make(s *mem.Store, apply func(*mem.Store)) {
+	if m.paused {
+		apply(s)
+		return
+	}
 	at := siteOf()
 	if m.count != nil {
 		m.count[at]++
@@ -63,10 +78,10 @@ func (m *mutation) make(s *mem.Store, apply func(*mem.Store)) {
 			m.classes[at] = make(map[class]bool)
 		}
 		m.classes[at][m.class] = true
-		if m.last != "" {
-			m.next[[2]site{m.last, at}]++
+		if last := m.last[m.level]; last != "" {
+			m.next[[2]site{last, at}]++
 		}
-		m.last = at
+		m.last[m.level] = at
 	}
 	switch {
 	case m.drop == at:
@@ -74,7 +89,7 @@ func (m *mutation) make(s *mem.Store, apply func(*mem.Store)) {
 	case m.held != nil:
 		first := m.held
 		m.held = nil
-		if at == m.swap[1] {
+		if at == m.swap[1] && m.level == m.heldLevel {
 			m.made++
 			apply(s)
 			first()
@@ -85,7 +100,7 @@ func (m *mutation) make(s *mem.Store, apply func(*mem.Store)) {
 	case m.swap[0] == at && m.swap[0] != "":
 		later := *s
 		later.Value = append([]byte(nil), s.Value...)
-		m.held = func() { apply(&later) }
+		m.held, m.heldLevel = func() { apply(&later) }, m.level
 	default:
 		apply(s)
 	}

@@ -119,10 +119,11 @@ func (w *world) store(s *mem.Store) {
 			if w.mutation == nil || s.Kind == mem.Scratch {
 				w.apply(t, s)
 			} else {
-				if w.mutation.classes != nil {
-					w.mutation.class = w.classOf(t, s)
+				m := w.mutation
+				if m.level = t.level; m.classes != nil {
+					m.class = w.classOf(t, s)
 				}
-				w.mutation.make(s, func(s *mem.Store) { w.apply(t, s) })
+				m.make(s, func(s *mem.Store) { w.apply(t, s) })
 			}
 			return
 		}
@@ -172,7 +173,11 @@ func (w *world) point(level int, what string) {
 		return
 	}
 	w.quiet++
-	defer func() { w.quiet-- }()
+	w.mutation.pause(true)
+	defer func() {
+		w.quiet--
+		w.mutation.pause(false)
+	}()
 	for _, p := range w.books.judge(r) {
 		w.problem(level, what, p)
 	}
