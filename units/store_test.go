@@ -38,7 +38,10 @@ func TestStoreEmptiedByReload(t *testing.T) {
 			t.Errorf("of a masked unit systemd keeps %s descriptors", held())
 		}
 		p.systemctl("unmask", p.service)
-		if found, exit := p.diagnose(); held() == "0" && (found["fd store"].Verdict != "fail" || exit != 1) {
+		switch found, exit := p.diagnose(); {
+		case held() != "0":
+			t.Log("the broker was faster than the doctor")
+		case found["fd store"].Verdict != "fail" || exit != 1 || !strings.Contains(found["fd store"].Text, "0 of 8192, and the ring and the sinks are 3"):
 			t.Errorf("the doctor says %+v", found["fd store"])
 		}
 		b.Until("systemd keeps all of it again", 2*time.Minute, func() bool { return held() == "5" })
