@@ -29,11 +29,11 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # What `make test` runs. A part joins the list with the change that brings it.
 PARTS := unit proof systemd packages recipes
 
-# The tests that boot a systemd are a part of their own, and so is what the packages are made of. The killing parent is too
+# The tests that boot a systemd are a part of their own, and so are what the packages are made of and the models. The killing parent is too
 # slow under the race detector, and the tests of promise 4 compare times and rates, which it distorts.
-UNIT_PACKAGES = $$(go list ./... | grep -vE '/(units|packaging)(/|$$)')
+UNIT_PACKAGES = $$(go list ./... | grep -vE '/(units|packaging|broker/ring/model)(/|$$)')
 RACE_SKIP     = ^TestPromise4_
-RACE_PACKAGES = $$(go list ./client ./broker/... ./internal/... | grep -vE '/(broker/crashtest|internal/house)$$')
+RACE_PACKAGES = $$(go list ./client ./broker/... ./internal/... | grep -vE '/(broker/crashtest|broker/ring/model|internal/house)$$')
 
 SCRIPTS = $$(git ls-files -z -- .ci '*.sh' | xargs -0 grep -lE '^\#!.*sh')
 
@@ -76,10 +76,15 @@ test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, unde
 	@$(MAKE) --no-print-directory test-race fuzz
 
 .PHONY: test-proof
-test-proof: ## the broker killed after every store to its memory, and MUTANTS (60) mistakes in its code, all noticed; no root
+test-proof: model ## the broker killed after every store to its memory, and MUTANTS (60) mistakes in its code, all noticed; no root
 	go vet -tags ring_watch ./broker/ring/...
 	go test -count=1 -tags ring_watch -timeout 15m -v -run 'TestEveryKill|TestEveryStoreIsPlayed' ./broker/ring ./broker/ring/layout2/writer | grep -vE '^ *(===|---)'
 	MSGMUX_MUTANTS=$(MUTANTS) go test -count=1 -tags ring_watch -timeout 0 -v -run TestMistakesAreCaught ./broker/ring | grep -vE '^ *(===|---)'
+
+.PHONY: model
+model: ## the models of the crash protocol: every state of those that must hold, and a mistake in each of those that must not
+	@.ci/need proof spin gcc || [ $$? = 2 ]
+	go test -count=1 -timeout 30m -v ./broker/ring/model | grep -vE '^ *(===|---)'
 
 .PHONY: test-systemd
 test-systemd: ## boots Debian's systemd 252 and 257 in containers; root, some minutes

@@ -3,21 +3,17 @@
 package crashtest
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/ring/model"
 )
 
 // unreached are seams that the usual load does not come by, with the reason. One that it reaches all the same does not
@@ -42,61 +38,16 @@ var essential = []Point{
 }
 
 // seamsInCode are the names of all seams, as they stand in the code of the broker.
-func seamsInCode(t *testing.T) (names []string) {
+func seamsInCode(t *testing.T) []string {
 	t.Helper()
-	name := regexp.MustCompile(`^[a-z]+\.[a-z]+$`)
-	found := make(map[string]bool)
-	for _, room := range []string{"ring", "store", "loop", "gate"} {
-		files, err := filepath.Glob(filepath.Join("..", room, "*.go"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, path := range files {
-			if strings.HasSuffix(path, "_test.go") {
-				continue
-			}
-			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ast.Inspect(file, func(n ast.Node) bool {
-				for _, arg := range seamNames(n) {
-					if lit, ok := arg.(*ast.BasicLit); ok && lit.Kind == token.STRING {
-						if text, err := strconv.Unquote(lit.Value); err == nil && name.MatchString(text) {
-							found[text] = true
-						}
-					}
-				}
-				return true
-			})
-		}
+	source, err := model.ReadSource("..")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(found) < 20 {
-		t.Fatalf("only these seams were found in the code: %v", slices.Sorted(maps.Keys(found)))
+	if len(source.Seams) < 20 {
+		t.Fatalf("only these seams were found in the code: %v", source.Seams)
 	}
-	return slices.Sorted(maps.Keys(found))
-}
-
-// seamNames are the expressions in n that may be names of seams: arguments of Seam itself, of what the ring calls with the
-// name of one, and what stands in the gate's seams.
-func seamNames(n ast.Node) (names []ast.Expr) {
-	switch n := n.(type) {
-	case *ast.CallExpr:
-		if f, ok := n.Fun.(*ast.SelectorExpr); ok && slices.Contains([]string{"Seam", "log", "done"}, f.Sel.Name) {
-			return n.Args
-		}
-	case *ast.CompositeLit:
-		if t, ok := n.Type.(*ast.Ident); !ok || t.Name != "seams" {
-			return nil
-		}
-		for _, e := range n.Elts {
-			if kv, ok := e.(*ast.KeyValueExpr); ok {
-				e = kv.Value
-			}
-			names = append(names, e)
-		}
-	}
-	return names
+	return source.Seams
 }
 
 // other is a second shape for a channel: going over to it and back moves the ring.

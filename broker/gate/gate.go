@@ -154,6 +154,6 @@ func (g *Gate) Close() {
 
 // wish is how a sink with these options, of that user, reads.
 func (g *Gate) wish(o wire.Options, uid uint32, patience time.Duration) loop.Wish {
-	return loop.Wish{Asked: o.PatienceSet, Reading: ring.Reading{Oldest: o.Start == wire.StartOldest,
+	return loop.Wish{Asked: o.PatienceSet, Reading: ring.Reading{Start: o.Start,
 		CursorSpec: ring.CursorSpec{Share: o.Share, UID: uid, Tap: o.Tap, Ordinary: g.limits.Ordinary(uid), Patience: patience}}}
 }

@@ -24,8 +24,8 @@ func (r *Roster) Greet(s *ring.Sink, fd int) {
 func (r *Roster) greet(s *ring.Sink, fd int) bool {
 	r.store.Skip(fd) // the hello, if it is still there: nothing else can be, without an ok
 	r.ops.Seam("attach.taken")
-	ok := wire.Reply{ID: s.ID(), MaxMessage: r.MaxMessage()}.Append(nil)
-	if r.ring.Greet(s, fd, ok) == 0 && r.openConnection(s, fd) {
+	ok := wire.Reply{ID: s.ID(), Label: s.Spec().Label, Epoch: r.ring.Epoch(), Next: s.Cursor().Start(), MaxMessage: r.MaxMessage()}
+	if r.ring.Greet(s, fd, ok.Append(nil)) == 0 && r.openConnection(s, fd) {
 		return true
 	}
 	r.forget(s)

@@ -28,6 +28,8 @@ type books struct {
 	// taking says that the last of entering came from a message queue, and the call that took it has returned to no more than
 	// that: whether it counts hangs on what was written down.
 	taking bool
+	// from is the id that what is landed has come from.
+	from uint64
 
 	attempts uint32
 	consumed bool // the registration at the head of the queue was taken, and nothing has begun since
@@ -261,6 +263,9 @@ func (b *books) judgeDelivered(v *verdict, r *Ring, doubted bool) {
 // judgeContents looks at every message in the ring, has what is landed enter, with all sinks taking what they can get if
 // there is no room, and looks again.
 func (b *books) judgeContents(v *verdict, r *Ring, doubted bool) {
+	if got, want := r.c.From.Load(), b.from; r.Landed() && got != want {
+		v.say("what is landed comes from client %d instead of %d", got, want)
+	}
 	compared := r.Tail().Seq
 	for range 2*MaxBatch + 2 {
 		tail, head := r.Tail(), r.Head()

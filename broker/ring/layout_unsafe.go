@@ -388,7 +388,7 @@ type consumeArea struct {
 type greetArea struct {
 	Hdr [1]mem.Header
 	Iov [1]mem.Iovec
-	Buf mem.Value[[64]byte]
+	Buf mem.Value[[maxGreeting]byte] // the last: it may have another size in another version
 }
 
 // sections of the state, in bytes from the start of the file.

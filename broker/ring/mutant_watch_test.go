@@ -6,6 +6,7 @@ package ring
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -28,7 +29,7 @@ func siteOf() site {
 		}
 		if !strings.Contains(f.File, "/ring/mem/") && !strings.HasSuffix(f.File, "_watch_test.go") {
 			name := f.Function[strings.LastIndexByte(f.Function, '.')+1:]
-			lines = append(lines, fmt.Sprintf("%s:%d(%s)", filepath.Base(f.File), f.Line, name))
+			lines = append(lines, fmt.Sprintf("%s:%d(%s) %s", filepath.Base(f.File), f.Line, name, sourceLine(f.File, f.Line)))
 		} else if len(lines) > 0 {
 			break // who drives the ring
 		}
@@ -37,6 +38,20 @@ func siteOf() site {
 		}
 	}
 	return site(strings.Join(lines, " < "))
+}
+
+// sources are the files that sites are in, by lines.
+var sources = make(map[string][]string)
+
+func sourceLine(file string, n int) string {
+	if sources[file] == nil {
+		text, _ := os.ReadFile(file)
+		sources[file] = strings.Split(string(text), "\n")
+	}
+	if n < 1 || n > len(sources[file]) {
+		return ""
+	}
+	return strings.TrimSpace(sources[file][n-1])
 }
 
 // mutation is one mistake in the code: a store that is left out, or two neighbours that change places. nil is none.

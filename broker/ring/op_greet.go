@@ -9,6 +9,9 @@ import (
 	"github.com/msgmux/msgmux/internal/sys"
 )
 
+// maxGreeting is the longest ok, in bytes: with a label of 64 it has 170.
+const maxGreeting = 256
+
 // greetLog is what GREET writes down. Whether the ok was sent, the length in its header says.
 type greetLog struct {
 	Sink   mem.Value[uint32] // slots of the two tables; one of them is noSlot
@@ -18,7 +21,7 @@ type greetLog struct {
 // Greet is the operation GREET: it sends an attaching sink its ok, as one packet, and attaches it with that. It does
 // not block. Whoever finds it attaching after a kill knows that it has not got its ok, and greets it.
 //
-// Preconditions: text has at most 64 bytes; what the client sent before its ok has been taken from fd.
+// Preconditions: text has at most maxGreeting bytes; what the client sent before its ok has been taken from fd.
 func (r *Ring) Greet(s *Sink, fd int, text []byte) unix.Errno {
 	return r.greetEntry(uint32(s.slot), noSlot, fd, text)
 }
@@ -30,7 +33,7 @@ func (r *Ring) GreetClient(c *Client, fd int, text []byte) unix.Errno {
 
 func (r *Ring) greetEntry(sink, client uint32, fd int, text []byte) unix.Errno {
 	g, l := r.greet, fieldsOf[greetLog](r)
-	var b [64]byte
+	var b [maxGreeting]byte
 	n := copy(b[:], text)
 	g.Buf.Store(b)
 	g.Iov[0].Set(g.Buf.ForKernel()[:n])

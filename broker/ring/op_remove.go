@@ -41,10 +41,9 @@ func (r *Ring) Remove(s *Sink) (abandoned uint64) {
 	return abandoned
 }
 
-// removeCursor is Remove for a cursor that no sink reads from.
-func (r *Ring) removeCursor(c *Cursor) {
-	at := c.e.Done.load()
-	r.remove(uint32(c.slot), noSlot, noSlot, c.e.accepted(at.Seq), c.e.Lost.Load(), r.c.Head.Seq.Load()-at.Seq)
+// removeOrphan is Remove for a cursor whose first sink never came: nothing was ever kept for anybody.
+func (r *Ring) removeOrphan(c *Cursor) {
+	r.remove(uint32(c.slot), noSlot, noSlot, 0, 0, 0)
 	r.forgetCursor(c)
 }
 

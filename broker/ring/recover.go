@@ -304,10 +304,10 @@ func (r *Ring) adoptAll() error {
 		r.adoptClient(i, spec)
 	}
 	r.findFree()
-	// A cursor whose last sink went, or whose first never came.
+	// A cursor goes with its last sink, so one without any is one whose first never came.
 	for _, c := range slices.Clone(r.cursors) {
 		if c.sinks == 0 {
-			r.removeCursor(c)
+			r.removeOrphan(c)
 		}
 	}
 	return nil

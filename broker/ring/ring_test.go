@@ -54,7 +54,7 @@ type wish struct {
 // spec is the sink with that id, and how it reads.
 func (w wish) spec(id uint64, oldest bool) (Spec, Reading) {
 	return Spec{ID: id, Kind: w.Kind, Label: w.Label, Address: w.Address, UID: w.UID, Inode: w.Inode, Frames: w.Frames},
-		Reading{CursorSpec{Share: w.Group, UID: w.UID, Tap: w.Tap, Ordinary: w.Ordinary, Patience: w.Patience}, oldest}
+		Reading{CursorSpec{Share: w.Group, UID: w.UID, Tap: w.Tap, Ordinary: w.Ordinary, Patience: w.Patience}, from(oldest)}
 }
 
 func (g *rig) add(w wish, oldest bool) *Sink {

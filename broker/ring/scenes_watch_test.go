@@ -171,8 +171,8 @@ func playPackets(w *world) {
 	w.send(a, 2)
 	unix.Shutdown(w.packets[0], unix.SHUT_WR)
 	w.do("end", func() {
-		w.kind = Packets
-		w.r.Receive(w.packets[1], Packets, 0, 1)
+		w.kind, w.books.from = Packets, 77
+		w.r.Receive(w.packets[1], Packets, 77, 1)
 		w.r.Empty()
 	})
 }

@@ -42,7 +42,7 @@ func TestSnapshotWhileSlotsChangeHands(t *testing.T) {
 	// One begins behind all of these, and the next one before them.
 	oldest := false
 	for began := time.Now(); time.Since(began) < 500*time.Millisecond; oldest = !oldest {
-		s, err := g.r.Add(Spec{ID: g.r.NewID(), Kind: Dynamic, Label: "s"}, Reading{Oldest: oldest}, false)
+		s, err := g.r.Add(Spec{ID: g.r.NewID(), Kind: Dynamic, Label: "s"}, Reading{Start: from(oldest)}, false)
 		if err != nil {
 			t.Fatal(err)
 		}

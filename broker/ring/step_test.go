@@ -155,7 +155,7 @@ var steppedScenes = map[string]stepped{
 		r.Remove(c.sinks["M1"])
 		r.Remove(c.sinks["M2"])
 		r.Remove(c.sinks["B"])
-		g, err := r.Add(Spec{ID: r.NewID(), Kind: Framed, Label: "G", Frames: true}, Reading{Oldest: true}, true)
+		g, err := r.Add(Spec{ID: r.NewID(), Kind: Framed, Label: "G", Frames: true}, Reading{Start: wire.StartOldest}, true)
 		if err != nil {
 			panic(err)
 		}

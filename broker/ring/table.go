@@ -58,13 +58,13 @@ func (r *Ring) Reserve(id uint64) {
 
 // Reading is how a new sink reads: from a cursor of its own, or from that of a share.
 type Reading struct {
-	CursorSpec      // ID and Since are those of the sink, or of the share that there is
-	Oldest     bool // begin at the tail, instead of where nobody has had anything
+	CursorSpec            // ID and Since are those of the sink, or of the share that there is
+	Start      wire.Start // where to begin; before what nobody has had
 }
 
 // Add enters a sink into the table. A sink of a share uses the share's cursor, which is made with the first one and then has
 // its options; what a later one asks for is not looked at. A new cursor begins at delivered, so that it also gets what nobody
-// has had, or at the tail. A sink that is attaching gets nothing before Greet.
+// has had, or before that, where Start says. A sink that is attaching gets nothing before Greet.
 //
 // An entry's state is its commit record: until it is written, last, there is no such sink. A cursor that is left without a
 // sink is removed by the successor.
@@ -101,9 +101,9 @@ func (r *Ring) Add(spec Spec, how Reading, attach bool) (*Sink, error) {
 func (r *Ring) addCursor(how Reading) *Cursor {
 	slot := r.freeCursors.take()
 	e := &r.cursorTable[slot]
-	start, flags := r.c.Delivered.load(), uint32(0)
-	if how.Oldest && r.c.Tail.Seq.Load() < start.Seq {
-		start, flags = r.c.Tail.load(), flagCatching
+	start, flags := r.startAt(how.Start), uint32(0)
+	if start.Seq < r.c.Delivered.Seq.Load() {
+		flags = flagCatching
 	}
 	e.Done.store(start)
 	e.Sent.store(start)

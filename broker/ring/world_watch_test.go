@@ -38,6 +38,7 @@ type world struct {
 	packets  [2]int
 	out      map[*Sink][2]int
 	kind     uint32 // what is being received
+	clients  uint64 // the id of the client that it comes from
 	sending  *Sink
 	greeting *clientBook
 	buf      []byte
@@ -388,12 +389,26 @@ func (w *world) cursorOf(s *Sink) *cursorBook {
 func (w *world) do(what string, f func()) {
 	before := w.where
 	w.where = what
+	w.garble()
 	f()
 	if err := w.twins[0].bypassed(); err != nil {
 		w.problems[what+": "+err.Error()]++
 	}
 	w.point(0, "at rest")
 	w.where = before
+}
+
+// garble fills the log's fields with what no operation writes there: between two operations nobody looks at them, and the next one
+// must not lean on what the last one has left.
+func (w *world) garble() {
+	l := &w.r.c.Log
+	if l.Phase.Load() != phaseIdle {
+		return
+	}
+	for i := range l.Fields {
+		l.Fields[i] = garbage
+	}
+	w.twins[0].wrote(unsafe.Pointer(&l.Fields), len(l.Fields))
 }
 
 // silently runs f without trying a kill: what brings a scene about.
@@ -427,7 +442,11 @@ func (w *world) raw(b []byte) {
 func (w *world) receive(kind uint32, fd, limit int) {
 	w.do("receive", func() {
 		w.kind = kind
-		w.r.Receive(fd, kind, 0, limit)
+		w.clients++
+		if w.books.from = w.clients; kind == Queues {
+			w.books.from = 0
+		}
+		w.r.Receive(fd, kind, w.books.from, limit)
 		w.books.taking = false
 		w.books.uncertain = w.r.c.Uncertain.Load()
 	})

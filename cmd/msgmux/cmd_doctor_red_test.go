@@ -67,7 +67,7 @@ func TestDoctorSeesWhoBlocks(t *testing.T) {
 	pub.start()
 	until(t, "sources wait long", func() bool {
 		s, err := msgmux.Channel{RuntimeDir: dir}.Status(t.Context())
-		return err == nil && s.Sources.Blocked && s.Sources.ForSeconds > blockedLong
+		return err == nil && s.Sources.Blocked && s.Sources.For.Seconds() > blockedLong
 	})
 	f := diagnose(t, prepare(t, dir, "doctor", "--json"), exitFailure)["sources"]
 	if f.Verdict != bad || !strings.Contains(f.Text, "for the sink archive") || strings.Contains(f.Advice, "sinks set") ||

@@ -48,7 +48,6 @@ If something fails, the files are removed again. It needs to be run by root, or
 with --user by the user. 'msgmux sinks remove' undoes it.`,
 		Example: `  msgmux sinks add archive --service archive.service
   msgmux sinks add archive --service archive.service --patience forever --dry-run`,
-		ValidArgsFunction: cobra.NoFileCompletions,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return errors.New("which NAME is the sink to have?")
@@ -76,6 +75,10 @@ with --user by the user. 'msgmux sinks remove' undoes it.`,
 	flags.BoolVar(&o.frames, "frames", false, "many messages in one packet")
 	flags.BoolVar(&o.dry, "dry-run", false, "print what would be written, and do nothing")
 	flags.BoolVar(&o.force, "force", false, "replace files that are there already")
+	completeWith(cmd, "service", completeServices(where))
+	complete(cmd, "patience", patienceExamples...)
+	complete(cmd, "start", startNow, startOldest)
+	completeLive(where, cmd, "share", sharesOf)
 	return cmd
 }
 
@@ -229,18 +232,19 @@ const restartLines = "Restart=on-failure\nRestartSec=500ms\n"
 
 // lines is the file of options, empty if all are as they would be without one. The parser of the broker has to take it.
 func (o *addOptions) lines() ([]byte, error) {
-	var text strings.Builder
+	var options wire.Options
 	for _, option := range []struct {
 		key, value string
 	}{{"patience", o.patience.text()}, {"start", o.start}, {"share", o.share}, {"tap", yes(o.tap)}, {"frames", yes(o.frames)}} {
-		if option.value != "" {
-			fmt.Fprintf(&text, "%s=%s\n", option.key, option.value)
+		if option.value == "" {
+			continue
+		}
+		// Each by itself: a newline in one must not make another of it.
+		if err := options.Set(option.key, option.value); err != nil {
+			return nil, usageError{err}
 		}
 	}
-	if _, err := wire.ParseOptionLines([]byte(text.String())); err != nil {
-		return nil, usageError{err}
-	}
-	return []byte(text.String()), nil
+	return options.AppendLines(nil), nil
 }
 
 // text is the patience as a file of options has it, "" if none was given.
@@ -429,7 +433,7 @@ func (a *addition) tell(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for ctx.Err() == nil {
-		_, sinks, err := a.channel.List(ctx)
+		_, sinks, err := look(ctx, a.channel, wire.OpList)
 		if err != nil {
 			say("the broker does not answer; when it runs, it finds the sink: %v", err)
 			return

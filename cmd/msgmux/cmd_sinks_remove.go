@@ -28,7 +28,7 @@ func sinksRemoveCommand(where *location) *cobra.Command {
 were written for it, and drop the sink from the channel. What is queued in its
 socket is lost; the service itself is left alone. It needs to be run by root, or
 with --user by the user.`,
-		ValidArgsFunction: completeSinks(where),
+		ValidArgsFunction: live(where, labelsOf),
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return errors.New("which NAME has the sink?")

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,17 +13,18 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // patient is who the doctor looks at: a host, and one channel on it.
 type patient struct {
 	channel msgmux.Channel
 	units   channelUnits
-	status  *msgmux.Status // nil: the broker does not answer
-	sinks   []msgmux.SinkStatus
+	status  *wire.Status // nil: the broker does not answer
+	sinks   []wire.Sink
 	silence error // why it does not
 
 	explained []string // findings about sinks that say why these are as they are
@@ -38,7 +38,7 @@ func newPatient(where *location) (*patient, error) {
 	p := &patient{channel: c, units: unitsOf(c)}
 	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 	defer cancel()
-	status, sinks, err := c.List(ctx)
+	status, sinks, err := look(ctx, c, wire.OpList)
 	if p.silence = err; err == nil {
 		p.status, p.sinks = &status, sinks
 	}
@@ -100,15 +100,6 @@ func (p *patient) sendBuffer() finding {
 	return found(name, good, "", "%s, for messages of up to %s", byteCount(n), byteCount(want))
 }
 
-// The numbers of the kernel's interface (sock_diag(7), linux/unix_diag.h).
-const (
-	netlinkSockDiag  = 4
-	sockDiagByFamily = 20
-	diagShowPeer     = 1 << 2
-	diagShowUID      = 1 << 6
-	diagUID          = 7
-)
-
 // sockDiag asks the kernel who made the socket at the other end of one of ours, as the broker does for each sink that is
 // registered.
 func sockDiag() finding { return judgeSockDiag(socketOwner()) }
@@ -126,6 +117,7 @@ func judgeSockDiag(uid uint32, err error) finding {
 	return found(name, good, "", "the kernel tells whose a socket is")
 }
 
+// socketOwner is the user that the kernel takes a socket of ours for to be of.
 func socketOwner() (uid uint32, err error) {
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -133,74 +125,16 @@ func socketOwner() (uid uint32, err error) {
 	}
 	defer syscall.Close(pair[0])
 	defer syscall.Close(pair[1])
-	var st syscall.Stat_t
-	if err := syscall.Fstat(pair[0], &st); err != nil {
-		return 0, os.NewSyscallError("fstat", err)
-	}
-	fd, err := syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_RAW|syscall.SOCK_CLOEXEC, netlinkSockDiag)
+	diag, err := sys.NewSockDiag()
 	if err != nil {
-		return 0, os.NewSyscallError("socket", err)
-	}
-	defer syscall.Close(fd)
-	if err := askDiag(fd, uint32(st.Ino), 0, diagShowPeer|diagShowUID); err != nil {
 		return 0, err
 	}
-	order := binary.NativeEndian
-	answer := make([]byte, 8192)
-	n, _, err := syscall.Recvfrom(fd, answer, 0)
-	if err != nil {
-		return 0, os.NewSyscallError("recvfrom", err)
+	defer diag.Close()
+	socket, err := diag.LookupFD(pair[0])
+	if err == nil && !socket.HasUID {
+		err = errors.New("its kernel is older than 5.3")
 	}
-	messages, err := syscall.ParseNetlinkMessage(answer[:n])
-	if err != nil || len(messages) == 0 {
-		return 0, errors.New("the answer is none")
-	}
-	m := messages[0]
-	if m.Header.Type == syscall.NLMSG_ERROR && len(m.Data) >= 4 {
-		return 0, syscall.Errno(-int32(order.Uint32(m.Data)))
-	}
-	known := false
-	eachAttribute(m.Data[min(16, len(m.Data)):], func(kind uint16, value []byte) { // behind struct unix_diag_msg
-		if kind == diagUID && len(value) >= 4 {
-			uid, known = order.Uint32(value), true
-		}
-	})
-	if !known {
-		return 0, errors.New("its kernel is older than 5.3")
-	}
-	return uid, nil
-}
-
-// askDiag asks for one unix socket, or with NLM_F_DUMP for all, on a netlink socket of which each answer is to be read for at
-// most a second.
-func askDiag(fd int, inode uint32, flags uint16, show uint32) error {
-	// struct nlmsghdr, and struct unix_diag_req: family, protocol, padding, states, inode, what to show, cookie.
-	order := binary.NativeEndian
-	q := order.AppendUint32(nil, 16+24)
-	q = order.AppendUint16(q, sockDiagByFamily)
-	q = order.AppendUint16(q, syscall.NLM_F_REQUEST|flags)
-	q = append(q, make([]byte, 8)...)
-	q = append(q, syscall.AF_UNIX, 0, 0, 0)
-	for _, n := range []uint32{^uint32(0), inode, show, ^uint32(0), ^uint32(0)} {
-		q = order.AppendUint32(q, n)
-	}
-	if err := syscall.Sendto(fd, q, 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
-		return os.NewSyscallError("sendto", err)
-	}
-	timeout := syscall.NsecToTimeval(int64(time.Second))
-	return os.NewSyscallError("setsockopt", syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &timeout))
-}
-
-// eachAttribute calls f with each of the attributes (netlink(7)): length, type, value, padded to 4.
-func eachAttribute(b []byte, f func(kind uint16, value []byte)) {
-	for len(b) >= 4 {
-		size := int(binary.NativeEndian.Uint16(b))
-		if size < 4 || size > len(b) {
-			return
-		}
-		f(binary.NativeEndian.Uint16(b[2:]), b[4:size])
-		b = b[min((size+3)/4*4, len(b)):]
-	}
+	return socket.UID, err
 }
 
 // groups are those that the units give the sockets to.

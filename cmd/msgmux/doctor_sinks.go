@@ -20,6 +20,7 @@ import (
 	"github.com/coreos/go-systemd/v22/dbus"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // consumers looks at the services that read the static sinks whose sockets systemd holds.
@@ -119,13 +120,13 @@ func (p *patient) anySink() string {
 
 // hasOther says whether a sink beside the one with that label takes messages, so that the channel need not wait for that one.
 func (p *patient) hasOther(label string) bool {
-	return slices.ContainsFunc(p.sinks, func(k msgmux.SinkStatus) bool {
+	return slices.ContainsFunc(p.sinks, func(k wire.Sink) bool {
 		return k.Label != label && !k.Tap && k.State != "absent" && k.State != "lagging"
 	})
 }
 
 // absent says why nobody is at a static sink, as far as its path tells.
-func (p *patient) absent(k msgmux.SinkStatus) finding {
+func (p *patient) absent(k wire.Sink) finding {
 	name := "sink " + visible(k.Label)
 	info, err := os.Stat(k.Address)
 	switch {

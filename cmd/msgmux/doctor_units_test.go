@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestDoctorJudgesUnits by what systemd may say of them, in the words of the channel that was asked about.
@@ -79,7 +80,7 @@ func TestDoctorSpeaksOfTheChannel(t *testing.T) {
 			}
 		}
 	}
-	p := &patient{sinks: []msgmux.SinkStatus{{Label: "a"}, {Label: "tap", Tap: true}, {Label: "gone", State: "absent"}}}
+	p := &patient{sinks: []wire.Sink{{Label: "a"}, {Label: "tap", Tap: true}, {Label: "gone", State: "absent"}}}
 	if p.hasOther("a") || !p.hasOther("b") {
 		t.Error("taps and absent sinks count, or others do not")
 	}

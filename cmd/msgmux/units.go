@@ -9,9 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
@@ -29,18 +27,14 @@ type channelUnits struct {
 	storeMax uint64 // FileDescriptorStoreMax=, once it was looked at
 }
 
-// channelName is what units can be instances of: anything else is a folder that somebody has named so.
-var channelName = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
-
 func unitsOf(c msgmux.Channel) channelUnits {
 	parent, folder := filepath.Split(c.RuntimeDir)
-	name, isOurs := strings.CutPrefix(folder, "msgmux")
-	instance, named := strings.CutPrefix(name, ".")
-	isOurs = isOurs && (name == "" || named && channelName.MatchString(instance))
+	// Only what is the name of a channel: it becomes a part of the names and texts of units.
+	name := channelFolder.FindStringSubmatch(folder)
 	switch {
-	case isOurs && filepath.Clean(parent) == "/run":
-		return channelUnits{instance: instance}
-	case isOurs && name == "" && os.Getenv("XDG_RUNTIME_DIR") != "" && filepath.Clean(parent) == filepath.Clean(os.Getenv("XDG_RUNTIME_DIR")):
+	case name != nil && filepath.Clean(parent) == "/run":
+		return channelUnits{instance: name[1]}
+	case name != nil && name[1] == "" && os.Getenv("XDG_RUNTIME_DIR") != "" && filepath.Clean(parent) == filepath.Clean(os.Getenv("XDG_RUNTIME_DIR")):
 		return channelUnits{user: true}
 	}
 	return channelUnits{unmanaged: true}

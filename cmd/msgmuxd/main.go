@@ -21,14 +21,15 @@ import (
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/control"
+	"github.com/msgmux/msgmux/internal/flags"
+	"github.com/msgmux/msgmux/internal/stamp"
 )
 
 // Set by the linker.
-var (
-	version = "devel"
-	commit  = ""
-	date    = ""
-)
+var version, commit, date string
+
+// build is what is known about this program.
+var build = stamp.Of(stamp.Stamp{Version: version, Commit: commit, Date: date})
 
 // Exit codes.
 const (
@@ -47,22 +48,25 @@ const shortestLife = time.Second
 func main() {
 	began := time.Now()
 	var o options
+	// What fails before the broker itself begins is a mistake in the command line, whoever noticed it.
+	started := false
 	cmd := &cobra.Command{
 		Use:           "msgmuxd [flags]",
 		Short:         "one-to-many message passing between the processes of a host",
-		Version:       versionText(),
+		Version:       build.String(),
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.finish(); err != nil {
-				return usageError{err}
+				return err
 			}
+			started = true
 			return serve(cmd.Context(), &o)
 		},
 	}
 	cmd.SetVersionTemplate("msgmuxd {{.Version}}\n")
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flags.Plain(err) })
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	o.register(cmd.Flags())
 	err := cmd.ExecuteContext(context.Background())
@@ -73,24 +77,11 @@ func main() {
 	if os.Getenv("NOTIFY_SOCKET") != "" {
 		time.Sleep(shortestLife - time.Since(began)) // SIGTERM ends it, as nobody catches that any more
 	}
-	if errors.As(err, new(usageError)) || isArgument(err) {
+	if !started || errors.As(err, new(usageError)) {
+		fmt.Fprintln(os.Stderr, "Try 'msgmuxd --help'.")
 		os.Exit(exitUsage)
 	}
 	os.Exit(exitFailure)
-}
-
-// isArgument recognises cobra's own complaint about arguments, which has no type.
-func isArgument(err error) bool {
-	var wrapped interface{ Unwrap() error }
-	return !errors.As(err, &wrapped) && len(os.Args) > 1 && os.Args[1] != "" && os.Args[1][0] != '-'
-}
-
-func versionText() string {
-	s := version
-	if commit != "" {
-		s += " (" + commit + ", " + date + ")"
-	}
-	return s
 }
 
 // serve is the broker until a signal ends it.
@@ -121,7 +112,7 @@ func serve(ctx context.Context, o *options) error {
 		slog.New(log).Warn("no service manager is told anything", "event", "descriptor-store", "error", err)
 	}
 	cfg := o.config()
-	cfg.Version, cfg.Notifier, cfg.Log, cfg.Unlink = version, notifier, log, unlink
+	cfg.Version, cfg.Notifier, cfg.Log, cfg.Unlink = build.Version, notifier, log, unlink
 	if d, ok := activation.WatchdogInterval(); ok {
 		cfg.Watchdog = d
 	}

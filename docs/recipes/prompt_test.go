@@ -107,14 +107,16 @@ func TestLanguages(t *testing.T) {
 	for _, name := range []string{"source", "sink"} {
 		build(t, "gcc", "-Wall", "-Wextra", "-Werror", "-O2", "-o", dir+"/"+name, examples+"/"+name+".c")
 	}
-	program := stage.Write(t, dir, "main.go", recipe.Source("go"))
-	build(t, "go", "build", "-o", dir+"/example", program)
+	for _, name := range []string{"source", "sink"} {
+		build(t, "go", "build", "-o", dir+"/go"+name, examples+"/"+name+".go")
+	}
+	build(t, "go", "test", stage.Write(t, dir, "hello_test.go", recipe.Source("go")))
 	sources := map[string][]string{
-		"shell": {examples + "/source.sh"}, "python": {examples + "/source.py"}, "c": {dir + "/source"}, "go": {dir + "/example"},
+		"shell": {examples + "/source.sh"}, "python": {examples + "/source.py"}, "c": {dir + "/source"}, "go": {dir + "/gosource"},
 	}
 	sinks := map[string]*stage.Program{}
 	for name, argv := range map[string][]string{
-		"shell": {examples + "/sink.sh"}, "python": {examples + "/sink.py"}, "c": {dir + "/sink"}, "go": {dir + "/example", "sink"},
+		"shell": {examples + "/sink.sh"}, "python": {examples + "/sink.py"}, "c": {dir + "/sink"}, "go": {dir + "/gosink"},
 	} {
 		sinks[name] = stage.Start(t, argv)
 	}
@@ -141,7 +143,7 @@ func TestLanguages(t *testing.T) {
 // TestExamplesAreShort holds the examples in languages to what the page says.
 func TestExamplesAreShort(t *testing.T) {
 	found, err := filepath.Glob(filepath.Join(stage.Top(t), "docs", "examples", "languages", "*.*"))
-	if err != nil || len(found) != 6 {
+	if err != nil || len(found) != 8 {
 		t.Fatalf("there are %v", found)
 	}
 	for _, file := range found {

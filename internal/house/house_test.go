@@ -33,6 +33,7 @@ const (
 	dbusModule    = "github.com/godbus/dbus/v5"
 	cobraModule   = "github.com/spf13/cobra"
 	pflagModule   = "github.com/spf13/pflag"
+	textModule    = "golang.org/x/text" // docs/decisions/0013, how wide a character is
 )
 
 // imports holds every import edge that is allowed, from the ground up: a room may import what stands here and the
@@ -41,6 +42,9 @@ const (
 var imports = map[string][]string{
 	"internal/wire":       {},
 	"internal/fair":       {},
+	"internal/flags":      {pflagModule},
+	"internal/histogram":  {},
+	"internal/stamp":      {},
 	"internal/sys":        {unixModule},
 	"broker/ring/mem":     {unixModule, "internal/sys"},
 	"broker/ring/layout2": {unixModule, "internal/sys"},
@@ -56,9 +60,10 @@ var imports = map[string][]string{
 	"broker": {"activation", "broker/gate", "broker/journal", "broker/loop", "broker/ring", "broker/status", "broker/store",
 		"internal/sys", "internal/wire"},
 	"broker/control": {systemdModule, dbusModule, "internal/fair", "internal/wire"},
-	"client":         {"internal/wire", "internal/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
-	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
-	"cmd/msgmux":     {cobraModule, systemdModule, dbusModule, "client", "internal/wire"},
+	"client":         {"internal/wire", "internal/sys"}, // sys for calls that do not tell the scheduler; it brings x/sys/unix alone
+	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/flags", "internal/stamp", "internal/wire"},
+	// sys for terminals, and for what the kernel tells of sockets.
+	"cmd/msgmux": {cobraModule, systemdModule, dbusModule, textModule, "client", "internal/flags", "internal/histogram", "internal/stamp", "internal/sys", "internal/wire"},
 
 	"internal/house":     {},
 	"packaging":          {},
@@ -66,12 +71,14 @@ var imports = map[string][]string{
 	"units":              {},
 
 	// For tests only: nothing but tests and one another may import them.
+	"broker/ring/model":          {},
 	"broker/ring/layout2/writer": {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
 	"activation/activationtest":  {unixModule},
 	"units/client":               {"client"},
 	"units/rig":                  {unixModule, "units/rig/load/tally"},
 	"units/rig/load":             {unixModule, "internal/sys", "units/rig/load/tally"},
 	"units/rig/load/tally":       {},
+	"client/brokertest":          {"broker", "broker/brokertest", "client"},
 	"broker/brokertest":          {unixModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
 	"broker/crashtest":           {unixModule, "activation", "activation/activationtest", "broker", "broker/control", "broker/journal", "broker/ring", "internal/sys", "internal/wire"},
 }
@@ -82,10 +89,12 @@ var testImports = map[string][]string{
 	"broker/ring/layout2": {"broker/ring/layout2/writer", "internal/wire"},
 	"*":                   {unixModule, "broker/brokertest"},
 	"activation":          {"activation/activationtest"},
+	"client":              {"broker", "client/brokertest"},
 	"internal/house":      {"client"},
 	"packaging":           {"units/rig", "units/rig/load/tally"},
 	"units":               {"units/rig", "units/rig/load/tally"},
 	"broker/control":      {"broker"},
+	"broker/crashtest":    {"broker/ring/model"},
 }
 
 // wallRooms are the rooms in which unsafe and raw system calls may stand, in files named *_unsafe.go and in tests.
@@ -216,8 +225,8 @@ func TestEveryFileNamesItsLicense(t *testing.T) {
 	}
 }
 
-// TestEveryPackageIsIntroducedOnce wants one package comment in each package, which says, in all but the client and the
-// commands, that the package makes no compatibility promise.
+// TestEveryPackageIsIntroducedOnce wants one package comment in each package, which says, in all but the commands and what
+// users of the client import, that the package makes no compatibility promise.
 func TestEveryPackageIsIntroducedOnce(t *testing.T) {
 	type introduction struct {
 		command bool
@@ -247,7 +256,8 @@ func TestEveryPackageIsIntroducedOnce(t *testing.T) {
 			continue
 		}
 		plain := strings.Join(strings.Fields(p.text[0]), " ")
-		if room != "client" && !p.command && !strings.Contains(plain, "compatibility") {
+		promised := room == "client" || room == "client/brokertest"
+		if !promised && !p.command && !strings.Contains(plain, "compatibility") {
 			t.Errorf("the package comment of %s does not say that the package makes no compatibility promise", room)
 		}
 	}
@@ -342,7 +352,7 @@ func edges(imports []string) []string {
 			names = append(names, relative(imp))
 		case strings.Contains(first, "."):
 			name := imp
-			for _, known := range []string{unixModule, systemdModule, dbusModule, cobraModule, pflagModule} {
+			for _, known := range []string{unixModule, systemdModule, dbusModule, cobraModule, pflagModule, textModule} {
 				if imp == known || strings.HasPrefix(imp, known+"/") {
 					name = known
 				}

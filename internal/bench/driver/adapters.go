@@ -43,9 +43,6 @@ var (
 	framed = program{name: "frame", words: []string{"msgmux"}}
 )
 
-// goDatagrams are the Go client without frames.
-var goDatagrams = program{name: "goclient", words: []string{"datagrams"}}
-
 var adapters = append([]*adapter{
 	{
 		name: "msgmux", about: "datagrams in and out, single send and recv at the ends", group: "msgmux",
@@ -53,11 +50,7 @@ var adapters = append([]*adapter{
 	},
 	{
 		name: "msgmux-go", about: "the Go client at both ends", group: "msgmux",
-		broker: msgmuxd, ready: []string{"source", "register"}, source: program{name: "goclient"}, sink: program{name: "goclient"},
-	},
-	{
-		name: "msgmux-go-dgram", about: "the Go client at both ends, told to use datagrams", group: "msgmux",
-		broker: msgmuxd, ready: []string{"source", "register"}, source: goDatagrams, sink: goDatagrams,
+		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: program{name: "goclient"}, sink: program{name: "goclient"},
 	},
 	{
 		name: "msgmux-pack", about: "datagrams in by single send, frames out", group: "msgmux",
