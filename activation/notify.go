@@ -41,8 +41,9 @@ var watchdogPing = []byte(daemon.SdNotifyWatchdog)
 //
 // A nil Notifier is a process without a service manager: every method does nothing and returns nil.
 type Notifier struct {
-	fd   int // blocking; no call of ours waits in it all the same
-	addr string
+	fd       int // blocking; no call of ours waits in it all the same
+	addr     string
+	indirect bool // the service manager started another process, which started us
 
 	reconnecting atomic.Bool    // a goroutine is connecting to the manager's new socket
 	goroutines   sync.WaitGroup // that one; Close must not pull the descriptor away under it
@@ -62,13 +63,24 @@ func NewNotifier() (*Notifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach service manager: %w", os.NewSyscallError("socket", err))
 	}
-	n := &Notifier{fd: fd, addr: name}
+	n := &Notifier{fd: fd, addr: name, indirect: isIndirect(os.Getpid(), os.Getenv("SYSTEMD_EXEC_PID"))}
 	if err := n.connect(); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
 	return n, nil
 }
+
+// isIndirect says whether the service manager tells that it started another process than pid (systemd.exec(5)).
+func isIndirect(pid int, told string) bool {
+	n, err := strconv.Atoi(told)
+	return err == nil && n != pid
+}
+
+// HandsBack says whether what is stored may come back to this program: only a process that the service manager starts itself is
+// handed anything over (LISTEN_PID of sd_listen_fds(3)). One that was started from a shell in a service has only inherited
+// NOTIFY_SOCKET. A nil Notifier hands nothing back.
+func (n *Notifier) HandsBack() bool { return n != nil && !n.indirect }
 
 // connect may be repeated: a datagram socket takes a new peer at any time, so the descriptor never changes.
 func (n *Notifier) connect() error {

@@ -56,6 +56,23 @@ func TestNilNotifier(t *testing.T) {
 		n.ExtendTimeout(time.Second), n.Store("x", 0), n.Remove("x"), n.Barrier(time.Second), n.Close())
 }
 
+// TestHandsBack: a process that systemd has not started itself gets nothing back from the store. Systemd before 248 does not tell.
+func TestHandsBack(t *testing.T) {
+	m, err := activationtest.New(folder(t))
+	must(t, err)
+	defer m.Close()
+	for pid, want := range map[string]bool{"": true, strconv.Itoa(os.Getpid()): true, strconv.Itoa(os.Getppid()): false} {
+		t.Setenv("SYSTEMD_EXEC_PID", pid)
+		if got := notifier(t, m).HandsBack(); got != want {
+			t.Errorf("started as %q: %v", pid, got)
+		}
+	}
+	var none *activation.Notifier
+	if none.HandsBack() {
+		t.Error("nobody hands something back")
+	}
+}
+
 func TestNotifierAddress(t *testing.T) {
 	dir := folder(t)
 	t.Chdir(dir)

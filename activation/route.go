@@ -16,6 +16,13 @@ const (
 	StateName = "mux-state"
 )
 
+// The names of the witnesses in the descriptor store (see [Witness]): one that was stored before everything else, and one that
+// was stored after.
+const (
+	FirstWitness = "mux-first"
+	LastWitness  = "mux-last"
+)
+
 // MemoryName is the store name of one memfd of a generation: base is [DataName] or [StateName]. Generation 0 has the
 // bare name.
 func MemoryName(base string, generation uint64) string {
@@ -67,6 +74,7 @@ type Set struct {
 	Data         []Descriptor // Memfd, named DataName or DataName-GENERATION
 	State        []Descriptor // Memfd, named StateName or StateName-GENERATION
 	Stored       []Stored     // what the descriptor store held of sinks and clients
+	Witnesses    []Descriptor // Other: those of a predecessor, of no use to anybody else
 }
 
 // Stored is a descriptor from the descriptor store with its name taken apart.
@@ -112,6 +120,8 @@ func (s *Set) place(d Descriptor) (reason string) {
 		return single(&s.Metrics, d, StreamListener)
 	case "source-mq":
 		return several(&s.SourceQueues, d, MessageQueue)
+	case FirstWitness, LastWitness:
+		return several(&s.Witnesses, d, Other)
 	}
 	switch {
 	case d.Name == "sink", strings.HasPrefix(d.Name, "sink-"):

@@ -32,6 +32,8 @@ func TestRoute(t *testing.T) {
 		{Name: "mux-state", FD: 25, Kind: activation.Memfd},
 		{Name: "cZ", FD: 26, Kind: activation.SeqpacketConn},
 		{Name: "d1", FD: 27, Kind: activation.Datagram},
+		{Name: "mux-last", FD: 28, Kind: activation.Other},
+		{Name: "mux-first", FD: 29, Kind: activation.Other},
 	}
 	set, problems := activation.Route(ds)
 	if len(problems) > 0 {
@@ -59,6 +61,7 @@ func TestRoute(t *testing.T) {
 		{"sinks", numbers(set.Sinks), []int{12, 19}},
 		{"data", numbers(set.Data), []int{16, 24}},
 		{"state", numbers(set.State), []int{10, 25}},
+		{"witnesses", numbers(set.Witnesses), []int{28, 29}},
 	} {
 		if !slices.Equal(tt.got, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, tt.got, tt.want)

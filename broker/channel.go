@@ -20,8 +20,9 @@ import (
 )
 
 const (
-	// drainFor is how long a broker without a service manager goes on delivering when it is stopped.
-	drainFor = 2 * time.Second
+	// workersPatience is how long the end of a channel waits for goroutines that block. It is less than TimeoutStopSec= of the
+	// units, so that there is time to deliver, or to say what is held.
+	workersPatience = 5 * time.Second
 	// lastWord is how long we stay alive after the last line. journald looks up the sender's unit when it reads a line; if
 	// the process is gone, the line is filed under no unit. The data thread goes on meanwhile.
 	lastWord = 30 * time.Millisecond
@@ -36,6 +37,8 @@ type Channel struct {
 	gate     *gate.Gate
 	thread   *loop.Thread
 	board    *status.Board
+	unlink   func() error   // nil: the sockets are the service manager's
+	workers  sync.WaitGroup // goroutines that use the thread
 }
 
 // Open makes a channel, or goes on with the one that the inherited descriptors hold. The channel owns all of these, but the
@@ -45,7 +48,7 @@ func Open(cfg Config, in activation.Set) (*Channel, error) {
 	if cfg.Ops == nil {
 		cfg.Ops = sys.Kernel{}
 	}
-	c := &Channel{notifier: cfg.Notifier, in: in, log: journal.New(cfg.Log)}
+	c := &Channel{notifier: cfg.Notifier, in: in, log: journal.New(cfg.Log), unlink: cfg.Unlink}
 	if err := c.open(&cfg); err != nil {
 		c.log.Close()
 		return nil, err
@@ -57,7 +60,8 @@ func Open(cfg Config, in activation.Set) (*Channel, error) {
 // in the descriptor store, it stays.
 func (c *Channel) open(cfg *Config) (err error) {
 	c.store = store.New(store.Config{Notifier: cfg.Notifier, Log: c.log, Ops: cfg.Ops, Room: int(cfg.Geometry.MaxSinks), KeepRights: cfg.KeepRights})
-	r, salvaged, err := c.store.Open(&c.in, store.Options{Geometry: cfg.Geometry, IgnoreRecords: cfg.IgnoreRecords})
+	r, salvaged, err := c.store.Open(&c.in, store.Options{Geometry: cfg.Geometry, IgnoreRecords: cfg.IgnoreRecords,
+		Expected: cfg.Unlink == nil})
 	if err != nil {
 		return err
 	}
@@ -74,7 +78,7 @@ func (c *Channel) open(cfg *Config) (err error) {
 		static[i] = gate.StaticSink(s)
 	}
 	c.gate, err = gate.Open(gate.Config{Store: c.store, Log: c.log, Ops: cfg.Ops, Limits: limits, Inherited: &c.in,
-		Sinks: static, SinksDir: cfg.SinksDir, OptionsDir: cfg.OptionsDir, GoneAfter: cfg.goneAfter})
+		Sinks: static, SinksDir: cfg.SinksDir, OptionsDir: cfg.OptionsDir, GoneAfter: cfg.goneAfter, Silent: cfg.Silent})
 	if err != nil {
 		return err
 	}
@@ -84,6 +88,7 @@ func (c *Channel) open(cfg *Config) (err error) {
 		c.gate.Close()
 		return err
 	}
+	c.store.Commit()
 	c.board = status.New(status.Config{Version: cfg.Version, Name: cfg.Name, RuntimeDir: cfg.RuntimeDir,
 		Thread: c.thread, Log: c.log, Notifier: cfg.Notifier, Source: c.in.Source, BlockedCheck: cfg.blockedCheck, BlockedLong: cfg.blockedLong})
 	return nil
@@ -97,18 +102,18 @@ func beat(cfg *Config) func() {
 	return func() { cfg.Notifier.Watchdog() }
 }
 
-// Run is the channel until ctx ends. It returns when everything is as it should be left: for a service manager with
-// the ring and the sinks in its store, for nobody after delivering what sinks take within 2 s.
+// Run is the channel until ctx ends. It returns when everything is as it should be left: for a service manager that keeps them
+// with the ring and the sinks in its store, for nobody after delivering what sinks take within 2 s.
 func (c *Channel) Run(ctx context.Context) error {
 	stop, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go c.thread.Run()
-	var workers sync.WaitGroup
-	workers.Go(func() { c.store.Run(stop) })
-	workers.Go(func() { c.gate.Run(stop, c.thread) })
-	workers.Go(func() { c.board.Run(stop) })
+	var storing sync.WaitGroup
+	storing.Go(func() { c.store.Run(stop) })
+	c.workers.Go(func() { c.gate.Run(stop, c.thread) })
+	c.workers.Go(func() { c.board.Run(stop) })
 	c.notifier.Ready(c.board.Line())
-	c.log.Event(slog.LevelDebug, journal.EventStarted, "started")
+	c.sayStarted()
 
 	<-ctx.Done()
 	c.notifier.Stopping()
@@ -116,15 +121,15 @@ func (c *Channel) Run(ctx context.Context) error {
 	// Stop the data thread last: the others hand it work and wait for the result. It keeps receiving meanwhile, since nobody
 	// else does until a successor starts.
 	cancel()
-	workers.Wait()
-	if c.notifier != nil {
-		if c.board.SayHeld() {
+	c.awaitWorkers()
+	storing.Wait()
+	if c.store.Settle() {
+		if c.board.SayHeld(true, 0) {
 			time.Sleep(lastWord)
 		}
 		c.thread.StopReceiving()
 	} else {
-		c.drain()
-		c.board.SayHeld()
+		c.board.SayHeld(false, c.drain())
 	}
 	c.thread.Stop()
 	c.store.Drain()
@@ -132,17 +137,37 @@ func (c *Channel) Run(ctx context.Context) error {
 	return nil
 }
 
-// drain receives nothing any more, and for 2 s lets the sinks have what they take: nobody comes afterwards.
-func (c *Channel) drain() {
-	c.thread.StopReceiving()
-	for deadline := time.Now().Add(drainFor); time.Now().Before(deadline) && !c.thread.IsIdle(); {
-		time.Sleep(5 * time.Millisecond)
+// awaitWorkers waits for whoever uses the thread, but not for ever: a file system that hangs must not keep a broker from its
+// end. Whoever is late finds that the thread has ended.
+func (c *Channel) awaitWorkers() {
+	ended := make(chan struct{})
+	go func() { defer close(ended); c.workers.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(workersPatience):
 	}
+}
+
+// sayStarted logs the one line of a start: a new ring, or what a predecessor has left, of which nobody else tells after a crash.
+// Whoever starts a broker by hand knows that its ring is a new one.
+func (c *Channel) sayStarted() {
+	t, numbers := c.thread.Snapshot(nil)
+	if t.Starts <= 1 {
+		level := slog.LevelInfo
+		if c.unlink != nil {
+			level = slog.LevelDebug
+		}
+		c.log.Event(level, journal.EventStarted, "started with an empty ring")
+		return
+	}
+	c.log.Event(slog.LevelInfo, journal.EventStarted, "went on with the ring of the last broker", slog.Int("sinks", len(numbers)),
+		slog.Uint64("messages", t.Head.Seq-t.Delivered.Seq+c.thread.Landed()))
 }
 
 // Close releases everything that the process would otherwise keep to its end: the ring, and all descriptors. It is for
 // a process that goes on without the channel, after Run. Callers that still ask for the status get an empty one.
 func (c *Channel) Close() {
+	c.workers.Wait()
 	c.board.Close()
 	c.thread.Close()
 	c.gate.Close()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker/gate"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -29,6 +30,13 @@ type Config struct {
 	OptionsDir string        // NAME.conf for each of them; "" for none
 	goneAfter  time.Duration // how long an entry of SinksDir may be gone before its sink is; 0: as usual. For tests
 
+	// Unlink takes away the files of the channel's sockets: the broker was started by hand, and nobody comes after it. nil: they
+	// are the service manager's, and so is what waits in them. It may be called more than once.
+	Unlink func() error
+
+	// Silent is how many clients of each of the two listening sockets may be connected without having said hello; 0: MaxSilent.
+	Silent int
+
 	Notifier *activation.Notifier // nil without a service manager
 	Watchdog time.Duration        // how often it wants a sign of life; 0: never
 
@@ -46,6 +54,9 @@ type Config struct {
 
 // MaxQueue is the largest Config.Queue, in bytes: the kernel keeps a send buffer's size in an int.
 const MaxQueue = 1 << 30
+
+// MaxSilent is the largest Config.Silent that is of use.
+const MaxSilent = gate.MaxSilent
 
 // StaticSink is a sink that was declared on the command line.
 type StaticSink struct {

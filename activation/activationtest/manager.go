@@ -141,6 +141,24 @@ func (m *Manager) EmptyStore() {
 	m.notify()
 }
 
+// Reload is a daemon-reload of systemd after FileDescriptorStoreMax= has become most: it closes what is beyond, beginning with the
+// newest or with the oldest, which its versions do differently.
+func (m *Manager) Reload(most int, newest bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.storeMax = most
+	total := len(m.stored)
+	older := total
+	m.stored = discard(m.stored, func(entry) bool {
+		older--
+		if newest {
+			return older >= most
+		}
+		return older < total-most
+	})
+	m.notify()
+}
+
 // Stored is the names in the store, newest first. A name is there as many times as it has descriptors.
 func (m *Manager) Stored() []string {
 	m.mu.Lock()

@@ -16,7 +16,7 @@ import (
 
 // ours are the variables that a manager sets; those of a manager above the test must not shine through.
 var ours = []string{
-	"NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES", "FDSTORE", "WATCHDOG_USEC", "WATCHDOG_PID",
+	"NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES", "FDSTORE", "WATCHDOG_USEC", "WATCHDOG_PID", "SYSTEMD_EXEC_PID",
 }
 
 // Start starts cmd as the service, with all descriptors that the manager holds, in an order that differs each time (that

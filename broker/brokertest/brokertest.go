@@ -86,7 +86,7 @@ func run(dir string, log slog.Handler, inherit func(*broker.Config, *activation.
 		return nil, errors.Join(err, sockets.Unlink())
 	}
 	cfg := Config()
-	cfg.RuntimeDir, cfg.SinksDir = dir, dir+"/sinks"
+	cfg.RuntimeDir, cfg.SinksDir, cfg.Unlink = dir, dir+"/sinks", sockets.Unlink
 	cfg.Log = log
 	for _, f := range change {
 		f(&cfg)

@@ -22,6 +22,7 @@ var MessageIDs = map[string]string{
 	"registration-refused": "69d85547df43e0c847787d0d52383370",
 	"static-sink":          "b84fff8ee4a3ea51a5866a15b645e770",
 	"descriptor-refused":   "680ef741c79730c368e31430a89f048d",
+	"descriptor-store":     "07d7e7ce6f6a4dd199a154e856f20bc4",
 	"internal":             "4c7aea5809efcccc70b98a312a06cbc6",
 	eventBus:               "510e6af9506398783fb84bbddf404006",
 }

@@ -206,15 +206,17 @@ func (k *Keeper) tail(most int) string {
 	return string(b[max(0, len(b)-most):])
 }
 
-// Stored is the names in the descriptor store, and the memfds among them, once the store has heard everything.
+// Stored is the names in the descriptor store, those of sinks and those of memfds, once the store has heard everything.
 func (k *Keeper) Stored() (sinks, memory []string, err error) {
 	if err := k.systemd.Sync(); err != nil {
 		return nil, nil, err
 	}
 	for _, name := range k.systemd.Stored() {
-		if strings.HasPrefix(name, activation.DataName) || strings.HasPrefix(name, activation.StateName) {
+		switch {
+		case name == activation.FirstWitness, name == activation.LastWitness:
+		case strings.HasPrefix(name, activation.DataName), strings.HasPrefix(name, activation.StateName):
 			memory = append(memory, name)
-		} else {
+		default:
 			sinks = append(sinks, name)
 		}
 	}

@@ -23,6 +23,9 @@ var unreached = func() map[string]string {
 	for _, name := range queueSeams {
 		m[name] = "message queues have a rule, and a test, of their own"
 	}
+	for _, name := range asideSeams {
+		m[name] = "a broken ring has a test of its own"
+	}
 	return m
 }()
 

@@ -11,6 +11,7 @@
 //	reach.go      static sinks: connecting those that are absent
 //	handover.go   queues and static sinks that an administrator hands over
 //	reaper.go     sinks that died without a word
+//	again.go      what fails is logged and tried again
 //
 // It knows nothing of messages, of the ring's files, or of how the status is shown.
 //

@@ -28,13 +28,15 @@ import (
 const (
 	// helloPatience is how long a client may take to say hello.
 	helloPatience = 5 * time.Second
-	// maxSilent is how many clients may be silent at a time. When one more comes, somebody has to go.
-	maxSilent = 1024
 	// acceptAtOnce is how many are taken in before the silent are asked again.
 	acceptAtOnce = 64
 	// acceptRetry is the pause after a failure to accept: without descriptors or memory, others have to leave first.
 	acceptRetry = 10 * time.Millisecond
 )
+
+// MaxSilent is how many clients of one socket may be silent at a time, unless Config says otherwise. When one more comes,
+// somebody has to go.
+const MaxSilent = 1024
 
 // visitor is a connection that has not said hello.
 type visitor struct {
@@ -59,13 +61,11 @@ func newDoor(g *Gate, listener int, wants func(*visitor, wire.Hello) (newcomer, 
 }
 
 func (d *door) run(ctx context.Context) {
-	stop, err := sys.NewEventfd()
-	if err != nil {
-		d.gate.failed("framed clients are not let in", err)
+	stop := d.gate.endOf(ctx, d.limiter)
+	if stop == nil {
 		return
 	}
 	defer stop.Close()
-	defer context.AfterFunc(ctx, stop.Signal)()
 	defer func() {
 		for _, v := range d.silent {
 			d.gate.store.Close(v.fd)
@@ -80,7 +80,8 @@ func (d *door) run(ctx context.Context) {
 		fds = append(fds, d.listener)
 		ready := make([]bool, len(fds))
 		if err := sys.WaitAny(d.wait(), fds, ready); err != nil {
-			return
+			d.gate.again(ctx, d.limiter, "cannot wait for framed clients", err)
+			clear(ready) // those that were silent for too long go all the same, which may be what helps
 		}
 		d.hear(ready[1 : len(ready)-1])
 		for n := 0; n < acceptAtOnce && ready[len(ready)-1]; n++ {
@@ -103,6 +104,10 @@ func (d *door) wait() time.Duration {
 func (d *door) accept() {
 	fd, err := sys.Accept(d.listener)
 	if err != nil {
+		// Without descriptors, whoever has the most silent connections gives one back.
+		if len(d.silent) > 0 && sys.IsOutOfDescriptors(err) {
+			d.evict()
+		}
 		time.Sleep(acceptRetry)
 		return
 	}
@@ -113,11 +118,16 @@ func (d *door) accept() {
 		return
 	}
 	d.silent = append(d.silent, &visitor{fd, who, time.Now().Add(helloPatience)})
-	if len(d.silent) > maxSilent {
-		i := fair.Leaver(d.silent, func(v *visitor) uint32 { return v.who.UID }, func(*visitor) bool { return true })
-		d.refuse(d.silent[i], wire.Refuse(wire.CodeBusy, "too many idle clients; try again"))
-		d.silent = slices.Delete(d.silent, i, i+1)
+	if len(d.silent) > d.gate.silent {
+		d.evict()
 	}
+}
+
+// evict sends one of the silent away.
+func (d *door) evict() {
+	i := fair.Leaver(d.silent, func(v *visitor) uint32 { return v.who.UID }, func(*visitor) bool { return true })
+	d.refuse(d.silent[i], wire.Refuse(wire.CodeBusy, "too many idle clients; try again"))
+	d.silent = slices.Delete(d.silent, i, i+1)
 }
 
 // hear lets in who has spoken, and sends away who was silent for too long.
@@ -181,6 +191,7 @@ func (d *door) refuse(v *visitor, refusal *wire.Error) {
 		slog.Uint64("uid", uint64(v.who.UID)), slog.Int("pid", int(v.who.PID)), slog.String("code", refusal.Code), slog.String("reason", refusal.Text))
 	d.gate.store.Skip(v.fd) // a close with something unread would be told before the answer
 	sys.Reply(v.fd, wire.Reply{Err: refusal}.Append(nil))
+	sys.HangUp(v.fd) // the service manager may have a copy for a while
 	d.gate.store.Close(v.fd)
 }
 

@@ -106,7 +106,7 @@ func (f *folder) run(ctx context.Context) {
 		f.declare(d)
 	}
 	events := loop.NewSignal()
-	f.scan()
+	f.scan(ctx)
 	f.forgetUndeclared()
 	for {
 		f.watch(ctx, events)
@@ -117,9 +117,9 @@ func (f *folder) run(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-events:
-			f.scan()
+			f.scan(ctx)
 		case <-f.gate.thread.Vacated():
-			f.scan()
+			f.scan(ctx)
 		case <-f.hurry:
 			for _, d := range f.declared {
 				d.retry = retryFirst
@@ -127,15 +127,20 @@ func (f *folder) run(ctx context.Context) {
 					d.next = time.Now()
 				}
 			}
-			f.scan()
+			f.scan(ctx)
 		case <-f.lost:
-			f.scan()
+			// It may be back by now, as the same folder. The kernel watches it no more.
+			if f.unwatch != nil {
+				f.unwatch()
+				f.unwatch = nil
+			}
+			f.scan(ctx)
 		case r := <-f.results:
 			f.settle(r)
 		case r := <-f.removals:
-			r.answer <- f.remove(r.id)
+			r.answer <- f.remove(ctx, r.id)
 		case <-timer.C:
-			f.scan()
+			f.scan(ctx)
 		}
 		timer.Stop()
 	}
@@ -170,18 +175,21 @@ func (f *folder) watch(ctx context.Context, events loop.Signal) {
 	f.watchers.Go(func() {
 		defer n.Close()
 		defer stop.Close()
+		limiter := make(journal.Limiter)
 		for ctx.Err() == nil {
-			if i, err := sys.WaitReadable(-1, n.FD(), stop.FD()); err != nil || i != 0 {
-				return
-			}
-			if n.Drain() {
+			switch i, err := sys.WaitReadable(-1, n.FD(), stop.FD()); {
+			case err != nil:
+				f.gate.again(ctx, limiter, "cannot wait for changes in the folder of static sinks", err)
+				events.Raise() // whatever has happened meanwhile
+			case i == 0 && n.Drain():
 				f.lost.Raise()
 				return
+			case i == 0:
+				events.Raise()
 			}
-			events.Raise()
 		}
 	})
-	f.scan()
+	f.scan(ctx)
 }
 
 // wait is how long nothing is to be done.
@@ -203,7 +211,7 @@ func (f *folder) wait() time.Duration {
 
 // scan compares the folder with what is declared. A folder that is not there has no entries; one that cannot be read, for
 // want of descriptors or memory, says nothing.
-func (f *folder) scan() {
+func (f *folder) scan(ctx context.Context) {
 	present, unread := make(map[string]bool), false
 	if f.dir != "" {
 		entries, err := os.ReadDir(f.dir)
@@ -222,9 +230,7 @@ func (f *folder) scan() {
 			if d.handed {
 				f.change(d, f.optionsOf(d.name))
 			}
-			if f.replaced(d) {
-				f.disconnect(d)
-			}
+			f.look(ctx, d)
 		case d.gone.IsZero() && unread:
 		case d.gone.IsZero():
 			d.gone = now
@@ -252,8 +258,8 @@ type removal struct {
 }
 
 // remove forgets the sink id at once if its entry is gone, instead of when goneAfter is over.
-func (f *folder) remove(id uint64) bool {
-	f.scan() // the entry may have gone a moment ago
+func (f *folder) remove(ctx context.Context, id uint64) bool {
+	f.scan(ctx) // the entry may have gone a moment ago
 	for name, d := range f.declared {
 		if d.id == id && !d.gone.IsZero() {
 			f.undeclare(name, d)
@@ -376,10 +382,17 @@ func (f *folder) forgetUndeclared() {
 	})
 }
 
-// replaced says whether the path leads to another file now than when it was connected.
-func (f *folder) replaced(d *declared) bool {
-	id, ok := fileAt(d.addr)
-	return d.file != sys.FileID{} && ok && id != d.file
+// look finds out whether the path of a connected sink leads to another file by now, in a goroutine: it may lead to a file
+// system that hangs.
+func (f *folder) look(ctx context.Context, d *declared) {
+	if d.trying || d.file == (sys.FileID{}) {
+		return
+	}
+	d.trying = true
+	go func() {
+		file, there := fileAt(d.addr)
+		f.result(ctx, reached{d: d, looked: true, there: there, file: file})
+	}()
 }
 
 // fileAt is the file at an address, which an abstract name has not.

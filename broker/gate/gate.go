@@ -3,8 +3,8 @@
 package gate
 
 import (
+	"cmp"
 	"context"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -30,6 +30,7 @@ type Config struct {
 	SinksDir   string        // every entry is a static sink; "" for none
 	OptionsDir string        // NAME.conf for each of them; "" for none
 	GoneAfter  time.Duration // how long an entry of SinksDir may be gone before its sink is; 0: a minute
+	Silent     int           // how many framed clients of each kind may be silent at a time; 0: 1024
 }
 
 // StaticSink is a sink that was declared on the command line.
@@ -47,13 +48,14 @@ type Gate struct {
 	own    activation.Own
 	prover *owner.Prover
 	folder *folder
+	silent int
 
 	thread *loop.Thread // set by Run
 }
 
 // Open makes a Gate, with nobody let in yet. The caller closes it.
 func Open(c Config) (*Gate, error) {
-	g := &Gate{store: c.Store, log: c.Log, ops: c.Ops, limits: c.Limits, own: c.Inherited.Own}
+	g := &Gate{store: c.Store, log: c.Log, ops: c.Ops, limits: c.Limits, own: c.Inherited.Own, silent: cmp.Or(c.Silent, MaxSilent)}
 	var receiving []int
 	for _, d := range g.own.All() {
 		receiving = append(receiving, d.FD)
@@ -154,9 +156,4 @@ func (g *Gate) Close() {
 func (g *Gate) wish(o wire.Options, uid uint32, patience time.Duration) loop.Wish {
 	return loop.Wish{Asked: o.PatienceSet, Reading: ring.Reading{Start: o.Start,
 		CursorSpec: ring.CursorSpec{Share: o.Share, UID: uid, Tap: o.Tap, Ordinary: g.limits.Ordinary(uid), Patience: patience}}}
-}
-
-// failed logs what does not work for a reason that is no stranger's.
-func (g *Gate) failed(what string, err error) {
-	g.log.Event(slog.LevelError, journal.EventInternal, what, slog.Any("error", err))
 }

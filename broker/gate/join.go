@@ -59,16 +59,19 @@ func aSource(spec ring.ClientSpec, open func(*loop.Roster, *ring.Client)) newcom
 // seams are the names of the moments at which a broker may be killed on the way; "" for none. See sys.Ops.
 type seams struct{ reserved, stored, settled string }
 
+// errStopping is for who comes, or is late, when the data thread has ended: the next broker is to be asked.
+var errStopping = wire.Refuse(wire.CodeBusy, "the broker is stopping")
+
 // join lets one in, so that a broker that is killed anywhere leaves it in the channel, or not:
 //
 //	reserve -> store -> barrier -> enter -> open
 //
-// An entry is made only when the service manager has the socket for certain: a successor finds both, or a socket without an
-// entry, which it closes. If entered is true, the descriptor is the roster's. Otherwise it is the caller's as before, and
+// An entry is made only when the service manager has the socket for certain, if it keeps any: a successor finds both, or a socket
+// without an entry, which it closes. If entered is true, the descriptor is the roster's. Otherwise it is the caller's as before, and
 // not in the store for long: there was a refusal, or find found it.
 func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 	there := false
-	g.thread.Call(func(r *loop.Roster) {
+	asked := g.thread.Call(func(r *loop.Roster) {
 		if n.find != nil {
 			if id, there, refusal = n.find(r); there || refusal != nil {
 				return
@@ -76,6 +79,9 @@ func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 		}
 		id, refusal = n.reserve(r, n.uid)
 	})
+	if !asked {
+		refusal = errStopping
+	}
 	if there || refusal != nil {
 		return id, false, refusal
 	}
@@ -85,7 +91,10 @@ func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 		refusal = g.keep(name, &n)
 	}
 	if refusal == nil {
-		g.thread.Call(func(r *loop.Roster) { refusal = n.enter(r, id) })
+		asked = g.thread.Call(func(r *loop.Roster) { refusal = n.enter(r, id) })
+		if !asked {
+			refusal = errStopping
+		}
 	}
 	if refusal != nil {
 		g.store.Forget(name)

@@ -16,9 +16,11 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// reached is what became of one attempt to connect a static sink.
+// reached is what became of one attempt to connect a static sink, or to look where its path leads.
 type reached struct {
-	d *declared
+	d      *declared
+	looked bool // only file and there mean something
+	there  bool
 	owner.Proven
 	file    sys.FileID
 	queue   bool // it is a message queue
@@ -68,14 +70,20 @@ func (f *folder) connect(ctx context.Context) {
 		go func() {
 			file, _ := fileAt(d.addr)
 			at, queue, refusal := f.reach(d)
-			select {
-			case f.results <- reached{d, at, file, queue, refusal}:
-			case <-ctx.Done():
-				if refusal == nil {
-					sys.Close(at.FD)
-				}
+			if !f.result(ctx, reached{d: d, Proven: at, file: file, queue: queue, refusal: refusal}) && refusal == nil {
+				sys.Close(at.FD)
 			}
 		}()
+	}
+}
+
+// result hands over what a goroutine found out; false if nobody wants it any more.
+func (f *folder) result(ctx context.Context, r reached) bool {
+	select {
+	case f.results <- r:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -115,6 +123,12 @@ func (f *folder) receivesFrom(fd int) bool {
 func (f *folder) settle(r reached) {
 	d := r.d
 	d.trying = false
+	if r.looked {
+		if r.there && r.file != d.file && d.file != (sys.FileID{}) {
+			f.disconnect(d)
+		}
+		return
+	}
 	if r.refusal != nil {
 		d.next = time.Now().Add(d.retry)
 		d.retry = min(2*d.retry, retryLast)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/loop"
 	"github.com/msgmux/msgmux/broker/owner"
 	"github.com/msgmux/msgmux/broker/ring"
@@ -18,9 +19,12 @@ const reapEvery = 3 * time.Second
 // reap finds sinks that closed their socket while nothing was sent to them, which no event tells of (unix(7): a
 // connected datagram socket notices only when it sends). One dump of all sockets finds all of them.
 func (g *Gate) reap(ctx context.Context) {
+	limiter := make(journal.Limiter)
 	diag, err := sys.NewSockDiag()
+	for ; err != nil && ctx.Err() == nil; diag, err = sys.NewSockDiag() {
+		g.again(ctx, limiter, "cannot notice idle dead sinks", err)
+	}
 	if err != nil {
-		g.failed("idle dead sinks will not be noticed", err)
 		return
 	}
 	defer diag.Close()

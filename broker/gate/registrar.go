@@ -49,18 +49,18 @@ func newRegistrar(g *Gate, fd int) *registrar {
 }
 
 func (x *registrar) run(ctx context.Context) {
-	stop, err := sys.NewEventfd()
-	if err != nil {
-		x.gate.failed("registrations are not read", err)
+	stop := x.gate.endOf(ctx, x.limiter)
+	if stop == nil {
 		return
 	}
 	defer stop.Close()
-	defer context.AfterFunc(ctx, stop.Signal)()
 	for ctx.Err() == nil {
-		if i, err := sys.WaitReadable(-1, x.fd, stop.FD()); err != nil || i != 0 {
-			continue
+		switch i, err := sys.WaitReadable(-1, x.fd, stop.FD()); {
+		case err != nil:
+			x.gate.again(ctx, x.limiter, "cannot wait for registrations", err)
+		case i == 0:
+			x.next()
 		}
-		x.next()
 	}
 }
 
@@ -82,6 +82,9 @@ func (x *registrar) next() {
 		refusal = wire.Refuse(wire.CodePoison, "this registration has ended %d brokers", maxAttempts)
 	} else {
 		reg, id, refusal = x.register(p, sender)
+	}
+	if refusal == errStopping {
+		return // it stays where it is, for the next broker
 	}
 	outcome := "ok"
 	if refusal != nil {

@@ -12,7 +12,7 @@ import (
 
 // The names of events. They are stable: tools may look for them.
 const (
-	EventStarted    = "started"        // debug
+	EventStarted    = "started"
 	EventStopping   = "stopping"       // debug
 	EventHeld       = "held"           // what a stop leaves behind
 	EventRingBroken = "ring-broken"    // a ring was set aside
@@ -27,6 +27,7 @@ const (
 	EventRefused    = "message-refused"
 	EventNotAdded   = "registration-refused"
 	EventStatic     = "static-sink"
+	EventStore      = "descriptor-store" // what the service manager keeps, or does not
 	EventInternal   = "internal"
 )
 

@@ -8,11 +8,12 @@ import (
 	"github.com/msgmux/msgmux/broker/journal"
 )
 
-// SayHeld logs what is left in the ring, and how long it lives: messages that no sink has, and, counted for each sink,
-// those that it has not been sent. It says whether there was anything to log.
-func (b *Board) SayHeld() bool {
+// SayHeld logs what is left in the ring or on its way there, and how long it lives: messages that no sink has, and, counted for
+// each sink, those that it has not been sent. kept says that the service manager keeps them; unread is how many datagrams and
+// packets were left in the sockets and are given up. It says whether there was anything to log.
+func (b *Board) SayHeld(kept bool, unread uint64) bool {
 	t, numbers := b.c.Thread.Snapshot(nil)
-	nobody, waiting := t.Head.Seq-t.Delivered.Seq, uint64(0)
+	nobody, waiting := t.Head.Seq-t.Delivered.Seq+b.c.Thread.Landed(), uint64(0)
 	counted := make(map[uint64]bool)
 	for i := range numbers {
 		if n := &numbers[i]; !n.Reading.Tap && !counted[n.Reading.ID] {
@@ -20,18 +21,22 @@ func (b *Board) SayHeld() bool {
 			waiting += n.Waiting
 		}
 	}
-	if nobody == 0 && waiting == 0 {
+	if nobody == 0 && waiting == 0 && unread == 0 {
 		return false
 	}
 	text := "messages that no sink has"
-	if nobody == 0 {
+	if nobody == 0 && unread == 0 {
 		text = "messages that some sinks have not been sent"
 	}
-	if b.c.Notifier != nil {
+	if kept {
 		text += "; a restart keeps them, a stop does not before systemd 254"
 	} else {
 		text += ": lost with this process"
 	}
-	b.c.Log.Event(slog.LevelWarn, journal.EventHeld, text, slog.Uint64("messages", nobody), slog.Uint64("waiting", waiting))
+	attrs := []slog.Attr{slog.Uint64("messages", nobody), slog.Uint64("waiting", waiting)}
+	if unread > 0 {
+		attrs = append(attrs, slog.Uint64("unread", unread))
+	}
+	b.c.Log.Event(slog.LevelWarn, journal.EventHeld, text, attrs...)
 	return true
 }

@@ -5,6 +5,11 @@
 // aside; and it is where descriptors end, out of the store and closed. Without a service manager nothing outlives the process,
 // and the same calls do less.
 //
+//	pair.go       the ring's two files: which of those that were left are used
+//	reconcile.go  the store is made equal to what is wanted
+//	witnesses.go  whether it still is, and what is done if not
+//	finish.go     descriptors that are finished with, or that strangers attached
+//
 // It knows nothing of who is let in or why, of the data thread, or of messages.
 //
 // The package makes no compatibility promise.

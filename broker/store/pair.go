@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // The two files of the ring: which of those that a predecessor left are used, and what becomes of the others.
@@ -21,11 +21,13 @@ import (
 type Options struct {
 	Geometry      ring.Geometry // of a new ring; an old one is moved to it
 	IgnoreRecords bool          // see ring.Options
+	Expected      bool          // the sockets are the service manager's, so it is ours: without an answer from it there is no start
 }
 
 // Open goes on with the inherited pair of files of the highest generation that is sound, or makes a new one. Before that, it
-// has all sockets that are received from refuse descriptors. The caller owns the ring, which has its old shape still if it
-// could not be moved. salvaged are the sinks of a ring that was set aside.
+// has all sockets that are received from refuse descriptors, and finds out whether there is a store. The caller owns the ring,
+// which has its old shape still if it could not be moved. salvaged are the sinks of a ring that was set aside: once they are in
+// the new one, Commit is to be called. It may block.
 func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ring.Salvaged, err error) {
 	s.refuses = true
 	for _, d := range in.All() {
@@ -35,13 +37,20 @@ func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ri
 		LockError: func(err error) {
 			s.log.Event(slog.LevelDebug, journal.EventInternal, "the ring's state is not locked in memory; raise LimitMEMLOCK", slog.Any("error", err))
 		}}
+	s.adoptWitnesses(in)
+	if err := s.believe(o.Expected); err != nil {
+		return nil, nil, err
+	}
+	if s.proven {
+		s.inherit(in)
+	}
 	pairs, highest := s.pairs(in)
+	var broken []pair
 	for i, p := range pairs {
 		if ring.Outdated(p.data.FD, p.state.FD) {
 			if r, err = s.upgrade(p, o.Geometry, opt); err == nil {
-				for _, old := range pairs[i+1:] {
-					s.retire(old)
-				}
+				s.retire(broken...)
+				s.retire(pairs[i+1:]...)
 				return r, nil, nil
 			}
 		} else {
@@ -54,15 +63,15 @@ func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ri
 		if err != nil {
 			salvaged = append(salvaged, ring.Salvage(p.state.FD)...)
 			s.saySetAside(p, err)
-			s.retire(p)
+			broken = append(broken, p)
 			continue
 		}
-		for _, old := range pairs[i+1:] {
-			s.retire(old)
-		}
+		s.retire(broken...)
+		s.retire(pairs[i+1:]...)
 		r, err = s.goOn(r, p, o.Geometry, opt)
 		return r, nil, err
 	}
+	opt.Unpublished = len(broken) > 0
 	if r, err = ring.Create(o.Geometry, highest+1, opt); err != nil {
 		return nil, nil, err
 	}
@@ -70,7 +79,31 @@ func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ri
 		r.Retire()
 		return nil, nil, err
 	}
+	if len(broken) > 0 {
+		s.aside = &setAside{r, broken}
+	}
 	return r, salvaged, nil
+}
+
+// setAside is a ring that is to take the place of others which cannot be used.
+type setAside struct {
+	ring   *ring.Ring
+	broken []pair
+}
+
+// Commit makes the ring that Open returned valid, if it takes the place of others, now that their sinks are in it. Only then it
+// gives those up: killed before, a successor finds the sinks in the old ones again. It may block.
+func (s *Store) Commit() {
+	if s.aside != nil {
+		s.ops.Seam("aside.filled")
+		s.aside.ring.Publish()
+		s.ops.Seam("aside.published")
+		s.retire(s.aside.broken...)
+		s.aside = nil
+	}
+	if s.trusted.Load() {
+		s.reconcile() // what fails is tried again by Run
+	}
 }
 
 // goOn makes sure that an inherited ring is in the store, and has the shape that is wanted if that can be had.
@@ -123,6 +156,7 @@ func (s *Store) move(from *ring.Ring, old pair, want ring.Geometry, opt ring.Opt
 	}
 	s.ops.Seam("move.copied")
 	if err := s.putRing(to); err != nil {
+		s.forgetRing(to)
 		to.Retire()
 		from.Retire()
 		return nil, err
@@ -130,8 +164,7 @@ func (s *Store) move(from *ring.Ring, old pair, want ring.Geometry, opt ring.Opt
 	s.ops.Seam("move.stored")
 	to.Publish()
 	s.ops.Seam("move.published")
-	s.notifier.Remove(old.data.Name)
-	s.notifier.Remove(old.state.Name)
+	s.forgetRing(from, old.data.Name, old.state.Name)
 	from.Retire()
 	return to, nil
 }
@@ -145,6 +178,7 @@ func (s *Store) upgrade(old pair, want ring.Geometry, opt ring.Options) (*ring.R
 	}
 	s.ops.Seam("move.copied")
 	if err := s.putRing(to); err != nil {
+		s.forgetRing(to)
 		to.Retire()
 		return nil, err
 	}
@@ -175,26 +209,59 @@ func (s *Store) pairs(in *activation.Set) (pairs []pair, highest uint64) {
 			}
 		}
 	}
-	// Files whose generation does not say so may still belong together, and hold the sinks.
-	if len(pairs) == 0 && len(in.Data) == 1 && len(in.State) == 1 {
-		pairs = append(pairs, pair{in.Data[0], in.State[0], 0})
-		used[in.Data[0].FD], used[in.State[0].FD] = true, true
+	if len(pairs) == 0 {
+		if p, ok := likelyPair(in); ok {
+			pairs = append(pairs, p)
+			used[p.data.FD], used[p.state.FD] = true, true
+		}
 	}
 	for _, d := range slices.Concat(in.Data, in.State) {
 		if !used[d.FD] {
-			s.notifier.Remove(d.Name)
-			sys.Close(d.FD)
+			s.Finish(d.FD, d.Name)
 		}
 	}
 	slices.SortFunc(pairs, func(a, b pair) int { return cmp.Compare(b.generation, a.generation) })
 	return pairs, highest
 }
 
-func (s *Store) retire(p pair) {
-	s.notifier.Remove(p.data.Name)
-	s.notifier.Remove(p.state.Name)
-	sys.Close(p.data.FD)
-	sys.Close(p.state.FD)
+// likelyPair is files that may belong together, and hold the sinks, though none says of itself that it is valid: the only
+// ones, or else those with the lowest generation in their names. Any other was being made to take their place.
+func likelyPair(in *activation.Set) (p pair, ok bool) {
+	if len(in.Data) == 1 && len(in.State) == 1 {
+		return pair{in.Data[0], in.State[0], 0}, true
+	}
+	lowest := ""
+	for _, d := range in.Data {
+		for _, st := range in.State {
+			generation := strings.TrimPrefix(d.Name, activation.DataName)
+			if generation != strings.TrimPrefix(st.Name, activation.StateName) {
+				continue
+			}
+			// Decimal numbers without leading zeros: the shorter one is the smaller one.
+			if !ok || cmp.Or(cmp.Compare(len(generation), len(lowest)), strings.Compare(generation, lowest)) < 0 {
+				p, lowest, ok = pair{d, st, 0}, generation, true
+			}
+		}
+	}
+	return p, ok
+}
+
+// retire gives up pairs of files that are mapped nowhere.
+func (s *Store) retire(pairs ...pair) {
+	for _, p := range pairs {
+		s.Finish(p.data.FD, p.data.Name)
+		s.Finish(p.state.FD, p.state.Name)
+	}
+}
+
+// forgetRing has a ring's files taken out of the store, from under whatever names; the caller retires it afterwards.
+func (s *Store) forgetRing(r *ring.Ring, names ...string) {
+	for _, base := range []string{activation.DataName, activation.StateName} {
+		names = append(names, activation.MemoryName(base, r.Generation()))
+	}
+	for _, name := range names {
+		s.Forget(name)
+	}
 }
 
 // putRing gives both files to the descriptor store. Nothing is received before that is certain.

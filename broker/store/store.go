@@ -3,6 +3,8 @@
 package store
 
 import (
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/msgmux/msgmux/activation"
@@ -11,19 +13,32 @@ import (
 	"github.com/msgmux/msgmux/internal/sys"
 )
 
-// barrierTimeout is how long the service manager may take to read its mail.
-const barrierTimeout = 10 * time.Second
-
 // Store is the descriptor store of one channel. Its methods may be called from any goroutine; each says whether it can block.
 type Store struct {
-	notifier   *activation.Notifier
+	notifier   *activation.Notifier // nil without a service manager
 	log        *journal.Log
 	ops        sys.Ops
 	keepRights bool
-	refuses    bool            // every socket that is received from refuses descriptors; set by Open
-	closing    chan struct{}   // one token for each Discard in progress
-	settling   chan settlement // descriptors that are finished with
+	refuses    bool          // every socket that is received from refuses descriptors; set by Open
+	closing    chan struct{} // one token for each Discard in progress
+	finished   chan int      // descriptors to be closed
+	aside      *setAside     // what Commit does; nil: nothing
+
+	proven  bool        // set by Open: the service manager has kept a descriptor for us, so it is worth talking to
+	trusted atomic.Bool // as far as is known, it keeps what it is given
+	changed chan struct{}
+	telling sync.Mutex // held while the service manager is told of one name
+
+	mu     sync.Mutex          // guards what follows
+	wanted map[string]*kept    // by name: what the store should hold
+	told   map[string]*kept    // what it was told to hold, and may hold therefore
+	stale  map[string]struct{} // names of which wanted and told may differ
+
+	witnesses // of the goroutine of Run; before and after it, of whoever runs Open and Settle
 }
+
+// kept is a descriptor that the store should hold, or may hold. Whoever is to close it calls Finish first.
+type kept struct{ fd int }
 
 // Config says what a Store is made of.
 type Config struct {
@@ -39,7 +54,8 @@ type Config struct {
 // New makes a Store. It has no descriptors and no goroutines of its own: Run does its work.
 func New(c Config) *Store {
 	return &Store{notifier: c.Notifier, log: c.Log, ops: c.Ops, keepRights: c.KeepRights,
-		closing: make(chan struct{}, maxClosing), settling: make(chan settlement, c.Room)}
+		closing: make(chan struct{}, maxClosing), finished: make(chan int, c.Room), changed: make(chan struct{}, 1),
+		wanted: make(map[string]*kept), told: make(map[string]*kept), stale: make(map[string]struct{})}
 }
 
 // Name is what the descriptor of a sink is called in the store; "" if it is not kept there.
@@ -56,8 +72,26 @@ func Name(spec *ring.Spec) string {
 // ClientName is what the descriptor of a connected source is called in the store.
 func ClientName(id uint64) string { return activation.SinkName(activation.ConnectedSource, id) }
 
-// Put gives the store a copy of fd. That it is there is certain only after Barrier. It may block.
-func (s *Store) Put(name string, fd int) error { return s.notifier.Store(name, fd) }
+// barrierTimeout is how long the service manager may take to read its mail.
+const barrierTimeout = 10 * time.Second
+
+// Put has the store keep a copy of fd, from now until Finish or Forget. That it is there is certain only after Barrier. It may
+// block. With an error the service manager does not know of it yet: it is wanted all the same, so that whoever gives it up has
+// to call Forget.
+//
+// While nothing shows that the service manager keeps anything, it is not asked to: what is wanted is stored once it does.
+func (s *Store) Put(name string, fd int) error {
+	s.want(name, fd)
+	if !s.trusted.Load() {
+		return nil
+	}
+	return s.tell(name)
+}
 
 // Barrier blocks until the service manager has done what it was sent before, for 10 s at most.
-func (s *Store) Barrier() error { return s.notifier.Barrier(barrierTimeout) }
+func (s *Store) Barrier() error {
+	if !s.trusted.Load() {
+		return nil
+	}
+	return s.notifier.Barrier(barrierTimeout)
+}

@@ -168,6 +168,14 @@ func (p *patient) descriptorStore(ctx context.Context, conn *dbus.Conn) finding 
 		return found(name, bad, fmt.Sprintf("FileDescriptorStoreMax=%d in a drop-in: %s edit %s", need+1024, u.systemctl(), service),
 			"it takes %d descriptors, and %d sinks and %d clients may need %d: %s", most, sinks, clients, need, then)
 	}
+	// The two files of a broker that runs, and the sinks that have registered or connected. Sources have theirs there, too, and
+	// so has what watches the store.
+	if p.status != nil {
+		if least := 2 + uint64(p.status.Sinks.Dynamic); uint64(held) < least {
+			return found(name, bad, "see what the broker says of it: journalctl -u "+service+" MSGMUX_EVENT=descriptor-store; it stores again what is missing within a minute",
+				"%d of %d, and the ring and the sinks are %d: a restart or a crash loses what is missing", held, most, least)
+		}
+	}
 	if !known {
 		return found(name, good, "", "%d of %d; this systemd keeps them over a restart, and not over a stop", held, most)
 	}

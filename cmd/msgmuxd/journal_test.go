@@ -140,7 +140,7 @@ func TestLinesByHandAreText(t *testing.T) {
 	untilReady(t, dir)
 	cmd.Process.Signal(syscall.SIGTERM)
 	cmd.Wait()
-	if !strings.Contains(said.String(), "level=DEBUG msg=started event=started\n") {
+	if !strings.Contains(said.String(), "level=DEBUG msg=\"started with an empty ring\" event=started\n") {
 		t.Errorf("it said %q", said.String())
 	}
 }
@@ -247,7 +247,7 @@ func TestInNamespace(t *testing.T) {
 		return entries["message-refused"] != nil && entries["registration-refused"] != nil
 	})
 	for event, want := range map[string]map[string]string{
-		"started":              {"PRIORITY": "7", "MESSAGE": "started", "SYSLOG_IDENTIFIER": "msgmuxd", "MSGMUX_CHANNEL": "web", "_TRANSPORT": "journal"},
+		"started":              {"PRIORITY": "7", "MESSAGE": "started with an empty ring", "SYSLOG_IDENTIFIER": "msgmuxd", "MSGMUX_CHANNEL": "web", "_TRANSPORT": "journal"},
 		"sink-added":           {"PRIORITY": "7", "MSGMUX_SINK": "archive", "MSGMUX_UID": "0", "MESSAGE_ID": "57c170c21b549fa0493828c316d18b87"},
 		"registration-refused": {"PRIORITY": "4", "MSGMUX_CODE": "no-peer", "MESSAGE_ID": "69d85547df43e0c847787d0d52383370"},
 		"message-refused":      {"PRIORITY": "4", "MSGMUX_MESSAGES": "1", "MESSAGE_ID": "423e740cce0f3fe082ed4885db542548"},
@@ -276,7 +276,7 @@ func TestInNamespace(t *testing.T) {
 	untilReady(t, "/run/y")
 	other.Process.Signal(syscall.SIGTERM)
 	other.Wait()
-	if !strings.Contains(said.String(), "level=DEBUG msg=started event=started\n") {
+	if !strings.Contains(said.String(), "level=DEBUG msg=\"started with an empty ring\" event=started\n") {
 		t.Errorf("beside a journal it said %q", said.String())
 	}
 }

@@ -100,13 +100,19 @@ func serve(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	defer unlink()
+	if unlink != nil {
+		defer unlink()
+	}
 	notifier, err := activation.NewNotifier()
-	if err != nil {
+	switch {
+	case err != nil && unlink == nil:
 		return err
+	case err != nil:
+		// Started by hand, in a shell that has the variable from a service: it was never meant for us.
+		slog.New(log).Warn("no service manager is told anything", "event", "descriptor-store", "error", err)
 	}
 	cfg := o.config()
-	cfg.Version, cfg.Notifier, cfg.Log = build.Version, notifier, log
+	cfg.Version, cfg.Notifier, cfg.Log, cfg.Unlink = build.Version, notifier, log, unlink
 	if d, ok := activation.WatchdogInterval(); ok {
 		cfg.Watchdog = d
 	}
@@ -138,9 +144,8 @@ func serve(ctx context.Context, o *options) error {
 }
 
 // sockets are those that the service manager gave, or, with --runtime-dir, those that are bound here. unlink removes
-// the latter's files.
-func sockets(o *options, log slog.Handler) (set activation.Set, unlink func(), err error) {
-	unlink = func() {}
+// the latter's files; nil for the former.
+func sockets(o *options, log slog.Handler) (set activation.Set, unlink func() error, err error) {
 	inherited, err := activation.Inherited()
 	if err != nil {
 		return set, unlink, err
@@ -165,23 +170,28 @@ func sockets(o *options, log slog.Handler) (set activation.Set, unlink func(), e
 		bound.Unlink()
 		return set, unlink, fmt.Errorf("cannot make the folder of static sinks: %w", err)
 	}
-	return set, func() { bound.Unlink() }, nil
+	return set, bound.Unlink, nil
 }
 
+// spareDescriptors is how many a broker needs beside those of sinks and clients, for sockets, files and the like.
+const spareDescriptors = 64
+
 // limits checks that what may be asked of this process can be had: a broker that runs into a limit later can lose the
-// descriptor store, and with it every sink.
+// descriptor store, and with it every sink. Clients that have said nothing yet may have what is left.
 func limits(o *options, cfg *broker.Config) error {
 	need := cfg.Geometry.MaxSinks + cfg.Geometry.MaxClients + 8
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
 		return fmt.Errorf("cannot read the limit of descriptors: %w", err)
 	}
-	if r.Cur < need+64 {
-		r.Cur = min(r.Max, need+1024)
-		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur < need+64 {
-			return fmt.Errorf("--max-sinks and --max-clients need %d descriptors and the limit is %d: raise LimitNOFILE, or ulimit -n", need+64, r.Cur)
+	if want := need + spareDescriptors + 2*broker.MaxSilent; r.Cur < want {
+		r.Cur = min(r.Max, want)
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur < need+spareDescriptors {
+			return fmt.Errorf("--max-sinks and --max-clients need %d descriptors and the limit is %d: raise LimitNOFILE, or ulimit -n", need+spareDescriptors, r.Cur)
 		}
 	}
+	// For each of two sockets, half of what is left; and a few for whoever comes first, whom the spare ones bear.
+	cfg.Silent = int(min(broker.MaxSilent, max(8, (r.Cur-need-spareDescriptors)/2)))
 	if n, known := activation.StoreLimit(); known && uint64(n) < need {
 		return fmt.Errorf("--max-sinks and --max-clients need a descriptor store of %d and FileDescriptorStoreMax is %d", need, n)
 	}

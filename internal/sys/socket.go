@@ -3,6 +3,7 @@
 package sys
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -11,6 +12,19 @@ import (
 // Close closes a descriptor. The number is free afterwards whatever the outcome (close(2)), so there is nothing to
 // tell.
 func Close(fd int) { unix.Close(fd) }
+
+// Duplicate is another descriptor of the same open file, close-on-exec. The caller owns it.
+func Duplicate(fd int) (int, error) {
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	return n, os.NewSyscallError("fcntl", err)
+}
+
+// Hush has everything fail from now on that is sent to the socket fd (EPIPE for a connected sender, shutdown(2)); what lies in
+// its queue can be received still. It says whether fd is a socket that can be hushed. A message queue is not.
+func Hush(fd int) bool { return unix.Shutdown(fd, unix.SHUT_RD) == nil }
+
+// HangUp ends a connection for both ends, whoever else has a copy of fd.
+func HangUp(fd int) { unix.Shutdown(fd, unix.SHUT_RDWR) }
 
 // OutQueue is how many bytes sent through fd its peer has not read yet, with the kernel's own overhead (SIOCOUTQ,
 // unix(7)); 0 means that it has read everything.
@@ -48,6 +62,11 @@ func Accept(fd int) (int, error) {
 		}
 		return n, os.NewSyscallError("accept4", err)
 	}
+}
+
+// IsOutOfDescriptors says whether err means that the process, or the machine, can have no more of them.
+func IsOutOfDescriptors(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
 }
 
 // PeerCredentials are those of the process that connected (SO_PEERCRED, unix(7)).

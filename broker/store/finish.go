@@ -4,91 +4,67 @@ package store
 
 import (
 	"context"
-	"log/slog"
-	"time"
+	"sync"
 
 	"github.com/msgmux/msgmux/activation"
-	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // Descriptors that are finished with, and those that strangers attached to messages, are closed here, off the goroutine that
 // has them: close(2) can block.
 
-// settlement is a descriptor to be taken out of the store and closed.
-type settlement struct {
-	fd   int    // -1: there is none to close
-	name string // in the store; "" if it is not there
-}
-
-// removeAgain is how long a name stays in the store at least when the service manager had no room for the message.
-const removeAgain = time.Second
-
 // maxClosing is how many descriptors are closed at a time. Each takes a thread while it lasts, and a process has only so
 // many (10,000, debug.SetMaxThreads).
 const maxClosing = 64
 
-// Run takes descriptors that are finished with out of the store and closes them, until ctx ends. A name that could not be
-// taken out is tried again, and not left to the next start: the store has only so much room.
+// Run closes descriptors that are finished with, and keeps the store equal to what is wanted, until ctx ends.
 func (s *Store) Run(ctx context.Context) {
-	var left []string
-	var again <-chan time.Time
-	for {
-		if len(left) > 0 && again == nil {
-			again = time.After(removeAgain)
-		}
-		select {
-		case d := <-s.settling:
-			if !s.settle(d) {
-				left = append(left, d.name)
+	var both sync.WaitGroup
+	both.Go(func() { s.keep(ctx) })
+	both.Go(func() {
+		for {
+			select {
+			case fd := <-s.finished:
+				s.Close(fd)
+			case <-ctx.Done():
+				return // Drain does the rest
 			}
-		case <-again:
-			again = nil
-			for len(left) > 0 && s.notifier.Remove(left[0]) == nil {
-				left = left[1:]
-			}
-		case <-ctx.Done():
-			return // Drain does the rest
 		}
-	}
+	})
+	both.Wait()
 }
 
-// Drain does what Run has left undone, after it and whoever calls Finish have ended. It may block.
+// Drain closes what Run has left unclosed, after it and whoever calls Finish have ended, and tells the service manager what it
+// does not know yet. It may block.
 func (s *Store) Drain() {
-	for len(s.settling) > 0 {
-		s.settle(<-s.settling)
+	for len(s.finished) > 0 {
+		s.Close(<-s.finished)
+	}
+	if s.trusted.Load() && !s.deaf {
+		s.reconcile() // what it does not learn the next start mends
 	}
 }
 
-// settle says whether the descriptor is out of the store; it is closed in any case.
-func (s *Store) settle(d settlement) bool {
-	err := error(nil)
-	if d.name != "" {
-		if err = s.notifier.Remove(d.name); err != nil {
-			s.log.Event(slog.LevelError, journal.EventInternal, "cannot take a descriptor out of the store yet", slog.Any("error", err))
+// Finish has fd taken out of the store, where it has that name, and closed. name is "" for one that is not in the store. A
+// connection is hung up at once, however long the service manager keeps its copy. It does not block.
+func (s *Store) Finish(fd int, name string) {
+	if name != "" {
+		s.unwant(name)
+		if letter, _, ok := activation.ParseSinkName(name); ok && letter != activation.DatagramSink {
+			sys.HangUp(fd)
 		}
 	}
-	if d.fd >= 0 {
-		s.Close(d.fd)
-	}
-	return err == nil
-}
-
-// Finish has fd taken out of the store, where it has that name, and closed. name is "" for one that is not in the store. It
-// does not block.
-func (s *Store) Finish(fd int, name string) {
-	d := settlement{fd, name}
 	select {
-	case s.settling <- d:
+	case s.finished <- fd:
 	default:
-		go s.settle(d)
+		go s.Close(fd)
 	}
 }
 
 // Forget has what has that name taken out of the store; the caller's own descriptor stays open. It does not block.
 func (s *Store) Forget(name string) {
 	if name != "" {
-		s.Finish(-1, name)
+		s.unwant(name)
 	}
 }
 
