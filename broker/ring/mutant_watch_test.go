@@ -86,17 +86,17 @@ func (m *mutation) make(s *mem.Store, apply func(*mem.Store)) {
 		apply(s)
 		return
 	}
-	at := siteOf()
+	at, level := siteOf(), m.level // what a store leads to changes m.level
 	if m.count != nil {
 		m.count[at]++
 		if m.classes[at] == nil {
 			m.classes[at] = make(map[class]bool)
 		}
 		m.classes[at][m.class] = true
-		if last := m.last[m.level]; last != "" {
+		if last := m.last[level]; last != "" {
 			m.next[[2]site{last, at}]++
 		}
-		m.last[m.level] = at
+		m.last[level] = at
 	}
 	switch {
 	case m.drop == at:
@@ -104,18 +104,19 @@ func (m *mutation) make(s *mem.Store, apply func(*mem.Store)) {
 	case m.held != nil:
 		first := m.held
 		m.held = nil
-		if at == m.swap[1] && m.level == m.heldLevel {
+		if at == m.swap[1] && level == m.heldLevel {
 			m.made++
 			apply(s)
 			first()
 			return
 		}
 		first()
+		m.level = level
 		m.make(s, apply)
 	case m.swap[0] == at && m.swap[0] != "":
 		later := *s
 		later.Value = append([]byte(nil), s.Value...)
-		m.held, m.heldLevel = func() { apply(&later) }, m.level
+		m.held, m.heldLevel = func() { apply(&later) }, level
 	default:
 		apply(s)
 	}
