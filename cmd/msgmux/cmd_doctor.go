@@ -30,7 +30,7 @@ func found(name string, v verdict, advice, format string, args ...any) finding {
 	if v == good {
 		advice = ""
 	}
-	return finding{name, v, visible(fmt.Sprintf(format, args...)), advice}
+	return finding{visible(name), v, visible(fmt.Sprintf(format, args...)), visible(advice)}
 }
 
 func doctorCommand(where *location) *cobra.Command {
