@@ -224,6 +224,7 @@ var harmless = []struct{ like, why string }{
 	{`r.done\(.* before .*\(log\) r.c.Log.Phase.Store\(phase\)`, "an operation that the kernel gave nothing to do: it does nothing again"},
 	{`\(Empty\) .* before .*\(done\)`, "the end of a connection is no message, whether it is landed or not"},
 	{`\(done\) .* before .*\(redoRemove\) e.State.Store\(free\) < op_remove.go:\d+\(remove\) _ = r.redoRemove`, "what counts nothing is gone now or a moment later"},
+	{`\(greetEntry\) r.log\(opGreet.* before .*\(greetEntry\) l.Client.Store`, "the kernel was not asked to send anything yet, and so nobody looks whom it was for"},
 	{`\(done\) .* before .*\(applyAccepted\) c.Flags.Store`, "the next message that it takes clears the flag"},
 }
 
