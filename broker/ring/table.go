@@ -100,6 +100,8 @@ type Sink struct {
 	catching  bool
 	self      bool   // this socket is connected
 	burst     uint64 // how many datagrams it is offered at once
+
+	joined time.Duration // the channel's clock when it came; 0 for what a predecessor left
 }
 
 // Spec is what the sink is. It may be read from any goroutine.
@@ -203,7 +205,9 @@ func (r *Ring) add(spec Spec, oldest, attach bool) *Sink {
 	}
 	e.State.Store(state)
 	r.ops.Seam("add.done")
-	return r.adopt(int(slot), spec)
+	s := r.adopt(int(slot), spec)
+	s.joined = r.clock
+	return s
 }
 
 // adopt makes the heap's side of an entry in use.

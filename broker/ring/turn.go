@@ -33,6 +33,7 @@ func (r *Ring) Turn(d time.Duration, idle func(*Sink) bool) (changed bool) {
 			BehindDelivered: cur.Seq < delivered.Seq,
 			CaughtUp:        d > 0 && r.full && cur.Seq == head.Seq && s.connected > 0 && !s.tap && idle(s),
 			Tap:             s.tap,
+			New:             (r.clock-s.joined)/payBackPart < s.Spec().Patience,
 			Lagging:         s.lagging,
 		}
 		if st.BehindDelivered {
