@@ -41,11 +41,12 @@ const (
 var imports = map[string][]string{
 	"internal/wire":   {},
 	"internal/sys":    {unixModule},
+	"internal/subuid": {},
 	"broker/ring/mem": {unixModule, "internal/sys"},
 	"broker/ring":     {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
 	"activation":      {unixModule, systemdModule},
 	"broker":          {"internal/sys", "internal/wire", "broker/ring", "activation"},
-	"broker/control":  {systemdModule, dbusModule, "internal/wire", "broker/ring"},
+	"broker/control":  {systemdModule, dbusModule, "internal/wire", "internal/subuid", "broker/ring"},
 	"client":          {"internal/wire", "internal/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
 	"cmd/msgmuxd":     {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
 	"cmd/msgmux":      {cobraModule, pflagModule, systemdModule, dbusModule, "client", "internal/wire"},
