@@ -20,6 +20,10 @@ var ErrServed = errors.New("the folder is in use")
 // maxPath is the longest path of a socket: sun_path of unix(7) without its final NUL.
 const maxPath = 107
 
+// backlog is how many connections may wait to be accepted, in all. A user who connects without end fills any, so it is as
+// long as systemd's; the kernel lowers it to net.core.somaxconn.
+const backlog = 4096
+
 // lockName is the file in the folder that a broker holds locked. It is never removed: two brokers could then hold locks
 // on two files of that name.
 const lockName = ".lock"
@@ -259,7 +263,7 @@ func bindOne(path string, kind Kind, mode fs.FileMode) (_ Descriptor, _ boundFil
 		return absent, boundFile{}, err
 	}
 	if kind == SeqpacketListener {
-		if err := unix.Listen(fd, unix.SOMAXCONN); err != nil {
+		if err := unix.Listen(fd, backlog); err != nil {
 			os.Remove(path)
 			return absent, boundFile{}, os.NewSyscallError("listen", err)
 		}

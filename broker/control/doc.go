@@ -6,6 +6,7 @@
 //
 //	server.go       the control socket: a JSON request, a JSON answer
 //	crowd.go        how many may come at a time, and who goes for a newcomer
+//	turns.go        whose turn it is to have an answer made
 //	metrics.go      the metrics socket: HTTP, or nothing at all
 //	openmetrics.go  the text of the metrics
 //	bus.go          the connection to a bus, made again when it breaks

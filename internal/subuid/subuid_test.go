@@ -12,7 +12,7 @@ import (
 )
 
 // people is a passwd(5) of three.
-const people = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\nbob:x:1001:1001:,,,:/home/bob:/bin/sh\nshort:x\nbad:x:y:1::/:/\n"
+const people = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:/bin/sh\nbob:x:1001:1001:,,,:/:/bin/sh\nshort:x\nbad:x:y:1::/:/\n"
 
 func parse(text string) Ranges {
 	return Parse(strings.NewReader(text), names(strings.NewReader(people)))
