@@ -11,6 +11,7 @@
 //	openmetrics.go  the text of the metrics
 //	bus.go          the connection to a bus, made again when it breaks
 //	buslink.go      what is let through from there, and how fast
+//	share.go        who of many that call may be heard
 //	object.go       methods, properties and signals
 //	introspect.go   how the object describes itself
 //	entry.go        native entries of the journal
