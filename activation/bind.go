@@ -49,7 +49,8 @@ type boundFile struct {
 
 // Bind makes dir, 0755, if it is missing, and binds the sockets of a channel in it, each with exactly the given mode
 // (0660 in general), whatever the umask. Sockets of a dead broker are replaced. Where a live one has them, or anything
-// else listens, the error wraps [ErrServed] and names it. Files that are not sockets are never touched.
+// else listens, the error wraps [ErrServed] and names it; where the folder is not ours, [ErrForeign] (see [CheckFolder]).
+// Files that are not sockets are never touched.
 func Bind(dir string, mode fs.FileMode) (*Sockets, error) {
 	s, err := bind(dir, mode.Perm())
 	if err != nil {
@@ -64,6 +65,9 @@ func bind(dir string, mode fs.FileMode) (_ *Sockets, err error) {
 		return nil, err
 	}
 	if err := makeFolder(dir); err != nil {
+		return nil, err
+	}
+	if err := CheckFolder(dir); err != nil {
 		return nil, err
 	}
 	s := &Sockets{Source: absent, Publish: absent, Register: absent, Subscribe: absent, Control: absent, lock: -1}
