@@ -62,7 +62,7 @@ func (b *bed) busctl(user, name, iface, method string, arguments ...string) (sai
 	b.t.Helper()
 	argv := append([]string{"busctl", "--system", "call", name, busPath, iface, method}, arguments...)
 	if user != "" {
-		argv = append([]string{"setpriv", "--reuid=" + user, "--regid=" + user, "--clear-groups", "--"}, argv...)
+		argv = append([]string{"setpriv", "--reuid=" + user, "--regid=" + user, "--init-groups", "--"}, argv...)
 	}
 	return b.Run(b.t.Context(), append([]string{"sh", "-c", `exec "$@" 2>&1`, "sh"}, argv...)...)
 }
