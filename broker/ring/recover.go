@@ -36,7 +36,7 @@ func Open(dataFD, stateFD int, o Options) (*Ring, error) {
 			return nil, unusable("lock the state", err)
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("%w by process %d", ErrBusy, holder)
+			return nil, busy(holder)
 		}
 	}
 	r, err := mapRing(g, dataFD, stateFD, o)
@@ -56,6 +56,16 @@ func Open(dataFD, stateFD int, o Options) (*Ring, error) {
 	}
 	r.ops.Seam("recover.done")
 	return r, nil
+}
+
+// busy is ErrBusy with who holds the ring. A process that was killed holds it for as long as one of its threads does not come
+// back from the kernel, and nobody can do anything about that but end what the thread waits for.
+func busy(holder int) error {
+	if sys.Dying(holder) {
+		return fmt.Errorf("%w by process %d, which was killed and cannot end: it waits in the kernel for a file system that does not answer, see /proc/%d/task/*/stack",
+			ErrBusy, holder, holder)
+	}
+	return fmt.Errorf("%w by process %d", ErrBusy, holder)
 }
 
 // readGeometry reads the two header pages and checks that they belong together and to this program.
