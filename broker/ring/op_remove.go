@@ -25,7 +25,7 @@ func (r *Ring) Remove(s *Sink) (abandoned uint64) {
 	abandoned = r.c.Head.Seq.Load() - cur.Seq
 	r.forget(s, cur.Seq-e.Start.Load()-lost, lost, abandoned)
 	r.cursors = slices.DeleteFunc(r.cursors, func(o *Sink) bool { return o == s })
-	r.closeAccount(s.Spec().UID, s.account)
+	r.closeAccount(s.account)
 	return abandoned
 }
 

@@ -47,6 +47,7 @@ type Account struct {
 	Owed   time.Duration // never negative
 	Shared bool          // several sinks draw on it: paid back, never cleared
 
+	user          uint32 // whose it is, if it is shared
 	charged, paid uint64 // the turns of the last charge and pay-back: once a turn, whatever the number of sinks
 }
 

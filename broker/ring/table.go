@@ -240,10 +240,14 @@ func (r *Ring) account(spec *Spec, owed time.Duration) *Account {
 	if !spec.Ordinary {
 		return &Account{Owed: owed}
 	}
-	a := r.accounts[spec.UID]
+	user := spec.UID
+	if r.opt.Owner != nil {
+		user = r.opt.Owner(user)
+	}
+	a := r.accounts[user]
 	if a == nil {
-		a = &Account{Shared: true}
-		r.accounts[spec.UID] = a
+		a = &Account{Shared: true, user: user}
+		r.accounts[user] = a
 	}
 	a.Owed = max(a.Owed, owed)
 	return a

@@ -106,9 +106,9 @@ func (r *Ring) payBack(d time.Duration) {
 }
 
 // closeAccount closes the account of an ordinary user's sink that has gone, if nothing is owed and it was the last one.
-func (r *Ring) closeAccount(uid uint32, a *Account) {
+func (r *Ring) closeAccount(a *Account) {
 	if a.Shared && a.Owed == 0 && !slices.ContainsFunc(r.cursors, func(s *Sink) bool { return s.account == a }) {
-		delete(r.accounts, uid)
+		delete(r.accounts, a.user)
 	}
 }
 
