@@ -25,13 +25,14 @@ import (
 // hog is what the attacker's process does, many times over if Many says so.
 type hog struct {
 	Dir     string
-	Socket  string // subscribe or register
+	Socket  string // subscribe, register or publish
 	Options string // lines of the hello or registration
 	Many    int
 	First   time.Duration // how long it reads when it has come
 	Hang    time.Duration // how long it does not read then
 	Read    time.Duration // how long it reads before it hangs again; 0: it closes instead, and comes back
 	Rate    int           // bytes/s of one that reads all the time, and slowly; 0: none does
+	Entries int           // of poll(2) on its socket, beside which it reads or sends all the time
 }
 
 // hogRole hands a hog to the process that is to be it.
@@ -61,8 +62,8 @@ func TestBeHog(t *testing.T) {
 
 // come becomes a sink, nil if that did not work.
 func (h *hog) come() *net.UnixConn {
-	if h.Socket == "subscribe" {
-		conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: h.Dir + "/subscribe", Net: "unixpacket"})
+	if h.Socket != "register" {
+		conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: h.Dir + "/" + h.Socket, Net: "unixpacket"})
 		if err != nil {
 			return nil
 		}
@@ -88,7 +89,10 @@ func (h *hog) come() *net.UnixConn {
 // stay is what it does while it is there.
 func (h *hog) stay(conn *net.UnixConn) {
 	b := make([]byte, 256<<10)
-	conn.SetReadDeadline(time.Time{})
+	conn.SetDeadline(time.Time{})
+	if h.Entries > 0 {
+		h.poll(conn)
+	}
 	if h.Rate > 0 {
 		for next := time.Now(); ; time.Sleep(time.Until(next)) {
 			n, err := conn.Read(b)
@@ -207,7 +211,12 @@ func paced(t *testing.T, b *brokertest.Broker) *atomic.Uint64 {
 			if err != nil {
 				return
 			}
-			wire.EachRecord(p.Records, func([]byte) bool { got.Add(1); return true })
+			wire.EachRecord(p.Records, func(m []byte) bool {
+				if len(m) == size-4 { // others may send, too
+					got.Add(1)
+				}
+				return true
+			})
 		}
 	}()
 	return got
