@@ -79,9 +79,10 @@ func TestInstalledPolicy(t *testing.T) {
 	b := brokertest.Start(t)
 	show(t, d, b)
 	object(t, d.connect())
-	stop := make(chan struct{})
-	defer close(stop)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	defer func() { close(stop); <-stopped }()
 	go func() { // so that there are signals
+		defer close(stopped)
 		for {
 			select {
 			case <-stop:
