@@ -21,18 +21,19 @@ SOAK_KILLS ?= 10000
 SOAK_RESTARTS ?= 100
 SOAK_SYSTEMD_KILLS ?= 300
 SOAK_UPGRADES ?= 10
+MUTANTS ?= 60
 
 # Pinned: a new release must not turn a green tree red overnight. Run by version, so it never enters go.mod.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # What `make test` runs. A part joins the list with the change that brings it.
-PARTS := unit systemd packages recipes
+PARTS := unit proof systemd packages recipes
 
-# The tests that boot a systemd are a part of their own, and so is what the packages are made of. The killing parent is too
+# The tests that boot a systemd are a part of their own, and so are what the packages are made of and the models. The killing parent is too
 # slow under the race detector, and the tests of promise 4 compare times and rates, which it distorts.
-UNIT_PACKAGES = $$(go list ./... | grep -vE '/(units|packaging)(/|$$)')
+UNIT_PACKAGES = $$(go list ./... | grep -vE '/(units|packaging|broker/ring/model)(/|$$)')
 RACE_SKIP     = ^TestPromise4_
-RACE_PACKAGES = $$(go list ./client ./broker/... ./internal/... | grep -vE '/(broker/crashtest|internal/house)$$')
+RACE_PACKAGES = $$(go list ./client ./broker/... ./internal/... | grep -vE '/(broker/crashtest|broker/ring/model|internal/house)$$')
 
 SCRIPTS = $$(git ls-files -z -- .ci '*.sh' | xargs -0 grep -lE '^\#!.*sh')
 
@@ -74,6 +75,17 @@ test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, unde
 	go test -count=1 -p 1 -timeout 6m $(UNIT_PACKAGES)
 	@$(MAKE) --no-print-directory test-race fuzz
 
+.PHONY: test-proof
+test-proof: model ## the broker killed after every store to its memory, and MUTANTS (60) mistakes in its code, all noticed; no root
+	go vet -tags ring_watch ./broker/ring/...
+	go test -count=1 -tags ring_watch -timeout 15m -v -run 'TestEveryKill|TestEveryStoreIsPlayed' ./broker/ring ./broker/ring/layout2/writer | grep -vE '^ *(===|---)'
+	MSGMUX_MUTANTS=$(MUTANTS) go test -count=1 -tags ring_watch -timeout 0 -v -run TestMistakesAreCaught ./broker/ring | grep -vE '^ *(===|---)'
+
+.PHONY: model
+model: ## the models of the crash protocol: every state of those that must hold, and a mistake in each of those that must not
+	@.ci/need proof spin gcc || [ $$? = 2 ]
+	go test -count=1 -timeout 30m -v ./broker/ring/model | grep -vE '^ *(===|---)'
+
 .PHONY: test-systemd
 test-systemd: ## boots Debian's systemd 252 and 257 in containers; root, some minutes
 	go test -count=1 -timeout 20m ./units/...
@@ -98,7 +110,9 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	@.ci/fuzz $(FUZZTIME)
 
 .PHONY: soak
-soak: ## hours: SOAK_KILLS (10000) kills, restarts, SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
+soak: ## hours: every mistake of test-proof, every instruction, SOAK_KILLS (10000) kills, restarts, SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
+	@$(MAKE) --no-print-directory test-proof MUTANTS=0
+	MSGMUX_STEP=all go test -count=1 -timeout 0 -v -run TestEveryInstruction ./broker/ring
 	MSGMUX_SOAK_KILLS=$(SOAK_KILLS) go test -count=1 -timeout 0 -v ./broker/crashtest
 	MSGMUX_SOAK_RESTARTS=$(SOAK_RESTARTS) MSGMUX_SOAK_KILLS=$(SOAK_SYSTEMD_KILLS) go test -count=1 -timeout 0 -v -run 'TestRestartIsInvisible|TestKillIsInvisible' ./units
 	MSGMUX_SOAK_UPGRADES=$(SOAK_UPGRADES) go test -count=1 -timeout 0 -v -run TestUpgradeUnderLoad ./packaging

@@ -12,13 +12,12 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // ErrServed means that the folder belongs to a broker that is alive.
 var ErrServed = errors.New("the folder is in use")
-
-// maxPath is the longest path of a socket: sun_path of unix(7) without its final NUL.
-const maxPath = 107
 
 // backlog is how many connections may wait to be accepted, in all. A user who connects without end fills any, so it is as
 // long as systemd's; the kernel lowers it to net.core.somaxconn.
@@ -31,11 +30,7 @@ const lockName = ".lock"
 // Sockets are the sockets of a channel that was started by hand. The caller owns their descriptors; nothing here closes
 // them once Bind has returned.
 type Sockets struct {
-	Source    Descriptor
-	Publish   Descriptor
-	Register  Descriptor
-	Subscribe Descriptor
-	Control   Descriptor
+	Own
 
 	lock  int // of the lock file; -1 once it is released
 	files []boundFile
@@ -70,7 +65,7 @@ func bind(dir string, mode fs.FileMode) (_ *Sockets, err error) {
 	if err := CheckFolder(dir); err != nil {
 		return nil, err
 	}
-	s := &Sockets{Source: absent, Publish: absent, Register: absent, Subscribe: absent, Control: absent, lock: -1}
+	s := &Sockets{Own: noneOwn(), lock: -1}
 	defer func() {
 		if err != nil {
 			s.abandon()
@@ -79,25 +74,13 @@ func bind(dir string, mode fs.FileMode) (_ *Sockets, err error) {
 	if s.lock, err = lockFolder(dir); err != nil {
 		return nil, err
 	}
-	plan := []struct {
-		place *Descriptor
-		name  string
-		kind  Kind
-	}{
-		// Control comes first: if a broker is alive, it is the socket that tells whose it is.
-		{&s.Control, "control", SeqpacketListener},
-		{&s.Source, "source", Datagram},
-		{&s.Publish, "publish", SeqpacketListener},
-		{&s.Register, "register", Datagram},
-		{&s.Subscribe, "subscribe", SeqpacketListener},
-	}
 	// All are looked at before the first one is replaced: a refusal must leave everything as it was.
-	for _, p := range plan {
+	for _, p := range s.places() {
 		if err := checkDead(dir, p.name); err != nil {
 			return nil, err
 		}
 	}
-	for _, p := range plan {
+	for _, p := range s.places() {
 		d, file, err := bindOne(filepath.Join(dir, p.name), p.kind, mode)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", p.name, err)
@@ -111,10 +94,8 @@ func bind(dir string, mode fs.FileMode) (_ *Sockets, err error) {
 
 // abandon undoes a Bind that failed half-way.
 func (s *Sockets) abandon() {
-	for _, d := range []Descriptor{s.Source, s.Publish, s.Register, s.Subscribe, s.Control} {
-		if d.Given() {
-			unix.Close(d.FD)
-		}
+	for _, d := range s.All() {
+		unix.Close(d.FD)
 	}
 	s.Unlink()
 }
@@ -174,8 +155,8 @@ func lockFolder(dir string) (int, error) {
 // checkDead returns nil if nothing listens at dir/name: no file, or a socket that nobody has open.
 func checkDead(dir, name string) error {
 	path := filepath.Join(dir, name)
-	if len(path) > maxPath {
-		return fmt.Errorf("the path %s has %d bytes, a socket's has at most %d", path, len(path), maxPath)
+	if len(path) > wire.MaxSocketPath {
+		return fmt.Errorf("the path %s has %d bytes, a socket's has at most %d", path, len(path), wire.MaxSocketPath)
 	}
 	var st unix.Stat_t
 	switch err := unix.Lstat(path, &st); {
@@ -186,7 +167,7 @@ func checkDead(dir, name string) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFSOCK:
 		return fmt.Errorf("%s is in the way: not a socket", path)
 	}
-	// A full backlog must not hold us up, so this socket does not wait. Against a live datagram socket the answer is
+	// A full backlog must not hold us up, so this socket does not block. Against a live datagram socket the answer is
 	// EPROTOTYPE, which tells enough. Where a service manager listens, the connection starts the service; that is no harm.
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -233,7 +214,7 @@ func bindOne(path string, kind Kind, mode fs.FileMode) (_ Descriptor, _ boundFil
 	if kind == SeqpacketListener {
 		typ = unix.SOCK_SEQPACKET
 	}
-	// Blocking, like a socket from systemd: whoever must not wait says so in each call.
+	// Blocking, like a socket from systemd: a caller that must not block says so in each call.
 	fd, err := unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return absent, boundFile{}, os.NewSyscallError("socket", err)

@@ -120,7 +120,7 @@ func (n *Notifier) ExtendTimeout(d time.Duration) error {
 // TriggerWatchdog asks to be killed and restarted as if the watchdog had run out.
 func (n *Notifier) TriggerWatchdog() error { return n.send("WATCHDOG=trigger") }
 
-// Watchdog tells that the data thread is well. It never waits and allocates nothing. A ping for which there is no room
+// Watchdog tells that the data thread is well. It never blocks and allocates nothing. A ping for which there is no room
 // is not sent, and that is no error: the manager has unread messages of ours, and the next ping is soon.
 func (n *Notifier) Watchdog() error {
 	if n == nil {
@@ -131,7 +131,7 @@ func (n *Notifier) Watchdog() error {
 	case err == nil, isFull(err), err == unix.EINTR:
 		return nil
 	case isLost(err) && n.reconnecting.CompareAndSwap(false, true):
-		// Connecting looks up a path, which can wait. So it is not done here, and this ping is lost.
+		// Connecting looks up a path, which may block. So it is not done here, and this ping is lost.
 		n.goroutines.Go(func() {
 			n.connect() // if it fails, so will the next ping, which tries again
 			n.reconnecting.Store(false)

@@ -59,12 +59,8 @@ func ParseSinkName(name string) (kind byte, id uint64, ok bool) {
 
 // Set is inherited descriptors, each in its place. Absent single ones have FD -1 and kind None.
 type Set struct {
-	Source    Descriptor // Datagram
-	Publish   Descriptor // SeqpacketListener
-	Register  Descriptor // Datagram
-	Subscribe Descriptor // SeqpacketListener
-	Control   Descriptor // SeqpacketListener
-	Metrics   Descriptor // StreamListener
+	Own
+	Metrics Descriptor // StreamListener
 
 	SourceQueues []Descriptor // MessageQueue, opened for reading only
 	Sinks        []Descriptor // Datagram or MessageQueue: sockets of static sinks that an administrator handed over
@@ -94,7 +90,7 @@ func (p Problem) String() string {
 // Route puts each descriptor in its place, by name and never by order. Every descriptor of ds is either in the set or
 // in a problem.
 func Route(ds []Descriptor) (Set, []Problem) {
-	set := Set{Source: absent, Publish: absent, Register: absent, Subscribe: absent, Control: absent, Metrics: absent}
+	set := Set{Own: noneOwn(), Metrics: absent}
 	var problems []Problem
 	for _, d := range ds {
 		if reason := set.place(d); reason != "" {
@@ -106,17 +102,12 @@ func Route(ds []Descriptor) (Set, []Problem) {
 
 // place stores d, or says why it cannot.
 func (s *Set) place(d Descriptor) (reason string) {
+	for _, p := range s.places() {
+		if d.Name == p.name {
+			return single(p.place, d, p.kind)
+		}
+	}
 	switch d.Name {
-	case "source":
-		return single(&s.Source, d, Datagram)
-	case "publish":
-		return single(&s.Publish, d, SeqpacketListener)
-	case "register":
-		return single(&s.Register, d, Datagram)
-	case "subscribe":
-		return single(&s.Subscribe, d, SeqpacketListener)
-	case "control":
-		return single(&s.Control, d, SeqpacketListener)
 	case "metrics":
 		return single(&s.Metrics, d, StreamListener)
 	case "source-mq":

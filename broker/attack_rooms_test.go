@@ -34,7 +34,7 @@ func TestAttackOptionsFile(t *testing.T) {
 	notHeldYet(t)
 	for _, kind := range []string{"fifo", "endless"} {
 		t.Run(kind, func(t *testing.T) {
-			log := &journal{}
+			log := &keptLog{}
 			options, change := optionsIn(t)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
@@ -99,7 +99,7 @@ func TestAttackLabelSquatting(t *testing.T) {
 // TestAttackSilentJournal: a user with many labels and many reasons does not silence what is said about others.
 func TestAttackSilentJournal(t *testing.T) {
 	notHeldYet(t)
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log), withPatience(50*time.Millisecond), func(cfg *broker.Config) {
 		cfg.Geometry.MaxSinks, cfg.SinksPerUser = 1024, 1024
 	})

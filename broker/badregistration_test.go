@@ -26,7 +26,7 @@ import (
 
 // TestBadRegistration: each kind, with the code and the advice that its sender gets.
 func TestBadRegistration(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log))
 	stream, err := net.Listen("unix", b.Dir+"/stream")
 	if err != nil {
@@ -197,7 +197,7 @@ func TestUnwritable(t *testing.T) {
 // TestRegistrationStorm: 20,000 bad registrations in a row from several users cost their senders' time and nobody
 // else's.
 func TestRegistrationStorm(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log))
 	openToAll(t, b.Dir)
 	probe := startProbe(t, b.Dir)

@@ -1,29 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package broker is the channel: sources, one ring, many sinks. It takes the channel's sockets, a clock and sys.Ops,
-// and runs one thread that does all data work, with goroutines beside it for whatever can wait.
+// Package broker is the channel: it opens, runs and closes the rooms that make one.
 //
-// Rooms, each in files of its own:
+//	journal   what the channel says: log lines, events, counts of outcomes
+//	owner     who owns a socket
+//	ring      the messages, the table of sinks, and the log of operations
+//	store     what outlives the process: the ring's files, sockets in the descriptor store
+//	loop      the data thread, and the roster: who is in the channel
+//	gate      the ways in: registrations, framed clients, static sinks
+//	status    how the channel is
 //
-//	channel.go    what a channel is made of; start, restart, stop
-//	pair.go       the ring's two files: found, moved, set aside, stored
-//	handover.go   queues and static sinks that an administrator hands over
-//	loop.go       the data thread: epoll, receive, send, patience
-//	outlet.go     a sink's sending socket, and what its errors mean
-//	sinks.go      the table: who is taken over, let in, dropped, forgotten
-//	door.go       framed clients: accept, hello, store, enter, ok
-//	registrar.go  registrations: peek, prove, store, enter, answer, consume
-//	ownership.go  who owns a socket
-//	folder.go     static sinks
-//	reaper.go     sinks that died without a word
-//	settle.go     descriptors that are done with
-//	status.go     what the control socket tells
-//	rates.go      how fast messages pass, from one look to the next
-//	journal.go    log lines, bounded and limited
-//	events.go     what happens to sinks, told to whoever watches
-//	blocked.go    a word when sources wait for long
+// Each of them uses only what stands above it. control, beside it, is what people look through.
 //
-// It knows nothing of D-Bus, HTTP or JSON sockets, and nothing of command lines.
+// It knows nothing of D-Bus, HTTP or JSON sockets, and reads no command line; refusals name the flags of cmd/msgmuxd.
 //
 // The package makes no compatibility promise.
 package broker

@@ -10,6 +10,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -27,7 +28,7 @@ func next(t *testing.T, events <-chan wire.Event) wire.Event {
 
 // TestWatchersAreTold what happens to a sink from its first to its last moment.
 func TestWatchersAreTold(t *testing.T) {
-	j := new(journal)
+	j := new(keptLog)
 	b := brokertest.Start(t, keepLog(j))
 	events, dropped, stop := b.Channel.Watch(16)
 	fast := brokertest.NewSink(t, b.Dir, "label=fast")
@@ -81,7 +82,7 @@ func TestWatchersAreTold(t *testing.T) {
 	if e = next(t, events); e.Kind != wire.EventRemoved || e.ID != added.ID || e.Lost == 0 {
 		t.Errorf("got %+v", e)
 	}
-	for _, event := range []string{broker.EventLagging, broker.EventRecovered} {
+	for _, event := range []string{journal.EventLagging, journal.EventRecovered} {
 		if n := len(j.grep(event + ":")); n != 1 {
 			t.Errorf("%d lines of %s: %q", n, event, j.grep(event+":"))
 		}
@@ -113,26 +114,24 @@ func TestSlowWatcherLosesEvents(t *testing.T) {
 
 // TestLongWaitIsSaidOnce, and its end: for want of a sink if somebody waits, and for a sink that takes nothing.
 func TestLongWaitIsSaidOnce(t *testing.T) {
-	defer broker.SetBlockedTimes(10*time.Millisecond, 100*time.Millisecond)()
-	j := new(journal)
-	b := brokertest.Start(t, keepLog(j))
-	defer b.Stop() // before the times are set back
+	j := new(keptLog)
+	b := brokertest.Start(t, keepLog(j), func(cfg *broker.Config) { broker.SetBlockedTimes(cfg, 10*time.Millisecond, 100*time.Millisecond) })
 	time.Sleep(300 * time.Millisecond)
-	if said := j.grep(broker.EventBlocked); len(said) > 0 {
+	if said := j.grep(journal.EventBlocked); len(said) > 0 {
 		t.Errorf("nobody waits, and still %q", said)
 	}
 	source := brokertest.NewSource(t, b.Dir)
 	if err := source.Send(nil); err != nil {
 		t.Fatal(err)
 	}
-	brokertest.Eventually(t, "a line", func() bool { return len(j.grep(broker.EventBlocked, "no sink")) == 1 })
+	brokertest.Eventually(t, "a line", func() bool { return len(j.grep(journal.EventBlocked, "no sink")) == 1 })
 	sink := brokertest.NewSink(t, b.Dir, "label=hung", "patience=forever")
-	brokertest.Eventually(t, "its end", func() bool { return len(j.grep(broker.EventUnblocked)) == 1 })
+	brokertest.Eventually(t, "its end", func() bool { return len(j.grep(journal.EventUnblocked)) == 1 })
 	for source.TrySend(make([]byte, 64<<10)) == nil || b.Channel.Status().Sources.Blocked == false {
 	}
-	brokertest.Eventually(t, "a line", func() bool { return len(j.grep(broker.EventBlocked, "sink=hung")) == 1 })
+	brokertest.Eventually(t, "a line", func() bool { return len(j.grep(journal.EventBlocked, "sink=hung")) == 1 })
 	time.Sleep(200 * time.Millisecond)
-	if said := j.grep(broker.EventBlocked); len(said) != 2 {
+	if said := j.grep(journal.EventBlocked); len(said) != 2 {
 		t.Errorf("said %q", said)
 	}
 	sink.Close()

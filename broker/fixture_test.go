@@ -61,19 +61,19 @@ func stamp(b []byte) (source uint32, seq uint64, ok bool) {
 	return source, seq, bytes.Equal(b, stamped(source, seq, len(b)))
 }
 
-// journal collects what a broker logs.
-type journal struct {
+// keptLog collects what a broker logs.
+type keptLog struct {
 	slog.Handler
 	mu    sync.Mutex
 	lines []string // "event: text key=value ..."
 }
 
 // keepLog makes a broker log into j as well.
-func keepLog(j *journal) func(*broker.Config) {
+func keepLog(j *keptLog) func(*broker.Config) {
 	return func(cfg *broker.Config) { j.Handler, cfg.Log = cfg.Log, j }
 }
 
-func (j *journal) Handle(ctx context.Context, r slog.Record) error {
+func (j *keptLog) Handle(ctx context.Context, r slog.Record) error {
 	var event string
 	var rest strings.Builder
 	r.Attrs(func(a slog.Attr) bool {
@@ -91,7 +91,7 @@ func (j *journal) Handle(ctx context.Context, r slog.Record) error {
 }
 
 // grep returns the lines that have all words.
-func (j *journal) grep(words ...string) (found []string) {
+func (j *keptLog) grep(words ...string) (found []string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 next:
@@ -107,7 +107,7 @@ next:
 }
 
 // logged waits until there are n lines with all words, and says if there are more.
-func (j *journal) logged(t *testing.T, n int, words ...string) {
+func (j *keptLog) logged(t *testing.T, n int, words ...string) {
 	t.Helper()
 	brokertest.Eventually(t, fmt.Sprintf("%d log lines with %q", n, words), func() bool { return len(j.grep(words...)) >= n })
 	if lines := j.grep(words...); len(lines) != n {
@@ -246,7 +246,7 @@ func openToAll(t *testing.T, dir string) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"source", "publish", "register", "subscribe", "control"} {
+	for _, name := range wire.Sockets {
 		if err := os.Chmod(dir+"/"+name, 0o666); err != nil {
 			t.Fatal(err)
 		}

@@ -50,7 +50,7 @@ func works(t *testing.T, dir string) {
 
 // TestBadHello: what is no hello is answered with an error that says what to do, and the connection is closed.
 func TestBadHello(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log))
 	rnd := rand.New(rand.NewPCG(3, 4))
 	garbage := make([]byte, 300)
@@ -115,7 +115,7 @@ func TestSilentClients(t *testing.T) {
 	for _, many := range []int{1000, 3000} {
 		t.Run(fmt.Sprint(many), func(t *testing.T) {
 			t.Parallel()
-			log := &journal{}
+			log := &keptLog{}
 			b := brokertest.Start(t, keepLog(log))
 			began := time.Now()
 			var late *brokertest.Client
@@ -166,7 +166,7 @@ func TestSilentClients(t *testing.T) {
 // TestBadPacket: nothing of a packet that is not whole records enters the ring.
 func TestBadPacket(t *testing.T) {
 	const largest = 200 << 10
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) { cfg.Geometry.MaxMessage = largest })
 	sink := brokertest.NewSink(t, b.Dir)
 	sink.Expect(largest)
@@ -232,7 +232,7 @@ func TestBadPacket(t *testing.T) {
 		if st.Refused[code] != messages || st.Registrations[code] != n {
 			t.Errorf("%s: %d messages and %d clients are counted, not %d", code, st.Refused[code], st.Registrations[code], n)
 		}
-		log.logged(t, 1, "hung up on", "code="+code)
+		log.logged(t, 1, "disconnected", "code="+code)
 	}
 	works(t, b.Dir)
 }

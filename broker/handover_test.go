@@ -43,7 +43,7 @@ func TestHandedOverSockets(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	file, first := handedOver(t, dir+"/file", "file")
 	abstract, second := handedOver(t, brokertest.Name(), "abstract")
-	b := brokertest.Start(t, func(cfg *broker.Config) { cfg.Inherited.Sinks = []activation.Descriptor{first, second} })
+	b := brokertest.StartWith(t, func(_ *broker.Config, in *activation.Set) { in.Sinks = []activation.Descriptor{first, second} })
 	becomes(t, b, "file", "ready")
 	becomes(t, b, "abstract", "ready")
 	b.Channel.Rescan()
@@ -59,10 +59,10 @@ func TestHandedOverSockets(t *testing.T) {
 
 // TestHandedOverOptions: they are where those of the folder's sinks are.
 func TestHandedOverOptions(t *testing.T) {
-	options, in := optionsIn(t)
+	options, withOptions := optionsIn(t)
 	writeFile(t, options+"/audit.conf", "patience=7s\n")
 	_, d := handedOver(t, brokertest.Name(), "audit")
-	b := brokertest.Start(t, in, func(cfg *broker.Config) { cfg.Inherited.Sinks = []activation.Descriptor{d} })
+	b := brokertest.StartWith(t, func(_ *broker.Config, in *activation.Set) { in.Sinks = []activation.Descriptor{d} }, withOptions)
 	if s := becomes(t, b, "audit", "ready"); s.Patience != "7s" {
 		t.Errorf("%+v", s)
 	}
@@ -95,13 +95,13 @@ func TestPromise8_QueueIntoTheBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(out)
-	log := &journal{}
-	b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) {
-		cfg.Inherited.SourceQueues = []activation.Descriptor{{Name: "source-mq", FD: in, Kind: activation.MessageQueue}}
+	log := &keptLog{}
+	b := brokertest.StartWith(t, func(cfg *broker.Config, set *activation.Set) {
+		set.SourceQueues = []activation.Descriptor{{Name: "source-mq", FD: in, Kind: activation.MessageQueue}}
 		if err := os.Symlink(path, cfg.SinksDir+"/loop"); err != nil {
 			t.Fatal(err)
 		}
-	})
+	}, keepLog(log))
 	sink := brokertest.NewSink(t, b.Dir)
 	if errno := (sys.Kernel{}).QueueSend("", out, []byte("once")); errno != 0 {
 		t.Fatal(errno)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/internal/sys"
@@ -27,7 +28,7 @@ func (withoutWait) EpollWait(string, int, []sys.Event, time.Duration) (int, unix
 func TestKernelWithoutWait(t *testing.T) {
 	cfg := brokertest.Config()
 	cfg.Log, cfg.Ops = slog.NewTextHandler(t.Output(), nil), withoutWait{}
-	c, err := broker.Open(cfg)
+	c, err := broker.Open(cfg, activation.Set{})
 	if err == nil {
 		c.Close()
 	}

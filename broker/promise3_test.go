@@ -245,7 +245,7 @@ func (k *smallBuffers) small(t *testing.T, b *brokertest.Broker, options ...stri
 func TestPromise3_TooLargeForASink(t *testing.T) {
 	for _, alone := range []bool{false, true} {
 		t.Run(fmt.Sprintf("alone=%v", alone), func(t *testing.T) {
-			k, log := &smallBuffers{bytes: 32 << 10}, &journal{}
+			k, log := &smallBuffers{bytes: 32 << 10}, &keptLog{}
 			b := brokertest.Start(t, withSmallBuffers(k), keepLog(log))
 			small := k.small(t, b)
 			var other *brokertest.Sink

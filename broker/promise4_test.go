@@ -35,7 +35,7 @@ func lagging(t *testing.T, b *brokertest.Broker, id uint64) {
 // the source floods and all others wait for it.
 func TestPromise4_PauseCostsNothing(t *testing.T) {
 	t.Parallel()
-	log := &journal{}
+	log := &keptLog{}
 	// A ring of 2,000 messages, which a slow machine fills in a moment, too.
 	b := brokertest.Start(t, withPatience(1500*time.Millisecond), keepLog(log), func(cfg *broker.Config) { cfg.Geometry.Size = 2 << 20 })
 	fast, pausing := brokertest.NewSink(t, b.Dir), brokertest.NewSink(t, b.Dir)
@@ -162,7 +162,7 @@ func slowerSink(t *testing.T) bool {
 func TestPromise4_HungSinks(t *testing.T) {
 	t.Parallel()
 	const patience = 800 * time.Millisecond
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, withPatience(patience), keepLog(log))
 	healthy := []*brokertest.Sink{brokertest.NewSink(t, b.Dir), brokertest.NewSink(t, b.Dir)}
 	hung := []*brokertest.Sink{brokertest.NewSink(t, b.Dir), brokertest.NewSink(t, b.Dir), brokertest.NewSink(t, b.Dir)}
@@ -220,7 +220,7 @@ func TestPromise4_NoPatience(t *testing.T) {
 		declared bool
 	}{{"patience=0", false}, {"tap=yes", false}, {"patience=0", true}, {"tap=yes", true}} {
 		t.Run(fmt.Sprintf("%s,declared=%v", test.option, test.declared), func(t *testing.T) {
-			log := &journal{}
+			log := &keptLog{}
 			options, change := optionsIn(t)
 			b := brokertest.Start(t, keepLog(log), change)
 			sink := brokertest.NewSink(t, b.Dir)

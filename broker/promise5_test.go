@@ -40,7 +40,7 @@ func waiting(b *brokertest.Broker, id uint64) bool {
 // TestPromise5_EveryLossIsCounted: what a sink lost is in its account, exactly, in the log once an episode, and in-band
 // where packets can tell it; and accepted + lost + waiting is what entered since it began, at every moment.
 func TestPromise5_EveryLossIsCounted(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, withPatience(50*time.Millisecond), keepLog(log))
 	source := brokertest.NewSource(t, b.Dir)
 	fast := brokertest.NewSink(t, b.Dir)
@@ -214,7 +214,7 @@ func TestPromise5_Abandoned(t *testing.T) {
 
 // TestPromise5_Refused: what did not enter is counted by reason, so that received = entered + refused.
 func TestPromise5_Refused(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) { cfg.Geometry.MaxMessage = 1000 })
 	sink, source := brokertest.NewSink(t, b.Dir), brokertest.NewSource(t, b.Dir)
 	refused := uint64(0)
@@ -290,7 +290,7 @@ func TestPromise5_Share(t *testing.T) {
 // TestPromise5_Episodes: whoever watches is told each time that a sink is left behind and each time that it has caught
 // up; the log has the first of each in a minute.
 func TestPromise5_Episodes(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, withPatience(50*time.Millisecond), keepLog(log))
 	source, fast, slow := brokertest.NewSource(t, b.Dir), brokertest.NewSink(t, b.Dir), brokertest.NewSink(t, b.Dir)
 	events, _, unwatch := b.Channel.Watch(16)

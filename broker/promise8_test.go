@@ -112,7 +112,7 @@ func TestPromise8_SomebodyElsesChange(t *testing.T) {
 // not into the broker, not to a sink, which would take it for a message.
 func TestPromise8_Replies(t *testing.T) {
 	needRoot(t)
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log))
 	openToAll(t, b.Dir)
 	victim := brokertest.NewSocket(t, b.Dir+"/victim")
@@ -180,7 +180,7 @@ func strangersOrMine(t *testing.T, uid uint32, name string) *brokertest.Sink {
 
 // TestPromise8_IntoTheBroker: no socket that the broker receives from becomes a sink, whoever asks, dynamic or static.
 func TestPromise8_IntoTheBroker(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log))
 	for name, code := range map[string]string{
 		"source": wire.CodeLoop, "register": wire.CodeLoop,

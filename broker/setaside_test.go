@@ -30,7 +30,7 @@ func stored(t *testing.T, s *brokertest.Sink, id uint64) activation.Stored {
 }
 
 // brokenRing is a pair of files with these sinks in it, and a head that cannot be.
-func brokenRing(t *testing.T, specs ...ring.Spec) (data, state activation.Descriptor) {
+func brokenRing(t *testing.T, specs ...ring.Salvaged) (data, state activation.Descriptor) {
 	t.Helper()
 	data, state = ringWith(t, 0, specs...)
 	const head = 4096 + 8 // control.Head.Pos
@@ -41,7 +41,7 @@ func brokenRing(t *testing.T, specs ...ring.Spec) (data, state activation.Descri
 }
 
 // ringWith is a pair of files with some messages in it, and these sinks, which have none of them.
-func ringWith(t *testing.T, messages int, specs ...ring.Spec) (data, state activation.Descriptor) {
+func ringWith(t *testing.T, messages int, specs ...ring.Salvaged) (data, state activation.Descriptor) {
 	t.Helper()
 	r, err := ring.Create(brokertest.Config().Geometry, 7, ring.Options{})
 	if err != nil {
@@ -49,8 +49,8 @@ func ringWith(t *testing.T, messages int, specs ...ring.Spec) (data, state activ
 	}
 	defer r.Retire()
 	for _, spec := range specs {
-		spec.ID = r.NewID()
-		if _, err := r.Add(spec, false, false); err != nil {
+		spec.Spec.ID = r.NewID()
+		if _, err := r.Add(spec.Spec, spec.Reading, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -64,7 +64,7 @@ func ringWith(t *testing.T, messages int, specs ...ring.Spec) (data, state activ
 		if err := unix.Send(ends[0], []byte("old"), 0); err != nil {
 			t.Fatal(err)
 		}
-		r.Receive(ends[1], ring.Datagrams, 1)
+		r.Receive(ends[1], ring.Datagrams, 0, 1)
 		r.Append()
 	}
 	d, s := r.Descriptors()
@@ -84,16 +84,17 @@ func TestSetAsideKeepsAllSinks(t *testing.T) {
 	plain, member := brokertest.NewSocket(t, brokertest.Name()), brokertest.NewSocket(t, brokertest.Name())
 	uid := uint32(os.Getuid())
 	var declared *brokertest.Sink
-	b := brokertest.Start(t, func(cfg *broker.Config) {
+	b := brokertest.StartWith(t, func(cfg *broker.Config, in *activation.Set) {
 		address := cfg.SinksDir + "/declared"
 		declared = brokertest.NewSocket(t, address)
 		data, state := brokenRing(t,
-			ring.Spec{Kind: ring.Dynamic, Label: "plain", Address: plain.Name, UID: uid},
-			ring.Spec{Kind: ring.Dynamic, Label: "member", Address: member.Name, UID: uid, Group: "g"},
-			ring.Spec{Kind: ring.Static, Label: "undeclared", Address: "/nowhere"}, // its id is 4, after that of the share
-			ring.Spec{Kind: ring.Static, Label: "declared", Address: address})
-		cfg.Inherited.Data, cfg.Inherited.State = []activation.Descriptor{data}, []activation.Descriptor{state}
-		cfg.Inherited.Stored = []activation.Stored{stored(t, member, 2), stored(t, plain, 1)}
+			ring.Salvaged{Spec: ring.Spec{Kind: ring.Dynamic, Label: "plain", Address: plain.Name, UID: uid}},
+			ring.Salvaged{Spec: ring.Spec{Kind: ring.Dynamic, Label: "member", Address: member.Name, UID: uid},
+				Reading: ring.Reading{CursorSpec: ring.CursorSpec{Share: "g", UID: uid}}},
+			ring.Salvaged{Spec: ring.Spec{Kind: ring.Static, Label: "undeclared", Address: "/nowhere"}}, // its id is 4, after that of the share
+			ring.Salvaged{Spec: ring.Spec{Kind: ring.Static, Label: "declared", Address: address}})
+		in.Data, in.State = []activation.Descriptor{data}, []activation.Descriptor{state}
+		in.Stored = []activation.Stored{stored(t, member, 2), stored(t, plain, 1)}
 	})
 	for id, label := range map[uint64]string{1: "plain", 2: "member"} {
 		if s, ok := findSink(b, id); !ok || s.Label != label || s.State != "ready" {
@@ -127,14 +128,14 @@ func TestSetAsideSaysWhatIsGivenUp(t *testing.T) {
 		{"newer", 8, []string{"the messages in it are given up", " messages=3 ", " waiting=3"}, "cannot be known"},
 		{"damaged", 4096 + 8 + 7, []string{"the messages in it are given up, and how many cannot be known"}, "messages="},
 	} {
-		log := &journal{Handler: slog.NewTextHandler(t.Output(), nil)}
-		b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) {
-			data, state := ringWith(t, 3, ring.Spec{Kind: ring.Static, Label: "absent", Address: "/nowhere"})
+		log := &keptLog{Handler: slog.NewTextHandler(t.Output(), nil)}
+		b := brokertest.StartWith(t, func(_ *broker.Config, in *activation.Set) {
+			data, state := ringWith(t, 3, ring.Salvaged{Spec: ring.Spec{Kind: ring.Static, Label: "absent", Address: "/nowhere"}})
 			if _, err := unix.Pwrite(state.FD, []byte{99}, c.offset); err != nil {
 				t.Fatal(err)
 			}
-			cfg.Inherited.Data, cfg.Inherited.State = []activation.Descriptor{data}, []activation.Descriptor{state}
-		})
+			in.Data, in.State = []activation.Descriptor{data}, []activation.Descriptor{state}
+		}, keepLog(log))
 		brokertest.Eventually(t, "the journal is written", func() bool { return len(log.grep("ring-broken: ")) > 0 })
 		if lines := log.grep("ring-broken: "); len(lines) != 1 || len(log.grep(c.words...)) != 1 || strings.Contains(lines[0], c.none) {
 			t.Errorf("of a ring that is %s the journal says %q", c.what, lines)
@@ -146,9 +147,9 @@ func TestSetAsideSaysWhatIsGivenUp(t *testing.T) {
 // TestLeftoverIdsAreNotUsedAgain: a descriptor without an entry is taken out of the store by its name, some time after
 // the start. Nobody who comes meanwhile is stored by that name.
 func TestLeftoverIdsAreNotUsedAgain(t *testing.T) {
-	b := brokertest.Start(t, func(cfg *broker.Config) {
+	b := brokertest.StartWith(t, func(cfg *broker.Config, in *activation.Set) {
 		for id := uint64(1); id <= 3; id++ {
-			cfg.Inherited.Stored = append(cfg.Inherited.Stored, stored(t, brokertest.NewSocket(t, brokertest.Name()), id))
+			in.Stored = append(in.Stored, stored(t, brokertest.NewSocket(t, brokertest.Name()), id))
 		}
 	})
 	if s := brokertest.NewSink(t, b.Dir); s.ID <= 3 {
@@ -159,7 +160,7 @@ func TestLeftoverIdsAreNotUsedAgain(t *testing.T) {
 // TestNoRoomIsNotBroken: a ring that cannot be mapped for want of memory is not set aside. Its messages are kept for the
 // next start.
 func TestNoRoomIsNotBroken(t *testing.T) {
-	log := &journal{Handler: slog.NewTextHandler(t.Output(), nil)}
+	log := &keptLog{Handler: slog.NewTextHandler(t.Output(), nil)}
 	cfg := brokertest.Config()
 	cfg.Log, cfg.Geometry.Size = log, 256<<20
 	r, err := ring.Create(cfg.Geometry, 1, ring.Options{})
@@ -168,9 +169,10 @@ func TestNoRoomIsNotBroken(t *testing.T) {
 	}
 	defer r.Retire()
 	data, state := r.Descriptors()
-	cfg.Inherited.Data = []activation.Descriptor{{Name: activation.DataName, FD: data, Kind: activation.Memfd}}
-	cfg.Inherited.State = []activation.Descriptor{{Name: activation.StateName, FD: state, Kind: activation.Memfd}}
-	withoutAddresses(t, func() { _, err = broker.Open(cfg) })
+	var in activation.Set
+	in.Data = []activation.Descriptor{{Name: activation.DataName, FD: data, Kind: activation.Memfd}}
+	in.State = []activation.Descriptor{{Name: activation.StateName, FD: state, Kind: activation.Memfd}}
+	withoutAddresses(t, func() { _, err = broker.Open(cfg, in) })
 	if err == nil || len(log.grep("ring-broken")) > 0 {
 		t.Errorf("%v, logged %q", err, log.lines)
 	}

@@ -19,7 +19,7 @@ import (
 // TestStaticFolderUnreadable: a folder that cannot be read just now, because the process has no descriptor left, says
 // nothing about its entries. They stay as they are.
 func TestStaticFolderUnreadable(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) { broker.SetGoneAfter(cfg, 50*time.Millisecond) })
 	sink := brokertest.NewSocket(t, b.Dir+"/sinks/s")
 	id := becomes(t, b, "s", "ready").ID
@@ -86,7 +86,7 @@ func withoutDescriptors(t *testing.T, f func()) {
 // TestStaticSinksAreCounted: those that are absent take a place too, of the table and of what may wait in the kernel: they
 // may be back at any time, when nobody is asked.
 func TestStaticSinksAreCounted(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	b := brokertest.Start(t, keepLog(log), func(cfg *broker.Config) {
 		cfg.Geometry.MaxSinks = 3
 		for i := range 5 {

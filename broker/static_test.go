@@ -58,7 +58,7 @@ func writeFile(t *testing.T, path, text string) {
 // TestStaticFolder: every entry of the folder is a sink, whether it was there first or came later, and a symbolic link
 // is what it leads to. What is no socket is absent and logged once; hidden entries are nothing.
 func TestStaticFolder(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	elsewhere, err := os.MkdirTemp("", "mm")
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func TestStaticFolder(t *testing.T) {
 // TestStaticOptions: options come from NAME.conf; a bad file means defaults and one log line; changes count from the
 // next scan on.
 func TestStaticOptions(t *testing.T) {
-	log := &journal{}
+	log := &keptLog{}
 	dir, change := optionsIn(t)
 	writeFile(t, dir+"/good.conf", "# comment\n\nlabel=nice\r\npatience=1h\nframes=yes\n")
 	writeFile(t, dir+"/forever.conf", "patience=forever")
@@ -225,6 +225,40 @@ func TestStaticGone(t *testing.T) {
 	}
 	pass(5)
 	receiveSeq(t, third, 1, 5, 6)
+}
+
+// TestStaticDropped: a static sink can be dropped as soon as its entry is gone, and not before; the entry may come back as another
+// sink. Only root and the broker's user may.
+func TestStaticDropped(t *testing.T) {
+	b := brokertest.Start(t)
+	path := b.Dir + "/sinks/archive"
+	brokertest.NewSocket(t, path)
+	first := becomes(t, b, "archive", "ready")
+	root := uint32(os.Geteuid())
+	if refusal := b.Channel.Drop(root, "archive"); refusal == nil || refusal.Code != wire.CodeDenied || !strings.Contains(refusal.Text, "take its entry out") {
+		t.Errorf("with its entry there: %v", refusal)
+	}
+	if _, there := static(b, "archive"); !there {
+		t.Fatal("it was dropped all the same")
+	}
+	if err := os.Rename(path, b.Dir+"/aside"); err != nil {
+		t.Fatal(err)
+	}
+	if refusal := b.Channel.Drop(root+1, "archive"); refusal == nil || refusal.Code != wire.CodeDenied || strings.Contains(refusal.Text, "entry") {
+		t.Errorf("asked by a stranger: %v", refusal)
+	}
+	if refusal := b.Channel.Drop(root, "archive"); refusal != nil {
+		t.Errorf("with its entry gone: %v", refusal)
+	}
+	if s, there := static(b, "archive"); there {
+		t.Errorf("after it was dropped there is %+v", s)
+	}
+	if err := os.Rename(b.Dir+"/aside", path); err != nil {
+		t.Fatal(err)
+	}
+	if again := becomes(t, b, "archive", "ready"); again.ID == first.ID {
+		t.Errorf("the new sink has the id of the dropped one: %+v", again)
+	}
 }
 
 // TestStaticReplaced: when another socket takes the place of a connected one, it is the sink from then on, where the

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/internal/sys"
@@ -59,11 +60,10 @@ func TestDescriptorsRefused(t *testing.T) {
 }
 
 // olderKernel makes a broker one of before Linux 6.16: its sockets take descriptors.
-func olderKernel(cfg *broker.Config) {
+func olderKernel(cfg *broker.Config, in *activation.Set) {
 	cfg.KeepRights = true
-	in := &cfg.Inherited
-	for _, fd := range []int{in.Source.FD, in.Publish.FD, in.Register.FD, in.Subscribe.FD, in.Control.FD} {
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 1)
+	for _, d := range in.All() {
+		unix.SetsockoptInt(d.FD, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 1)
 	}
 }
 
@@ -110,7 +110,7 @@ func lingering(t *testing.T, d time.Duration) int {
 // TestDescriptorsClosed: where the kernel cannot refuse descriptors, they are closed, and what they came with goes its way.
 func TestDescriptorsClosed(t *testing.T) {
 	k := &wholeControl{}
-	b := brokertest.Start(t, olderKernel, func(cfg *broker.Config) { cfg.Ops = k })
+	b := brokertest.StartWith(t, olderKernel, func(cfg *broker.Config) { cfg.Ops = k })
 	works(t, b.Dir) // so that all that is opened once is open
 	sink := brokertest.NewSink(t, b.Dir)
 	sockets := map[string]func() (*net.UnixConn, []byte){
@@ -223,7 +223,7 @@ func (g *gate) Seam(name string) {
 // is held up: not the data path, not registrations, not framed clients.
 func TestSlowDescriptors(t *testing.T) {
 	g := &gate{at: map[string]bool{"register.settled": true, "attach.stored": true}}
-	b := brokertest.Start(t, olderKernel, func(cfg *broker.Config) { cfg.Ops = g })
+	b := brokertest.StartWith(t, olderKernel, func(cfg *broker.Config) { cfg.Ops = g })
 	// The broker is to have the last copy: it is kept from receiving until all others are closed. There is no sink, and
 	// the registrar and both doors are held up by somebody else.
 	give := func(conn *net.UnixConn, text []byte) {

@@ -5,8 +5,8 @@ package msgmux
 import (
 	"context"
 	"encoding/binary"
+	"net"
 	"slices"
-	"syscall"
 
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -17,27 +17,30 @@ import (
 // How many to collect: what is there. Add sends by itself whenever a packet is full, of 64 KiB. Waiting for more to come
 // gains little, because while the channel is busy Flush waits and more comes by itself.
 //
+// What Flush could not send stays. A batch that is not to be sent is thrown away: it needs no closing. The zero Batch belongs
+// to no source, and is as one of a source that was closed.
+//
 // A packet is in the channel as a whole or not at all. On a channel without a publish socket the messages go one by
 // one.
 type Batch struct {
 	source *Source
 	packet []byte // records, back to back
-	count  int    // how many
+	load   load   // what they hold
 }
 
 // Batch makes an empty batch. It needs no closing.
 func (s *Source) Batch() *Batch { return &Batch{source: s} }
 
 // Len is how many messages are collected and not sent.
-func (b *Batch) Len() int { return b.count }
+func (b *Batch) Len() int { return b.load.messages }
 
 // Fits says whether Add takes a message of size bytes without sending anything first. An empty batch takes everything.
 func (b *Batch) Fits(size int) bool {
-	return b.count == 0 || len(b.packet)+wire.Padded(size) <= wire.MaxPacket
+	return b.load.messages == 0 || len(b.packet)+wire.Padded(size) <= wire.MaxPacket
 }
 
 // Add puts a copy of a message behind those that were collected. If the packet has no room for it, what was collected is
-// sent first, which can wait, and fail as Flush does: then the message was not added. ErrTooLarge is as with Send.
+// sent first, which may block, and fail as Flush does: then the message was not added. ErrTooLarge is as with Send.
 func (b *Batch) Add(ctx context.Context, message []byte) error {
 	payload, err := b.Make(ctx, len(message))
 	copy(payload, message)
@@ -48,6 +51,9 @@ func (b *Batch) Add(ctx context.Context, message []byte) error {
 // saves the copy: it returns the place for its payload, which is not cleared. It may be written to until the next call of
 // any of the batch's methods, and must not be used after that.
 func (b *Batch) Make(ctx context.Context, size int) ([]byte, error) {
+	if b.source == nil {
+		return nil, opError("send", "", net.ErrClosed)
+	}
 	if !b.source.takes(size) {
 		if err := b.source.tooLarge(ctx, size); err != nil {
 			return nil, err
@@ -64,7 +70,8 @@ func (b *Batch) Make(ctx context.Context, size int) ([]byte, error) {
 	binary.LittleEndian.PutUint32(record, uint32(size))
 	payload, rest := record[wire.RecordHeader:][:size:size], record[wire.RecordHeader+size:]
 	clear(rest)
-	b.count++
+	b.load.messages++
+	b.load.bytes += size
 	return payload, nil
 }
 
@@ -81,7 +88,7 @@ func (s *Source) tooLarge(ctx context.Context, size int) error {
 // stays collected: a later Flush sends it. The exception is a message for which ErrTooLarge is returned: it is left out.
 // Everything else is as with Send.
 func (b *Batch) Flush(ctx context.Context) error {
-	if b.count == 0 {
+	if b.load.messages == 0 {
 		return nil
 	}
 	s := b.source
@@ -92,14 +99,14 @@ func (b *Batch) Flush(ctx context.Context) error {
 	return opError("send", s.path, b.transmit(ctx, true))
 }
 
-// TryFlush is Flush for who cannot wait, as TrySend is Send.
+// TryFlush is to Flush as TrySend is to Send.
 func (b *Batch) TryFlush() error {
-	if b.count == 0 {
+	if b.load.messages == 0 {
 		return nil
 	}
 	s := b.source
-	if !s.turn.try() {
-		return opError("send", s.path, syscall.EAGAIN)
+	if err := s.turn.try(); err != nil {
+		return opError("send", s.path, err)
 	}
 	defer s.turn.give()
 	return opError("send", s.path, b.transmit(context.Background(), false))
@@ -109,11 +116,16 @@ func (b *Batch) TryFlush() error {
 //
 // Preconditions: the caller has the turn of the source.
 func (b *Batch) transmit(ctx context.Context, wait bool) error {
+	b.source.load = b.load
 	rest, err := b.source.transmit(ctx, b.packet, wait)
 	if len(rest) < len(b.packet) {
 		b.packet = b.packet[:copy(b.packet, rest)]
-		b.count = 0
-		wire.EachRecord(b.packet, func([]byte) bool { b.count++; return true })
+		b.load = load{}
+		wire.EachRecord(b.packet, func(payload []byte) bool {
+			b.load.messages++
+			b.load.bytes += len(payload)
+			return true
+		})
 	}
 	return err
 }

@@ -29,10 +29,10 @@ func TestFramesOfAnySizeArriveWhole(t *testing.T) {
 	channel := folder(t)
 	runBroker(t, buildBroker(t), channel, "--max-message", "4M")
 	sinks := map[string]*msgmux.Sink{
-		"framed": subscribe(t, channel, msgmux.SinkOptions{}), "datagrams": subscribe(t, channel, msgmux.SinkOptions{Datagrams: true}),
+		"first": subscribe(t, channel, msgmux.SinkOptions{}), "second": subscribe(t, channel, msgmux.SinkOptions{}),
 	}
 	framed := dial(t, channel)
-	plain, err := channel.DialWith(inTime(t), msgmux.SourceOptions{Datagrams: true})
+	plain, err := channel.Dial(inTime(t), msgmux.SourceOptions{Datagrams: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestFramesOfAnySizeArriveWhole(t *testing.T) {
 				if err != nil || !bytes.Equal(got.Payload, want) {
 					t.Fatalf("%s to %s: message %d of %d bytes: got %d bytes and %v", name, kind, i, len(want), len(got.Payload), err)
 				}
-				if kind == "framed" && got.Seq != seq {
+				if got.Seq != seq {
 					t.Errorf("%s: message %d has number %d, want %d", name, i, got.Seq, seq)
 				}
 			}
@@ -163,13 +163,13 @@ func TestWaitsEndInTime(t *testing.T) {
 			t.Fatalf("message %d: got %q and %v", i, got.Payload, err)
 		}
 	}
-	for _, each := range []bool{false, true} {
+	for _, loop := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(context.Background())
-		time.AfterFunc(4*shortly, cancel) // beyond the time that it waits in the kernel
+		time.AfterFunc(4*shortly, cancel)
 		began := time.Now()
 		var err error
-		if each {
-			err = sink.Each(ctx, func(msgmux.Message) error { return nil })
+		if loop {
+			err = each(ctx, sink, func(msgmux.Message) error { return nil })
 		} else {
 			_, err = sink.Receive(ctx)
 		}
@@ -185,8 +185,8 @@ func TestWaitsEndInTime(t *testing.T) {
 	}
 }
 
-// TestEachLooksAtItsContext between two messages of one packet.
-func TestEachLooksAtItsContext(t *testing.T) {
+// TestMessagesLookAtTheirContext between two messages of one packet.
+func TestMessagesLookAtTheirContext(t *testing.T) {
 	channel := realChannel(t)
 	sink := subscribe(t, channel, msgmux.SinkOptions{})
 	source := dial(t, channel)
@@ -201,7 +201,7 @@ func TestEachLooksAtItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	seen := 0
-	if err := sink.Each(ctx, func(msgmux.Message) error {
+	if err := each(ctx, sink, func(msgmux.Message) error {
 		if seen++; seen == 3 {
 			cancel()
 		}
@@ -239,43 +239,41 @@ func TestEachLooksAtItsContext(t *testing.T) {
 // TestLeaveFramed keeps what has come, and then ends; the broker forgets the sink.
 func TestLeaveFramed(t *testing.T) {
 	channel := realChannel(t)
-	for _, datagrams := range []bool{false, true} {
-		sink := subscribe(t, channel, msgmux.SinkOptions{Datagrams: datagrams})
-		source := dial(t, channel)
-		for i := range 5 {
-			if err := source.Send(inTime(t), fmt.Append(nil, i)); err != nil {
-				t.Fatal(err)
-			}
+	sink := subscribe(t, channel, msgmux.SinkOptions{})
+	source := dial(t, channel)
+	for i := range 5 {
+		if err := source.Send(inTime(t), fmt.Append(nil, i)); err != nil {
+			t.Fatal(err)
 		}
-		brokertest.Eventually(t, "the delivery", func() bool {
-			_, sinks, err := channel.List(inTime(t))
-			return err == nil && sinks[0].Accepted == 5
-		})
-		if err := sink.Leave(inTime(t)); err != nil {
-			t.Error(err)
-		}
-		got := 0
-		for m, err := range sink.Messages(inTime(t)) {
-			if err != nil {
-				if !errors.Is(err, io.EOF) {
-					t.Errorf("datagrams %v: got %v", datagrams, err)
-				}
-				break
-			}
-			if string(m.Payload) != fmt.Sprint(got) {
-				t.Errorf("got %q, want %d", m.Payload, got)
-			}
-			got++
-		}
-		if _, err := sink.Receive(inTime(t)); !errors.Is(err, io.EOF) || got != 5 {
-			t.Errorf("datagrams %v: got %d messages and then %v", datagrams, got, err)
-		}
-		brokertest.Eventually(t, "the leaving", func() bool {
-			_, sinks, err := channel.List(inTime(t))
-			return err == nil && len(sinks) == 0
-		})
-		sink.Close()
 	}
+	brokertest.Eventually(t, "the delivery", func() bool {
+		_, sinks, err := channel.Sinks(inTime(t))
+		return err == nil && sinks[0].Accepted == 5
+	})
+	if err := sink.Leave(inTime(t)); err != nil {
+		t.Error(err)
+	}
+	got := 0
+	for m, err := range sink.Messages(inTime(t)) {
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				t.Errorf("got %v", err)
+			}
+			break
+		}
+		if string(m.Payload) != fmt.Sprint(got) {
+			t.Errorf("got %q, want %d", m.Payload, got)
+		}
+		got++
+	}
+	if _, err := sink.Receive(inTime(t)); !errors.Is(err, io.EOF) || got != 5 {
+		t.Errorf("got %d messages and then %v", got, err)
+	}
+	brokertest.Eventually(t, "the leaving", func() bool {
+		_, sinks, err := channel.Sinks(inTime(t))
+		return err == nil && len(sinks) == 0
+	})
+	sink.Close()
 }
 
 // TestDroppedSink is told, and comes back if it was asked to.
@@ -374,7 +372,7 @@ func TestChannelStoppedAndStarted(t *testing.T) {
 		}
 		stop = runBroker(t, program, channel)
 	}
-	if len(gaps) != 2 || !gaps[0].Anew || !gaps[1].Anew || sink.Lost() != 0 {
+	if len(gaps) != 2 || !gaps[0].Anew || !gaps[1].Anew || sink.Stats().Lost != 0 {
 		t.Errorf("was told %+v", gaps)
 	}
 }
@@ -393,7 +391,7 @@ func TestTheClientLeavesNothingRunning(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.AfterFunc(time.Millisecond, cancel)
-		if err := sink.Each(ctx, func(msgmux.Message) error { return nil }); !errors.Is(err, context.Canceled) {
+		if err := each(ctx, sink, func(msgmux.Message) error { return nil }); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 		sink.Close()

@@ -33,7 +33,7 @@ func TestAStoppedSinkIsToldExactlyWhatItLost(t *testing.T) {
 		sink := subscribe(t, channel, msgmux.SinkOptions{OnGap: func(g msgmux.Gap) { t.Errorf("a sink that reads was told of %+v", g) }})
 		all.Go(func() {
 			next := uint64(0)
-			err := sink.Each(ctx, func(m msgmux.Message) error {
+			err := each(ctx, sink, func(m msgmux.Message) error {
 				n := binary.LittleEndian.Uint64(m.Payload)
 				if n != next || m.Seq != n {
 					t.Errorf("sink %d: got message %d, number %d, want %d", i, n, m.Seq, next)
@@ -43,8 +43,8 @@ func TestAStoppedSinkIsToldExactlyWhatItLost(t *testing.T) {
 				}
 				return nil
 			})
-			if last[i] = next; !errors.Is(err, io.EOF) || sink.Lost() != 0 {
-				t.Errorf("sink %d: got %v, and lost %d", i, err, sink.Lost())
+			if last[i] = next; !errors.Is(err, io.EOF) || sink.Stats().Lost != 0 {
+				t.Errorf("sink %d: got %v, and lost %d", i, err, sink.Stats().Lost)
 			}
 		})
 	}
@@ -80,7 +80,7 @@ func TestAStoppedSinkIsToldExactlyWhatItLost(t *testing.T) {
 			t.Fatalf("message %d has number %d, after %d", n, m.Seq, next)
 		}
 		missing += n - next
-		if told = stopped.Lost(); told != missing {
+		if told = stopped.Stats().Lost; told != missing {
 			t.Fatalf("before message %d: told of %d lost, and there are %d", n, told, missing)
 		}
 		received, next = received+1, n+1
@@ -91,7 +91,7 @@ func TestAStoppedSinkIsToldExactlyWhatItLost(t *testing.T) {
 	if received+told != total || told == 0 {
 		t.Errorf("received %d, told of %d lost, sent %d", received, told, total)
 	}
-	_, sinks, err := channel.List(inTime(t))
+	_, sinks, err := channel.Sinks(inTime(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,12 +9,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"runtime/debug"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,40 +20,17 @@ import (
 	msgmux "github.com/msgmux/msgmux/client"
 )
 
-// exampleTB lets an example, which has no test, start a test's broker.
-type exampleTB struct {
-	testing.T // never run: what is not replaced below only takes notes
-	cleanups  []func()
-}
-
-func (e *exampleTB) Output() io.Writer            { return io.Discard }
-func (e *exampleTB) Fatal(args ...any)            { log.Panic(args...) }
-func (e *exampleTB) Fatalf(f string, args ...any) { log.Panicf(f, args...) }
-func (e *exampleTB) Cleanup(f func())             { e.cleanups = append(e.cleanups, f) }
-
-// exampleChannel starts a broker; stop ends it.
-func exampleChannel() (channel msgmux.Channel, stop func()) {
-	var e exampleTB
-	broker := brokertest.Start(&e)
-	return msgmux.Channel{RuntimeDir: broker.Dir}, func() {
-		for i := range e.cleanups {
-			e.cleanups[len(e.cleanups)-1-i]()
-		}
-	}
-}
-
 // realChannel starts a broker for a test.
 func realChannel(t *testing.T) msgmux.Channel {
 	t.Helper()
 	return msgmux.Channel{RuntimeDir: brokertest.Start(t).Dir}
 }
 
-// TestMessagesPassThroughABroker whole and in order, to sinks at both kinds of address.
+// TestMessagesPassThroughABroker whole and in order.
 func TestMessagesPassThroughABroker(t *testing.T) {
 	channel := realChannel(t)
-	path := filepath.Join(channel.RuntimeDir, "mine")
 	sinks := []*msgmux.Sink{
-		subscribe(t, channel, msgmux.SinkOptions{}), subscribe(t, channel, msgmux.SinkOptions{Address: path, Label: "file"}),
+		subscribe(t, channel, msgmux.SinkOptions{}), subscribe(t, channel, msgmux.SinkOptions{Label: "file"}),
 	}
 	source := dial(t, channel)
 	var messages [][]byte
@@ -83,9 +58,9 @@ func TestMessagesPassThroughABroker(t *testing.T) {
 			}
 		}
 	}
-	status, listed, err := channel.List(inTime(t))
+	status, listed, err := channel.Sinks(inTime(t))
 	if err != nil || status.Entered != uint64(len(messages)) || len(listed) != 2 ||
-		listed[0].ID != sinks[0].ID() || listed[1].ID != sinks[1].ID() || listed[1].Label != "file" || listed[1].Address != path {
+		listed[0].ID != sinks[0].ID() || listed[1].ID != sinks[1].ID() || listed[1].Label != "file" || sinks[1].Label() != "file" {
 		t.Errorf("got %+v and %v", listed, err)
 	}
 	for _, sink := range sinks {
@@ -93,9 +68,10 @@ func TestMessagesPassThroughABroker(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, listed, err := channel.List(inTime(t)); err != nil || len(listed) != 0 {
-		t.Errorf("after Close: %+v and %v", listed, err)
-	}
+	brokertest.Eventually(t, "the end of both", func() bool {
+		_, listed, err := channel.Sinks(inTime(t))
+		return err == nil && len(listed) == 0
+	})
 }
 
 // TestABrokerRefuses what only it can judge, with its code.
@@ -139,7 +115,7 @@ func TestSinksOfAShareDivideMessages(t *testing.T) {
 	for range 2 {
 		sink := subscribe(t, channel, msgmux.SinkOptions{Share: "writers"})
 		go func() {
-			ended <- sink.Each(ctx, func(message msgmux.Message) error {
+			ended <- each(ctx, sink, func(message msgmux.Message) error {
 				came <- string(message.Payload)
 				return nil
 			})
@@ -182,8 +158,13 @@ func TestTheClientLeavesNothingOpen(t *testing.T) {
 		}
 		return len(entries)
 	}
+	far := announce(t, syscall.SOCK_DGRAM, "archive")
 	life := func() {
-		sink := subscribe(t, channel, msgmux.SinkOptions{Datagrams: true})
+		sink, err := msgmux.Inherited("archive", msgmux.InheritedOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		deliver(t, far, "x")
 		framed := subscribe(t, channel, msgmux.SinkOptions{})
 		source := dial(t, channel)
 		if err := source.Send(inTime(t), []byte("x")); err != nil {
@@ -198,9 +179,6 @@ func TestTheClientLeavesNothingOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = channel.Drop(inTime(t), "nobody")
-		if _, err := channel.Subscribe(inTime(t), msgmux.SinkOptions{Address: sink.Address()}); err == nil {
-			t.Error("the address was free")
-		}
 		sink.Close()
 		framed.Close()
 		source.Close()

@@ -3,18 +3,21 @@
 package msgmux
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"regexp"
 )
 
-// The environment variables that say which channel is meant when nothing else does.
+// The environment variables that say which channel is meant when the program does not.
 const (
-	EnvChannel    = "MSGMUX_CHANNEL"     // a name, as Locate's first argument
-	EnvRuntimeDir = "MSGMUX_RUNTIME_DIR" // a folder, as Locate's third argument; it wins over EnvChannel
+	EnvChannel    = "MSGMUX_CHANNEL"     // the name of a channel
+	EnvRuntimeDir = "MSGMUX_RUNTIME_DIR" // the folder of a channel's sockets; for Default it wins over EnvChannel
 )
 
-// Channel is one broker's channel, found by the folder that its sockets are in. The zero Channel is not useful.
+// Channel is one broker's channel, found by the folder that its sockets are in. Default, Named and User find it; so does
+// Channel{RuntimeDir: folder}. None of them looks whether a broker is there. All methods of the zero Channel fail with
+// ErrBadOption.
 type Channel struct {
 	RuntimeDir string // absolute, such as /run/msgmux
 }
@@ -22,57 +25,52 @@ type Channel struct {
 // channelName is the alphabet of channel names: they become parts of unit names, folders and D-Bus names.
 var channelName = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
 
-// Locate finds the folder of a channel. It does not look whether a broker is there.
-//
-// An argument wins over the environment, and the environment over the default: runtimeDir is the folder itself and
-// stands alone; name is a channel, "" the default one; user asks for the caller's own instance instead of the host's.
-//
-//	runtimeDir             the folder as given
-//	name, not user         /run/msgmux.NAME
-//	neither, not user      $MSGMUX_RUNTIME_DIR, or the folder of $MSGMUX_CHANNEL, or /run/msgmux
-//	user                   $XDG_RUNTIME_DIR/msgmux, or msgmux.NAME there; NAME may come from $MSGMUX_CHANNEL
-func Locate(name string, user bool, runtimeDir string) (Channel, error) {
-	const op = "find the channel"
-	if runtimeDir != "" && (name != "" || user) {
-		return Channel{}, badOption(op, "a runtime folder names one channel by itself: no channel name and no user instance beside it")
-	}
-	if runtimeDir == "" && name == "" && !user {
-		runtimeDir = os.Getenv(EnvRuntimeDir)
-	}
-	if runtimeDir != "" {
-		absolute, err := filepath.Abs(runtimeDir)
-		if err != nil {
-			return Channel{}, opError(op, runtimeDir, err)
-		}
-		return Channel{RuntimeDir: absolute}, nil
-	}
+const opFind = "find the channel"
 
-	if name == "" {
-		name = os.Getenv(EnvChannel)
+// Default is the channel that the environment names, and else this host's default channel: in $MSGMUX_RUNTIME_DIR, or in
+// /run/msgmux.$MSGMUX_CHANNEL, or in /run/msgmux. What a variable says may be of no use: ErrBadOption.
+func Default() (Channel, error) {
+	if dir := os.Getenv(EnvRuntimeDir); dir != "" {
+		dir, err := filepath.Abs(dir)
+		return Channel{RuntimeDir: dir}, opError(opFind, dir, err)
 	}
-	folder := "msgmux"
-	if name != "" {
-		if !channelName.MatchString(name) {
-			return Channel{}, badOption(op, "channel name %q: 1 to 32 of a-z, 0-9 and _", name)
-		}
-		folder = "msgmux." + name
+	if name := os.Getenv(EnvChannel); name != "" {
+		return Named(name)
 	}
-	parent := "/run"
-	if user {
-		// pam_systemd(8) sets it for every session, to /run/user/UID.
-		parent = os.Getenv("XDG_RUNTIME_DIR")
-		if !filepath.IsAbs(parent) {
-			return Channel{}, badOption(op, "the user's own instance needs XDG_RUNTIME_DIR, which is %q", parent)
-		}
+	return Channel{RuntimeDir: "/run/msgmux"}, nil
+}
+
+// Named is the channel of that name of this host, in /run/msgmux.NAME whatever the environment says. A name is 1 to 32 of
+// a-z, 0-9 and _; others fail with ErrBadOption.
+func Named(name string) (Channel, error) { return in("/run", name) }
+
+// User is the channel of that name of the caller's own service manager, in $XDG_RUNTIME_DIR/msgmux.NAME. With "" it is the
+// one in $MSGMUX_CHANNEL, or else the default one, in $XDG_RUNTIME_DIR/msgmux. Without XDG_RUNTIME_DIR it fails with
+// ErrBadOption.
+func User(name string) (Channel, error) {
+	// pam_systemd(8) sets it for every session, to /run/user/UID.
+	parent := os.Getenv("XDG_RUNTIME_DIR")
+	if !filepath.IsAbs(parent) {
+		return Channel{}, badOption(opFind, "the user's own instance needs XDG_RUNTIME_DIR, which is %q", parent)
 	}
-	return Channel{RuntimeDir: filepath.Join(parent, folder)}, nil
+	if name = cmp.Or(name, os.Getenv(EnvChannel)); name == "" {
+		return Channel{RuntimeDir: filepath.Join(parent, "msgmux")}, nil
+	}
+	return in(parent, name)
+}
+
+// in is the channel of that name whose folder is in parent.
+func in(parent, name string) (Channel, error) {
+	if !channelName.MatchString(name) {
+		return Channel{}, badOption(opFind, "channel name %q: 1 to 32 of a-z, 0-9 and _", name)
+	}
+	return Channel{RuntimeDir: filepath.Join(parent, "msgmux."+name)}, nil
 }
 
 // The sockets of a channel, by their names in its folder.
 const (
 	socketSource    = "source"
 	socketPublish   = "publish"
-	socketRegister  = "register"
 	socketSubscribe = "subscribe"
 	socketControl   = "control"
 )

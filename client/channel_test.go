@@ -12,8 +12,8 @@ import (
 	msgmux "github.com/msgmux/msgmux/client"
 )
 
-// TestLocateFollowsFlagsThenEnvironmentThenDefault goes through what can be said about a channel, and by whom.
-func TestLocateFollowsFlagsThenEnvironmentThenDefault(t *testing.T) {
+// TestChannelsAreFound goes through what can be said about a channel, and by whom.
+func TestChannelsAreFound(t *testing.T) {
 	wd, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
@@ -21,23 +21,20 @@ func TestLocateFollowsFlagsThenEnvironmentThenDefault(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		user    bool
-		dir     string
 		env     string // "CHANNEL:FOLDER" in the environment
 		want    string // "" is an error
 		session string // XDG_RUNTIME_DIR
 	}{
 		{want: "/run/msgmux"},
 		{name: "web", want: "/run/msgmux.web"},
-		{dir: "/srv/x", want: "/srv/x"},
-		{dir: "/srv//x/", want: "/srv/x"},
-		{dir: "here", want: filepath.Join(wd, "here")},
 		{user: true, session: "/run/user/7", want: "/run/user/7/msgmux"},
 		{user: true, name: "web", session: "/run/user/7", want: "/run/user/7/msgmux.web"},
 		{env: "web:", want: "/run/msgmux.web"},
 		{env: ":/srv/y", want: "/srv/y"},
 		{env: "web:/srv/y", want: "/srv/y"},
+		{env: ":/srv//y/", want: "/srv/y"},
+		{env: ":here", want: filepath.Join(wd, "here")},
 		{env: "web:/srv/y", name: "db", want: "/run/msgmux.db"},
-		{env: "web:/srv/y", dir: "/srv/x", want: "/srv/x"},
 		{env: "web:/srv/y", user: true, session: "/run/user/7", want: "/run/user/7/msgmux.web"},
 
 		{name: "Web"},
@@ -46,14 +43,18 @@ func TestLocateFollowsFlagsThenEnvironmentThenDefault(t *testing.T) {
 		{env: "a.b:"},
 		{user: true},
 		{user: true, session: "relative"},
-		{dir: "/srv/x", name: "web"},
-		{dir: "/srv/x", user: true, session: "/run/user/7"},
+		{name: "a.b", user: true, session: "/run/user/7"},
 	} {
 		channel, folder, _ := strings.Cut(test.env, ":")
 		t.Setenv(msgmux.EnvChannel, channel)
 		t.Setenv(msgmux.EnvRuntimeDir, folder)
 		t.Setenv("XDG_RUNTIME_DIR", test.session)
-		got, err := msgmux.Locate(test.name, test.user, test.dir)
+		got, err := msgmux.Default()
+		if test.user {
+			got, err = msgmux.User(test.name)
+		} else if test.name != "" {
+			got, err = msgmux.Named(test.name)
+		}
 		switch {
 		case test.want == "" && !errors.Is(err, msgmux.ErrBadOption):
 			t.Errorf("%+v: got %v and %v, want ErrBadOption", test, got, err)
@@ -66,7 +67,7 @@ func TestLocateFollowsFlagsThenEnvironmentThenDefault(t *testing.T) {
 // TestPathsTooLongForSocketsAreNamed wants the reason and not the kernel's "invalid argument".
 func TestPathsTooLongForSocketsAreNamed(t *testing.T) {
 	channel := msgmux.Channel{RuntimeDir: "/tmp/" + strings.Repeat("x", 100)}
-	_, err := channel.Dial(inTime(t))
+	_, err := channel.Dial(inTime(t), msgmux.SourceOptions{})
 	if !errors.Is(err, msgmux.ErrBadOption) || !strings.Contains(err.Error(), "107") {
 		t.Errorf("got %v", err)
 	}

@@ -23,11 +23,11 @@ import (
 // TestGoroutinesShareASourceAndASink: each message comes once, to one of the receivers, and the messages of one sender,
 // or of one batch, keep their order.
 func TestGoroutinesShareASourceAndASink(t *testing.T) {
-	const senders, receivers, each = 4, 3, 2000
+	const senders, receivers, sends = 4, 3, 2000
 	channel := realChannel(t)
 	for _, datagrams := range []bool{false, true} {
-		sink := subscribe(t, channel, msgmux.SinkOptions{Datagrams: datagrams, Patience: new(msgmux.Forever)})
-		source, err := channel.DialWith(inTime(t), msgmux.SourceOptions{Datagrams: datagrams})
+		sink := subscribe(t, channel, msgmux.SinkOptions{Patience: new(msgmux.Forever)})
+		source, err := channel.Dial(inTime(t), msgmux.SourceOptions{Datagrams: datagrams})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +50,7 @@ func TestGoroutinesShareASourceAndASink(t *testing.T) {
 				mu.Lock()
 				got[n]++
 				mu.Unlock()
-				if count.Add(1) == senders*each {
+				if count.Add(1) == senders*sends {
 					cancel()
 				}
 				return nil
@@ -59,7 +59,7 @@ func TestGoroutinesShareASourceAndASink(t *testing.T) {
 				for err := error(nil); ; {
 					if i == 0 { // gives the turn away now and then
 						some := 0
-						err = sink.Each(ctx, func(m msgmux.Message) error {
+						err = each(ctx, sink, func(m msgmux.Message) error {
 							if some++; some == 10 {
 								return errors.Join(take(m), io.EOF)
 							}
@@ -71,7 +71,7 @@ func TestGoroutinesShareASourceAndASink(t *testing.T) {
 							err = take(m)
 						}
 					}
-					_, _, _ = sink.ID(), sink.Lost(), sink.Address()
+					_, _, _ = sink.ID(), sink.Stats(), sink.Label()
 					if err != nil && !errors.Is(err, io.EOF) {
 						ended <- err
 						return
@@ -83,7 +83,7 @@ func TestGoroutinesShareASourceAndASink(t *testing.T) {
 		for i := range uint64(senders) {
 			all.Go(func() {
 				batch := source.Batch()
-				for n := range uint64(each) {
+				for n := range uint64(sends) {
 					message := binary.LittleEndian.AppendUint64(nil, i<<32|n)
 					err := error(nil)
 					switch i % 4 {
@@ -124,8 +124,8 @@ func TestGoroutinesShareASourceAndASink(t *testing.T) {
 				t.Errorf("message %d of sender %d came %d times", n&0xffffffff, n>>32, times)
 			}
 		}
-		if len(got) != senders*each {
-			t.Errorf("datagrams %v: %d of %d came", datagrams, len(got), senders*each)
+		if len(got) != senders*sends {
+			t.Errorf("%d of %d came", len(got), senders*sends)
 		}
 		sink.Close()
 		source.Close()
@@ -136,129 +136,93 @@ func TestGoroutinesShareASourceAndASink(t *testing.T) {
 // come.
 func TestLeaveEndsAReceive(t *testing.T) {
 	channel := realChannel(t)
-	for _, datagrams := range []bool{false, true} {
-		for _, waited := range []time.Duration{shortly / 5, 5 * shortly} { // while it waits in the kernel, and in the poller
-			sink := subscribe(t, channel, msgmux.SinkOptions{Datagrams: datagrams})
-			received := make(chan error, 1)
-			go func() {
-				_, err := sink.Receive(context.Background())
-				received <- err
-			}()
-			time.Sleep(waited)
-			if err := sink.Leave(inTime(t)); err != nil {
-				t.Error(err)
-			}
-			select {
-			case err := <-received:
-				if !errors.Is(err, io.EOF) {
-					t.Errorf("datagrams %v: got %v", datagrams, err)
-				}
-			case <-time.After(soon):
-				t.Fatalf("datagrams %v: Receive waits for what will never come", datagrams)
-			}
-			if _, err := sink.Receive(inTime(t)); !errors.Is(err, io.EOF) {
-				t.Errorf("datagrams %v: then got %v", datagrams, err)
-			}
-			sink.Close()
+	for _, waited := range []time.Duration{0, shortly} {
+		sink := subscribe(t, channel, msgmux.SinkOptions{})
+		received := make(chan error, 1)
+		go func() {
+			_, err := sink.Receive(context.Background())
+			received <- err
+		}()
+		time.Sleep(waited)
+		if err := sink.Leave(inTime(t)); err != nil {
+			t.Error(err)
 		}
+		select {
+		case err := <-received:
+			if !errors.Is(err, io.EOF) {
+				t.Errorf("got %v", err)
+			}
+		case <-time.After(soon):
+			t.Fatalf("Receive waits for what will never come")
+		}
+		if _, err := sink.Receive(inTime(t)); !errors.Is(err, io.EOF) {
+			t.Errorf("then got %v", err)
+		}
+		sink.Close()
 	}
 
 	// Beside a flood: the end comes behind all that was accepted for it.
 	source := dial(t, channel)
-	for _, datagrams := range []bool{false, true} {
-		before, err := channel.Status(inTime(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		other := subscribe(t, channel, msgmux.SinkOptions{})
-		sink := subscribe(t, channel, msgmux.SinkOptions{Datagrams: datagrams})
-		ctx, cancel := context.WithCancel(inTime(t))
-		var all sync.WaitGroup
-		all.Go(func() {
-			for source.Send(ctx, []byte("flood")) == nil {
-			}
-		})
-		all.Go(func() {
-			other.Each(ctx, func(msgmux.Message) error { return nil })
-		})
-		got := make(chan uint64, 1)
-		go func() {
-			n := uint64(0)
-			if err := sink.Each(ctx, func(msgmux.Message) error { n++; return nil }); !errors.Is(err, io.EOF) {
-				t.Errorf("datagrams %v: got %v", datagrams, err)
-			}
-			got <- n
-		}()
-		time.Sleep(shortly)
-		if err := sink.Leave(inTime(t)); err != nil {
-			t.Error(err)
-		}
-		n := <-got
-		cancel()
-		all.Wait()
-		brokertest.Eventually(t, "the end of the flood", func() bool {
-			_, sinks, err := channel.List(inTime(t))
-			return err == nil && len(sinks) == 1 && sinks[0].Waiting == 0
-		})
-		status, sinks, err := channel.List(inTime(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		// What all sinks accepted, less what the other one did.
-		if want := status.Accepted - before.Accepted - sinks[0].Accepted; n != want || n == 0 {
-			t.Errorf("datagrams %v: got %d of the %d messages that were accepted for it", datagrams, n, want)
-		}
-		sink.Close()
-		other.Close()
+	before, err := channel.Status(inTime(t))
+	if err != nil {
+		t.Fatal(err)
 	}
-}
-
-// TestLeaveThatFailed may be tried again: only an answer is an answer.
-func TestLeaveThatFailed(t *testing.T) {
-	channel := folder(t)
-	registrar(t, channel, accept)
-	sink := subscribe(t, channel, msgmux.SinkOptions{Datagrams: true})
-	silent := bindDatagram(t, channel, "register")
-	ctx, cancel := context.WithTimeout(context.Background(), shortly)
-	defer cancel()
-	if err := sink.Leave(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
-	}
-	deliver(t, sink, "it was not told")
-	if got, err := sink.Receive(inTime(t)); err != nil || string(got.Payload) != "it was not told" {
-		t.Errorf("got %q and %v", got.Payload, err)
-	}
-	ctx, over := context.WithTimeout(context.Background(), shortly)
-	defer over()
-	if _, err := sink.Receive(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a sink that has not left: got %v", err)
-	}
-	silent.Close()
-	registrar(t, channel, accept)
+	other := subscribe(t, channel, msgmux.SinkOptions{})
+	sink := subscribe(t, channel, msgmux.SinkOptions{})
+	ctx, cancel := context.WithCancel(inTime(t))
+	var all sync.WaitGroup
+	all.Go(func() {
+		for source.Send(ctx, []byte("flood")) == nil {
+		}
+	})
+	all.Go(func() {
+		each(ctx, other, func(msgmux.Message) error { return nil })
+	})
+	got := make(chan uint64, 1)
+	go func() {
+		n := uint64(0)
+		if err := each(ctx, sink, func(msgmux.Message) error { n++; return nil }); !errors.Is(err, io.EOF) {
+			t.Errorf("got %v", err)
+		}
+		got <- n
+	}()
+	time.Sleep(shortly)
 	if err := sink.Leave(inTime(t)); err != nil {
 		t.Error(err)
 	}
-	if _, err := sink.Receive(inTime(t)); !errors.Is(err, io.EOF) {
-		t.Errorf("got %v", err)
+	n := <-got
+	cancel()
+	all.Wait()
+	brokertest.Eventually(t, "the end of the flood", func() bool {
+		_, sinks, err := channel.Sinks(inTime(t))
+		return err == nil && len(sinks) == 1 && sinks[0].Waiting == 0
+	})
+	status, sinks, err := channel.Sinks(inTime(t))
+	if err != nil {
+		t.Fatal(err)
 	}
+	// What all sinks accepted, less what the other one did.
+	if want := status.Accepted - before.Accepted - sinks[0].Accepted; n != want || n == 0 {
+		t.Errorf("got %d of the %d messages that were accepted for it", n, want)
+	}
+	sink.Close()
+	other.Close()
 }
 
 // TestCloseInACallback ends the loop, and nothing else.
 func TestCloseInACallback(t *testing.T) {
 	channel := realChannel(t)
 	source := dial(t, channel)
-	for _, datagrams := range []bool{false, true} {
-		sink := subscribe(t, channel, msgmux.SinkOptions{Datagrams: datagrams})
-		if err := source.Send(inTime(t), []byte("x")); err != nil {
-			t.Fatal(err)
-		}
-		err := sink.Each(inTime(t), func(msgmux.Message) error { return sink.Close() })
-		if !errors.Is(err, net.ErrClosed) {
-			t.Errorf("datagrams %v: got %v", datagrams, err)
-		}
-		failed, _ := errors.AsType[*msgmux.OpError](err)
-		if want := fmt.Sprintf("cannot receive: %s: %v", failed.Path, net.ErrClosed); err.Error() != want {
-			t.Errorf("the error says %q, want %q", err, want)
-		}
+	sink := subscribe(t, channel, msgmux.SinkOptions{})
+	if err := source.Send(inTime(t), []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	err := each(inTime(t), sink, func(msgmux.Message) error { return sink.Close() })
+	if !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	failed, _ := errors.AsType[*msgmux.OpError](err)
+	if want := fmt.Sprintf("cannot receive: %s: %v", failed.Path, net.ErrClosed); err.Error() != want {
+		t.Errorf("the error says %q, want %q", err, want)
 	}
 }

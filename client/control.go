@@ -15,53 +15,51 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// What a channel says about itself. The fields are those of the control socket's JSON; later versions only add some.
-type (
-	Status     = wire.Status
-	SinkStatus = wire.Sink
-)
-
-// Settings are what can be changed of a sink that is there; nil leaves a thing as it is.
-type Settings struct {
-	Patience *time.Duration // Forever, or how long the channel waits for the sink
-}
-
 // Status asks the channel how it is. Who may ask is a matter of the control socket's mode.
 func (c Channel) Status(ctx context.Context) (Status, error) {
 	answer, err := c.ask(ctx, "read the status", wire.Request{Op: wire.OpStatus})
 	if err != nil {
 		return Status{}, err
 	}
-	return *answer.Status, nil
+	return status(answer.Status), nil
 }
 
-// List is Status with every sink.
-func (c Channel) List(ctx context.Context) (Status, []SinkStatus, error) {
+// Sinks is Status with every sink, at the same moment.
+func (c Channel) Sinks(ctx context.Context) (Status, []SinkStatus, error) {
 	answer, err := c.ask(ctx, "list the sinks", wire.Request{Op: wire.OpList})
 	if err != nil {
 		return Status{}, nil, err
 	}
-	return *answer.Status, answer.Sinks, nil
+	var sinks []SinkStatus
+	for _, sink := range answer.Sinks {
+		sinks = append(sinks, sinkStatus(sink))
+	}
+	return status(answer.Status), sinks, nil
 }
 
 // Drop removes a sink, named by its label or by "#ID". It is for root, the broker's user and the sink's owner. A sink that
-// is a connection is hung up on (ErrHungUp); one that is a datagram socket is not told, nothing reaches it any more.
+// is a connection is disconnected (ErrHungUp); one that is a datagram socket is not told, nothing reaches it any more.
 func (c Channel) Drop(ctx context.Context, sink string) error {
 	_, err := c.ask(ctx, "drop the sink", wire.Request{Op: wire.OpDrop, Sink: sink})
 	return err
 }
 
-// Set changes a sink, named by its label or by "#ID"; allowed are those who may drop it.
-func (c Channel) Set(ctx context.Context, sink string, settings Settings) error {
+// SetPatience changes how long the channel waits for a sink, named by its label or by "#ID"; Forever is without end. It is
+// for those who may drop the sink.
+func (c Channel) SetPatience(ctx context.Context, sink string, patience time.Duration) error {
 	const op = "set the sink"
-	if settings.Patience == nil {
-		return badOption(op, "nothing to set")
+	if patience < 0 {
+		return badOption(op, "the patience %v is negative", patience)
 	}
-	if *settings.Patience < 0 {
-		return badOption(op, "the patience %v is negative", *settings.Patience)
-	}
-	_, err := c.ask(ctx, op, wire.Request{Op: wire.OpSet, Sink: sink, Patience: wire.FormatPatience(*settings.Patience)})
+	_, err := c.ask(ctx, op, wire.Request{Op: wire.OpSet, Sink: sink, Patience: wire.FormatPatience(patience)})
 	return err
+}
+
+// Control sends a request to the control socket and returns the answer, both JSON as docs/protocol.md has them: for what
+// this package has no name for. A refusal is an error, as of the other methods.
+func (c Channel) Control(ctx context.Context, request []byte) (answer []byte, err error) {
+	_, answer, err = c.exchange(ctx, "ask the channel", request)
+	return answer, err
 }
 
 // maxAnswer bounds what is read of one answer, in bytes: some thirty times what 4,096 sinks need.
@@ -70,36 +68,45 @@ const maxAnswer = 64 << 20
 // maxAnswerPacket is above every packet that a socket sends with the kernel's default buffer (212,992 bytes).
 const maxAnswerPacket = 256 << 10
 
-// ask sends one request on a connection of its own and reads the answer, which the end of the connection ends.
+// ask sends one request and returns the answer, in which is what was asked for.
 func (c Channel) ask(ctx context.Context, op string, request wire.Request) (wire.Answer, error) {
-	var answer wire.Answer
+	text, err := json.Marshal(request)
+	if err != nil {
+		return wire.Answer{}, opError(op, "", err)
+	}
+	answer, _, err := c.exchange(ctx, op, text)
+	if wants := request.Op == wire.OpStatus || request.Op == wire.OpList; err == nil && wants && answer.Status == nil {
+		err = opError(op, c.RuntimeDir, errNoAnswer)
+	}
+	return answer, err
+}
+
+var errNoAnswer = errors.New("the answer is empty")
+
+// exchange sends one request on a connection of its own and reads the answer.
+func (c Channel) exchange(ctx context.Context, op string, request []byte) (answer wire.Answer, text []byte, err error) {
 	path, err := c.socket(op, socketControl)
 	if err != nil {
-		return answer, err
+		return answer, nil, err
 	}
-	text, err := c.exchange(ctx, path, request)
+	text, err = carry(ctx, path, request)
 	if err == nil {
 		if err = json.Unmarshal(text, &answer); err != nil {
 			err = fmt.Errorf("cannot read the answer: %w", err)
 		}
 	}
-	wantsStatus := request.Op == wire.OpStatus || request.Op == wire.OpList
 	switch {
 	case err != nil:
 	case answer.Error != nil:
 		err = answer.Error
-	case !answer.OK || wantsStatus && answer.Status == nil:
-		err = errors.New("the answer says nothing")
+	case !answer.OK:
+		err = errNoAnswer
 	}
-	return answer, opError(op, path, err)
+	return answer, text, opError(op, path, err)
 }
 
-// exchange returns the bytes of the answer.
-func (c Channel) exchange(ctx context.Context, path string, request wire.Request) ([]byte, error) {
-	text, err := json.Marshal(request)
-	if err != nil {
-		return nil, err
-	}
+// carry sends one packet and returns the bytes of the answer, which the end of the connection ends.
+func carry(ctx context.Context, path string, request []byte) ([]byte, error) {
 	conn, err := dialPacket(ctx, path)
 	if err != nil {
 		return nil, err
@@ -107,7 +114,7 @@ func (c Channel) exchange(ctx context.Context, path string, request wire.Request
 	defer conn.Close()
 	release := interrupt(ctx, conn.SetDeadline)
 	defer release()
-	if _, err := conn.Write(text); err != nil {
+	if _, err := conn.Write(request); err != nil {
 		return nil, orContext(ctx, err)
 	}
 	var answer []byte

@@ -88,14 +88,14 @@ func TestControlAsksAndReads(t *testing.T) {
 	if err != nil || status.PID != 4711 || status.Entered != 1<<60 {
 		t.Errorf("got %+v and %v", status, err)
 	}
-	status, sinks, err := channel.List(ctx)
+	status, sinks, err := channel.Sinks(ctx)
 	if err != nil || status.PID != 4711 || len(sinks) != 4000 || sinks[3999].Label != label {
 		t.Errorf("got %d sinks and %v", len(sinks), err)
 	}
 	if err := channel.Drop(ctx, "#12"); err != nil {
 		t.Error(err)
 	}
-	if err := channel.Set(ctx, "archive", msgmux.Settings{Patience: new(msgmux.Forever)}); err != nil {
+	if err := channel.SetPatience(ctx, "archive", msgmux.Forever); err != nil {
 		t.Error(err)
 	}
 	for _, want := range []wire.Request{
@@ -105,10 +105,8 @@ func TestControlAsksAndReads(t *testing.T) {
 			t.Errorf("asked was %+v, want %+v", got, want)
 		}
 	}
-	for _, settings := range []msgmux.Settings{{}, {Patience: new(-time.Second)}} {
-		if err := channel.Set(ctx, "archive", settings); !errors.Is(err, msgmux.ErrBadOption) {
-			t.Errorf("got %v", err)
-		}
+	if err := channel.SetPatience(ctx, "archive", -time.Second); !errors.Is(err, msgmux.ErrBadOption) {
+		t.Errorf("got %v", err)
 	}
 }
 

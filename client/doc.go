@@ -5,8 +5,9 @@
 //
 //	import msgmux "github.com/msgmux/msgmux/client"
 //
-//	channel, err := msgmux.Locate("", false, "") // the default channel of this host
-//	source, err := channel.Dial(ctx)
+//	channel, err := msgmux.Default() // this host's
+//
+//	source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 //	err = source.Send(ctx, []byte("hello"))
 //
 //	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Label: "archive"})
@@ -21,20 +22,38 @@
 // ErrRefused.
 //
 // A program does not need this package: a source is a connected datagram socket, a sink is a bound one and one line of
-// text. What the package adds is speed and care: many messages in one packet both ways (Batch, Each), which costs a tenth
-// or less of a packet for each; waiting without spinning when the channel is full, contexts, buffers that cut nothing
+// text. What the package adds is speed and care: many messages in one packet both ways (Batch, Messages), which costs a
+// tenth or less of a packet for each; waiting without spinning when the channel is full, contexts, buffers that cut nothing
 // off, connecting again, what was lost, errors that can be told apart.
 //
-// A Source that connected keeps its connection over restarts of the broker, and finds a channel that was stopped and
-// started; a Sink does the latter if SinkOptions.Reconnect says so. Contexts are looked at whenever something has to be
-// waited for; it may take some milliseconds until a wait notices that its context is done.
+// # Lives
+//
+// A restart of the broker under systemd is not noticed. When the channel is stopped and started, a Source connects again by
+// itself, and a Sink if SinkOptions.Reconnect says so, where it was if the channel still knows; Retry has both wait for a
+// broker that is not there. What lies unread in a sink is lost when its own process dies, but for a sink whose socket the
+// service manager holds: Inherited.
+//
+// Contexts end every wait at once. All waiting is left to the runtime's poller: what waits keeps no thread and no processor,
+// and makes nothing else in the program late.
 //
 // It is not the broker, starts none, and keeps nothing on disk. Everything happens on this host: there is no network.
-// For tests, broker/brokertest starts a real broker in the process of the test:
 //
-//	channel := msgmux.Channel{RuntimeDir: brokertest.Start(t).Dir}
+// # Errors
 //
-// Every error is an *OpError, or one of a callback's own, and errors.Is finds in it the class of the failure:
-// ErrNoBroker, ErrRefused, ErrHungUp, ErrWouldBlock, ErrTooLarge, ErrNotFound, ErrBadOption, net.ErrClosed, io.EOF after
-// Sink.Leave, or the error of the context.
+// Every error is an *OpError, and errors.Is finds in it the class of the failure: ErrNoBroker, ErrRefused, ErrHungUp,
+// ErrWouldBlock, ErrTooLarge, ErrNotFound, ErrBadOption, net.ErrClosed, errors.ErrUnsupported, io.EOF after Sink.Leave, or
+// the error of the context.
+//
+// # Tests
+//
+// The package client/brokertest starts a real broker in the process of a test:
+//
+//	broker := brokertest.Start(t, brokertest.Options{})
+//	sink, err := broker.Channel.Subscribe(t.Context(), msgmux.SinkOptions{})
+//
+// # Compatibility
+//
+// This package and client/brokertest keep to semantic versioning: what a program uses of them changes with a major version
+// only. Types of options and of answers get more fields, and kinds and states more values; so name the fields in literals.
+// The other packages of the module promise nothing.
 package msgmux

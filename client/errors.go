@@ -21,7 +21,7 @@ var (
 	ErrWouldBlock = errors.New("the channel takes no message now")
 	// ErrTooLarge: the message is larger than a socket of this host carries, or than the channel takes.
 	ErrTooLarge = errors.New("message too large")
-	// ErrNotFound: the channel has no sink of that label or id.
+	// ErrNotFound: the channel has no sink of that label or id, or this process no such inherited socket.
 	ErrNotFound = errors.New("no such sink")
 	// ErrHungUp: the broker ended the connection of a sink. It was dropped by an administrator, or the channel was stopped;
 	// a broker that is restarted does not hang up.

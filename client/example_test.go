@@ -10,17 +10,25 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/client/brokertest"
 )
 
 // A source and a sink of one channel. The message goes to every sink that there is.
 func Example() {
-	channel, stop := exampleChannel() // elsewhere: msgmux.Locate("", false, "")
-	defer stop()
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	channel := broker.Channel // elsewhere: channel, err := msgmux.Default()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 
@@ -30,7 +38,7 @@ func Example() {
 	}
 	defer sink.Close()
 
-	source, err := channel.Dial(ctx)
+	source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -47,29 +55,30 @@ func Example() {
 	// Output: hello
 }
 
-// A channel by name, and one by its folder.
-func ExampleLocate() {
-	for _, name := range []string{"", "web"} {
-		channel, err := msgmux.Locate(name, false, "")
+// A channel by its name, and one by its folder.
+func ExampleNamed() {
+	for _, name := range []string{"web", "Not a name"} {
+		channel, err := msgmux.Named(name)
 		fmt.Println(channel.RuntimeDir, err)
 	}
-	channel, err := msgmux.Locate("", false, "/srv/msgmux")
-	fmt.Println(channel.RuntimeDir, err)
-	_, err = msgmux.Locate("Not a name", false, "")
-	fmt.Println(errors.Is(err, msgmux.ErrBadOption))
+	channel := msgmux.Channel{RuntimeDir: "/srv/msgmux"}
+	fmt.Println(channel.RuntimeDir)
 	// Output:
-	// /run/msgmux <nil>
 	// /run/msgmux.web <nil>
-	// /srv/msgmux <nil>
-	// true
+	//  cannot find the channel: bad option: channel name "Not a name": 1 to 32 of a-z, 0-9 and _
+	// /srv/msgmux
 }
 
 // A program that must not wait says what it does when the channel is full: here nobody has come to take a message.
 // Collected messages are sent in the same way with Batch.TryFlush.
 func ExampleSource_TrySend() {
-	channel, stop := exampleChannel()
-	defer stop()
-	source, err := channel.Dial(context.Background())
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	channel := broker.Channel
+	source, err := channel.Dial(context.Background(), msgmux.SourceOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -77,7 +86,7 @@ func ExampleSource_TrySend() {
 
 	message := make([]byte, 1000)
 	for {
-		err := source.TrySend(message)
+		err = source.TrySend(message)
 		if errors.Is(err, msgmux.ErrWouldBlock) {
 			fmt.Println("full")
 			break
@@ -97,18 +106,69 @@ func ExampleSource_TrySend() {
 	// true
 }
 
-// The cheapest way to receive: the message is lent for the time of the call.
-func ExampleSink_Each() {
-	channel, stop := exampleChannel()
-	defer stop()
+// The log of a program, each line a message.
+func ExampleSource_Writer() {
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Patience: new(5 * time.Second)})
+	sink, err := broker.Channel.Subscribe(ctx, msgmux.SinkOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer sink.Close()
-	source, err := channel.Dial(ctx)
+	source, err := broker.Channel.Dial(ctx, msgmux.SourceOptions{Label: "app"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+
+	logger := log.New(source.Writer(ctx), "app: ", 0)
+	logger.Print("started")
+
+	message, err := sink.Receive(ctx)
+	fmt.Printf("%q %v\n", message.Payload, err)
+	// Output: "app: started\n" <nil>
+}
+
+// A service whose socket systemd holds, as msgmux-sink@archive.socket does: what comes while it is away waits.
+func ExampleInherited() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	sink, err := msgmux.Inherited("archive", msgmux.InheritedOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for message, err := range sink.Messages(ctx) {
+		if errors.Is(err, context.Canceled) {
+			break // nothing is lost: the next life goes on here
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s\n", message.Payload)
+	}
+}
+
+// The last messages of a channel, and what comes then.
+func ExampleLast() {
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	channel := broker.Channel
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	first, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer first.Close()
+	source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -117,25 +177,33 @@ func ExampleSink_Each() {
 		if err := source.Send(ctx, []byte(text)); err != nil {
 			log.Fatal(err)
 		}
+		if _, err := first.Receive(ctx); err != nil {
+			log.Fatal(err)
+		}
 	}
 
-	enough := errors.New("enough")
-	size := 0
-	err = sink.Each(ctx, func(message msgmux.Message) error {
-		size += len(message.Payload)
-		if string(message.Payload) == "three" {
-			return enough
-		}
-		return nil
-	})
-	fmt.Println(size, err)
-	// Output: 11 enough
+	late, err := channel.Subscribe(ctx, msgmux.SinkOptions{Start: msgmux.Last(2)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer late.Close()
+	for range 2 {
+		message, err := late.Receive(ctx)
+		fmt.Printf("%d %s %v\n", message.Seq, message.Payload, err)
+	}
+	// Output:
+	// 1 two <nil>
+	// 2 three <nil>
 }
 
 // A program that makes its messages itself can write them where they are sent from.
 func ExampleBatch_Make() {
-	channel, stop := exampleChannel()
-	defer stop()
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	channel := broker.Channel
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
@@ -143,7 +211,7 @@ func ExampleBatch_Make() {
 		log.Fatal(err)
 	}
 	defer sink.Close()
-	source, err := channel.Dial(ctx)
+	source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -175,8 +243,12 @@ func ExampleBatch_Make() {
 // Many messages in one packet: what is there is collected, and sent before there is something to wait for. Here that is
 // the input's next line.
 func ExampleSource_Batch() {
-	channel, stop := exampleChannel()
-	defer stop()
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	channel := broker.Channel
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
@@ -184,7 +256,7 @@ func ExampleSource_Batch() {
 		log.Fatal(err)
 	}
 	defer sink.Close()
-	source, err := channel.Dial(ctx)
+	source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -219,10 +291,14 @@ func ExampleSource_Batch() {
 	// 2 three
 }
 
-// The same as Each, as a loop. What is to be kept is copied.
+// The usual way to receive, and the cheapest. What is to be kept is copied.
 func ExampleSink_Messages() {
-	channel, stop := exampleChannel()
-	defer stop()
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	channel := broker.Channel
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
@@ -230,7 +306,7 @@ func ExampleSink_Messages() {
 		log.Fatal(err)
 	}
 	defer sink.Close()
-	source, err := channel.Dial(ctx)
+	source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -255,11 +331,15 @@ func ExampleSink_Messages() {
 	// Output: [one two last]
 }
 
-// A sink that is not waited for loses what it is too slow for, and is told: by OnGap where it is missing, by Lost how
-// much it is in all.
+// A sink that is not waited for loses what it is too slow for, and is told: by OnGap where it is missing, by Stats
+// how much it is in all.
 func ExampleSinkOptions_gaps() {
-	channel, stop := exampleChannel() // its ring holds a mebibyte
-	defer stop()
+	broker, err := brokertest.Run(brokertest.Options{}) // its ring holds a mebibyte
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	channel := broker.Channel
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	next, missing := uint64(0), uint64(0)
@@ -276,9 +356,12 @@ func ExampleSinkOptions_gaps() {
 		log.Fatal(err)
 	}
 	defer quick.Close()
-	go quick.Each(ctx, func(msgmux.Message) error { return nil })
+	go func() {
+		for range quick.Messages(ctx) {
+		}
+	}()
 
-	source, err := channel.Dial(ctx)
+	source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -299,24 +382,28 @@ func ExampleSinkOptions_gaps() {
 			break
 		}
 	}
-	fmt.Println("something was lost:", slow.Lost() > 0)
-	fmt.Println("told where:", missing == slow.Lost())
-	fmt.Println("and how much:", received+slow.Lost() == all)
+	fmt.Println("something was lost:", slow.Stats().Lost > 0)
+	fmt.Println("told where:", missing == slow.Stats().Lost)
+	fmt.Println("and how much:", received+slow.Stats().Lost == all)
 	// Output:
 	// something was lost: true
 	// told where: true
 	// and how much: true
 }
 
-// A sink that is to go on comes back when it is hung up on: it was dropped, or the channel was stopped and started. It is
-// told that something may be missing.
+// A sink that is to go on comes back when it is disconnected: it was dropped, or the channel was stopped and started. As
+// long as the channel lives it goes on where it was.
 func ExampleSinkOptions_reconnect() {
-	channel, stop := exampleChannel()
-	defer stop()
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	channel := broker.Channel
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{
-		Label: "archive", Reconnect: true, OnGap: func(gap msgmux.Gap) { fmt.Println("connected again:", gap.Anew) },
+		Label: "archive", Reconnect: true, OnGap: func(gap msgmux.Gap) { fmt.Println("missing:", gap) },
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -326,7 +413,7 @@ func ExampleSinkOptions_reconnect() {
 		log.Fatal(err)
 	}
 
-	source, err := channel.Dial(ctx)
+	source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -336,15 +423,20 @@ func ExampleSinkOptions_reconnect() {
 	}
 	message, err := sink.Receive(ctx)
 	fmt.Printf("%s %v\n", message.Payload, err)
+	fmt.Println("connected again:", sink.Stats().Reconnects)
 	// Output:
-	// connected again: true
 	// hello <nil>
+	// connected again: 1
 }
 
 // To lose nothing, a sink leaves, reads what it was sent before, and then closes.
 func ExampleSink_Leave() {
-	channel, stop := exampleChannel()
-	defer stop()
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	channel := broker.Channel
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
@@ -352,7 +444,7 @@ func ExampleSink_Leave() {
 		log.Fatal(err)
 	}
 	defer sink.Close()
-	source, err := channel.Dial(ctx)
+	source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -388,18 +480,22 @@ func ExampleSink_Leave() {
 
 // What went wrong is found with errors.Is; where, and what the broker answered, is in the OpError.
 func ExampleOpError() {
-	channel, stop := exampleChannel()
-	defer stop()
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	channel := broker.Channel
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 
-	err := channel.Drop(ctx, "nobody")
+	err = channel.Drop(ctx, "nobody")
 	fmt.Println(errors.Is(err, msgmux.ErrNotFound))
 	if failed, ok := errors.AsType[*msgmux.OpError](err); ok {
 		fmt.Println(failed.Op, "at", filepath.Base(failed.Path), "with code", failed.Code)
 	}
 
-	_, err = msgmux.Channel{RuntimeDir: "/nowhere"}.Dial(ctx)
+	_, err = msgmux.Channel{RuntimeDir: "/nowhere"}.Dial(ctx, msgmux.SourceOptions{})
 	fmt.Println(errors.Is(err, msgmux.ErrNoBroker), err)
 	// Output:
 	// true
@@ -408,9 +504,13 @@ func ExampleOpError() {
 }
 
 // Who is there, and how far behind.
-func ExampleChannel_List() {
-	channel, stop := exampleChannel()
-	defer stop()
+func ExampleChannel_Sinks() {
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	channel := broker.Channel
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Label: "archive", Patience: new(3 * time.Second)})
@@ -418,11 +518,11 @@ func ExampleChannel_List() {
 		log.Fatal(err)
 	}
 	defer sink.Close()
-	if err := channel.Set(ctx, "archive", msgmux.Settings{Patience: new(msgmux.Forever)}); err != nil {
+	if err := channel.SetPatience(ctx, "archive", time.Minute); err != nil {
 		log.Fatal(err)
 	}
 
-	_, sinks, err := channel.List(ctx)
+	_, sinks, err := channel.Sinks(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -431,6 +531,6 @@ func ExampleChannel_List() {
 	}
 	fmt.Println(errors.Is(channel.Drop(ctx, "nobody"), msgmux.ErrNotFound))
 	// Output:
-	// archive ready forever 0
+	// archive ready 1m0s 0
 	// true
 }

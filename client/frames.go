@@ -73,11 +73,7 @@ func isHangUp(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// lacksFrames tells whether err means that this channel has no such socket, or a broker that speaks another version: then
-// datagrams are the way in.
-func lacksFrames(err error) bool {
-	if refusal, ok := errors.AsType[*wire.Error](err); ok {
-		return refusal.Code == wire.CodeUnsupported
-	}
+// isAbsent tells whether err means that this channel has no such socket, or that nobody has it open.
+func isAbsent(err error) bool {
 	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
 }

@@ -29,7 +29,7 @@ func TestHellosSayTheOptions(t *testing.T) {
 	publish, subscribe := listen(t, channel, "publish"), listen(t, channel, "subscribe")
 	dialled := make(chan error, 1)
 	go func() {
-		_, err := channel.DialWith(inTime(t), msgmux.SourceOptions{Label: "web"})
+		_, err := channel.Dial(inTime(t), msgmux.SourceOptions{Label: "web"})
 		dialled <- err
 	}()
 	if got, want := admit(t, publish, "ok\n").hello, (wire.Hello{Options: wire.Options{Label: "web"}}); got != want {
@@ -39,15 +39,15 @@ func TestHellosSayTheOptions(t *testing.T) {
 		t.Error(err)
 	}
 	sink, broker := subscribed(t, channel, subscribe, msgmux.SinkOptions{
-		Label: "archive", Patience: new(1500 * time.Millisecond), Oldest: true, Share: "writers", Reconnect: true,
+		Label: "archive", Patience: new(1500 * time.Millisecond), Start: msgmux.Oldest(), Share: "writers", Reconnect: true,
 	})
 	want := wire.Hello{Options: wire.Options{
 		Label: "archive", Patience: 1500 * time.Millisecond, PatienceSet: true, Start: wire.StartOldest, Share: "writers",
 	}}
-	if broker.hello != want || sink.ID() != 7 || sink.Address() != "" {
-		t.Errorf("sink %d at %q says %+v", sink.ID(), sink.Address(), broker.hello)
+	if broker.hello != want || sink.ID() != 7 || sink.Label() != "archive" {
+		t.Errorf("sink %d, %q, says %+v", sink.ID(), sink.Label(), broker.hello)
 	}
-	if _, err := channel.DialWith(inTime(t), msgmux.SourceOptions{Label: "a b"}); !errors.Is(err, msgmux.ErrBadOption) {
+	if _, err := channel.Dial(inTime(t), msgmux.SourceOptions{Label: "a b"}); !errors.Is(err, msgmux.ErrBadOption) {
 		t.Errorf("a label that no broker takes: got %v", err)
 	}
 }
@@ -56,7 +56,7 @@ func TestHellosSayTheOptions(t *testing.T) {
 func clients(channel msgmux.Channel) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
 		"publish": func(ctx context.Context) error {
-			source, err := channel.Dial(ctx)
+			source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 			if err == nil {
 				source.Close()
 			}
@@ -133,7 +133,6 @@ func TestNoAnswerToTheHello(t *testing.T) {
 func TestRefusedHello(t *testing.T) {
 	channel := folder(t)
 	bindDatagram(t, channel, "source")
-	registrar(t, channel, accept)
 	for name, join := range clients(channel) {
 		listener := listen(t, channel, name)
 		for _, read := range []bool{true, false} {
@@ -161,7 +160,7 @@ func TestRefusedHello(t *testing.T) {
 		// What its mode closes is no invitation to use another, which is open.
 		for path, mode := range map[string]os.FileMode{
 			channel.RuntimeDir: 0o755, filepath.Join(channel.RuntimeDir, name): 0o600,
-			filepath.Join(channel.RuntimeDir, "source"): 0o666, filepath.Join(channel.RuntimeDir, "register"): 0o666,
+			filepath.Join(channel.RuntimeDir, "source"): 0o666,
 		} {
 			if err := os.Chmod(path, mode); err != nil {
 				t.Fatal(err)
@@ -177,14 +176,13 @@ func TestRefusedHello(t *testing.T) {
 	})
 }
 
-// TestDatagramsWhereThereAreNoFrames in a channel without those sockets, with dead ones, and of another version.
-func TestDatagramsWhereThereAreNoFrames(t *testing.T) {
+// TestSourcesFallBackToDatagrams in a channel without publish, with a dead one, and of another version.
+func TestSourcesFallBackToDatagrams(t *testing.T) {
 	channel := folder(t)
 	receiver := bindDatagram(t, channel, "source")
-	registrar(t, channel, accept)
 	try := func(what string) {
 		t.Helper()
-		source, err := channel.Dial(inTime(t))
+		source, err := channel.Dial(inTime(t), msgmux.SourceOptions{})
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
@@ -195,37 +193,47 @@ func TestDatagramsWhereThereAreNoFrames(t *testing.T) {
 		if got, _ := next(t, receiver); string(got) != what {
 			t.Errorf("%s: got %q", what, got)
 		}
-		sink := subscribe(t, channel, msgmux.SinkOptions{})
-		deliver(t, sink, what)
-		if got, err := sink.Receive(inTime(t)); err != nil || string(got.Payload) != what || got.Seq != 0 || sink.Lost() != 0 {
-			t.Errorf("%s: got %+v and %v", what, got, err)
-		}
 	}
 	try("missing")
-	for _, name := range []string{"publish", "subscribe"} {
-		listener := listen(t, channel, name)
-		listener.SetUnlinkOnClose(false)
-		listener.Close()
-	}
+	listener := listen(t, channel, "publish")
+	listener.SetUnlinkOnClose(false)
+	listener.Close()
 	try("dead")
-	for _, name := range []string{"publish", "subscribe"} {
-		listener := listen(t, channel, name)
-		go func() { admit(t, listener, "error unsupported this broker speaks msgmux/9\n").Close() }()
-	}
+	listener = listen(t, channel, "publish")
+	go func() { admit(t, listener, "error unsupported this broker speaks msgmux/9\n").Close() }()
 	try("another version")
 	// Who asks for datagrams does not even look.
-	for _, name := range []string{"publish", "subscribe"} {
-		listen(t, channel, name)
-	}
-	source, err := channel.DialWith(inTime(t), msgmux.SourceOptions{Datagrams: true})
+	listen(t, channel, "publish")
+	source, err := channel.Dial(inTime(t), msgmux.SourceOptions{Datagrams: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	source.Close()
-	for _, options := range []msgmux.SinkOptions{{Datagrams: true}, {Address: filepath.Join(channel.RuntimeDir, "mine")}} {
-		if sink := subscribe(t, channel, options); sink.Address() == "" {
-			t.Errorf("%+v: got a connection", options)
+}
+
+// TestSinksNeverFallBack to what does not tell of losses: without a subscribe socket that speaks this protocol there is no
+// sink, whatever else the channel has.
+func TestSinksNeverFallBack(t *testing.T) {
+	channel := folder(t)
+	registrar := bindDatagram(t, channel, "register")
+	try := func(what string, want error) {
+		t.Helper()
+		sink, err := channel.Subscribe(inTime(t), msgmux.SinkOptions{})
+		if !errors.Is(err, want) {
+			t.Errorf("%s: got %v and %v", what, sink, err)
 		}
+	}
+	try("missing", msgmux.ErrNoBroker)
+	listener := listen(t, channel, "subscribe")
+	listener.SetUnlinkOnClose(false)
+	listener.Close()
+	try("dead", msgmux.ErrNoBroker)
+	listener = listen(t, channel, "subscribe")
+	go func() { admit(t, listener, "error unsupported this broker speaks msgmux/9\n").Close() }()
+	try("another version", msgmux.ErrRefused)
+	registrar.SetReadDeadline(time.Now().Add(shortly))
+	if n, err := registrar.Read(make([]byte, 1000)); err == nil {
+		t.Errorf("a registration of %d bytes was sent", n)
 	}
 }
 
@@ -400,7 +408,7 @@ func TestHungUpSink(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	if err := sink.Each(inTime(t), nil); !errors.Is(err, msgmux.ErrHungUp) || errors.Is(err, io.EOF) {
+	if err := each(inTime(t), sink, nil); !errors.Is(err, msgmux.ErrHungUp) || errors.Is(err, io.EOF) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -421,7 +429,7 @@ func TestSinkConnectsAgain(t *testing.T) {
 	received := make(chan msgmux.Message, 100)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- sink.Each(inTime(t), func(m msgmux.Message) error {
+		ended <- each(inTime(t), sink, func(m msgmux.Message) error {
 			received <- msgmux.Message{Payload: slices.Clone(m.Payload), Seq: m.Seq}
 			return nil
 		})
@@ -450,8 +458,8 @@ func TestSinkConnectsAgain(t *testing.T) {
 	if err := <-ended; !errors.Is(err, msgmux.ErrRefused) || !errors.As(err, &failed) || failed.Code != "denied" {
 		t.Errorf("got %v", err)
 	}
-	if want := []msgmux.Gap{{Before: 104, Lost: 3}, {Before: 2, Anew: true}}; !slices.Equal(gaps, want) || sink.Lost() != 3 || sink.ID() != 9 {
-		t.Errorf("sink %d has lost %d, and was told %+v", sink.ID(), sink.Lost(), gaps)
+	if want := []msgmux.Gap{{Before: 104, Lost: 3}, {Before: 2, Anew: true}}; !slices.Equal(gaps, want) || sink.Stats().Lost != 3 || sink.ID() != 9 {
+		t.Errorf("sink %d has lost %d, and was told %+v", sink.ID(), sink.Stats().Lost, gaps)
 	}
 }
 
@@ -488,8 +496,8 @@ func TestSinkIsToldOfGaps(t *testing.T) {
 				}
 			}
 		}
-		if !slices.Equal(gaps, test.gaps) || sink.Lost() != test.lost {
-			t.Errorf("%s: lost %d, told %+v", name, sink.Lost(), gaps)
+		if !slices.Equal(gaps, test.gaps) || sink.Stats().Lost != test.lost {
+			t.Errorf("%s: lost %d, told %+v", name, sink.Stats().Lost, gaps)
 		}
 	}
 }
@@ -574,43 +582,5 @@ func TestMessagesDoNotReachIntoEachOther(t *testing.T) {
 		if got := kept[i]; string(got.Payload) != want || got.Seq != uint64(i) {
 			t.Errorf("message %d is %q, number %d, want %q", i, got.Payload, got.Seq, want)
 		}
-	}
-}
-
-// TestFramesAreLentWithoutAllocations, whatever the name of the socket at the other end.
-func TestFramesAreLentWithoutAllocations(t *testing.T) {
-	channel := folder(t)
-	sink, broker := subscribed(t, channel, listen(t, channel, "subscribe"), msgmux.SinkOptions{})
-	packet := make([]byte, wire.SinkHeader)
-	for range 100 {
-		packet = wire.AppendRecord(packet, []byte("a message"))
-	}
-	enough := errors.New("enough")
-	first, seen := uint64(0), 0
-	send := func() {
-		wire.PutSinkHeader(packet, first, 0)
-		first += 100
-		if _, err := broker.Write(packet); err != nil {
-			t.Fatal(err)
-		}
-	}
-	broker.SetWriteDeadline(time.Now().Add(soon))
-	n := testing.AllocsPerRun(1, func() {
-		seen = 0
-		send()
-		if err := sink.Each(inTime(t), func(m msgmux.Message) error {
-			switch seen++; {
-			case seen == 100_000:
-				return enough
-			case seen%100 == 0:
-				send()
-			}
-			return nil
-		}); !errors.Is(err, enough) {
-			t.Fatal(err)
-		}
-	})
-	if n > 30 { // what the watch for the context's end needs
-		t.Errorf("%v allocations for 1,000 packets of 100 messages", n)
 	}
 }

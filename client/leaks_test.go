@@ -67,11 +67,7 @@ func TestCallsThatEndEarlyLeaveNothingBehind(t *testing.T) {
 				listen(t, channel, name)
 				calls = append(calls, join)
 			}
-			bindDatagram(t, channel, "register")
-			return append(calls, func(ctx context.Context) error {
-				_, err := channel.Subscribe(ctx, msgmux.SinkOptions{Datagrams: true})
-				return err
-			}), nil
+			return calls, nil
 		},
 		"a full channel, and an empty one": func(t *testing.T, channel msgmux.Channel) ([]func(context.Context) error, func()) {
 			source, _ := dialled(t, channel, listen(t, channel, "publish"))
@@ -85,7 +81,7 @@ func TestCallsThatEndEarlyLeaveNothingBehind(t *testing.T) {
 				func(ctx context.Context) error { return source.Send(ctx, nil) },
 				func(ctx context.Context) error { return batch.Flush(ctx) }, // waits for its turn
 				func(ctx context.Context) error { _, err := sink.Receive(ctx); return err },
-				func(ctx context.Context) error { return sink.Each(ctx, nil) },
+				func(ctx context.Context) error { return each(ctx, sink, nil) },
 			}, func() { source.Close(); sink.Close() }
 		},
 		"a broker that has gone": func(t *testing.T, channel msgmux.Channel) ([]func(context.Context) error, func()) {
@@ -99,13 +95,10 @@ func TestCallsThatEndEarlyLeaveNothingBehind(t *testing.T) {
 				func(ctx context.Context) error { _, err := sink.Receive(ctx); return err },
 			}, func() { source.Close(); sink.Close() }
 		},
-		"a datagram sink": func(t *testing.T, channel msgmux.Channel) ([]func(context.Context) error, func()) {
-			registrar(t, channel, accept)
-			sink := subscribe(t, channel, msgmux.SinkOptions{Datagrams: true})
-			bindDatagram(t, channel, "register")
+		"an inherited socket": func(t *testing.T, channel msgmux.Channel) ([]func(context.Context) error, func()) {
+			sink, _ := inherit(t, msgmux.InheritedOptions{})
 			return []func(context.Context) error{
 				func(ctx context.Context) error { _, err := sink.Receive(ctx); return err },
-				sink.Leave,
 			}, func() { sink.Close() }
 		},
 	}
@@ -160,7 +153,7 @@ func TestErrorsHaveOneClass(t *testing.T) {
 	late, end := context.WithTimeout(context.Background(), -1)
 	defer end()
 	source, sink := dial(t, channel), subscribe(t, channel, msgmux.SinkOptions{})
-	datagrams := subscribe(t, channel, msgmux.SinkOptions{Datagrams: true})
+	inherited, _ := inherit(t, msgmux.InheritedOptions{})
 	closed, shut := dial(t, channel), subscribe(t, channel, msgmux.SinkOptions{})
 	closed.Close()
 	shut.Close()
@@ -190,7 +183,11 @@ func TestErrorsHaveOneClass(t *testing.T) {
 		return last
 	}
 	dialling := func(ctx context.Context, channel msgmux.Channel, options msgmux.SourceOptions) error {
-		_, err := channel.DialWith(ctx, options)
+		_, err := channel.Dial(ctx, options)
+		return err
+	}
+	finding := func(name string) error {
+		_, err := msgmux.Inherited(name, msgmux.InheritedOptions{})
 		return err
 	}
 	status := func(ctx context.Context, channel msgmux.Channel) error {
@@ -200,30 +197,30 @@ func TestErrorsHaveOneClass(t *testing.T) {
 	for class, errs := range map[string][]error{
 		"no broker": {
 			dialling(inTime(t), elsewhere, msgmux.SourceOptions{}), subscribing(inTime(t), elsewhere, msgmux.SinkOptions{}),
-			subscribing(inTime(t), elsewhere, msgmux.SinkOptions{Datagrams: true}), status(inTime(t), elsewhere), elsewhere.Drop(inTime(t), "x"),
+			status(inTime(t), elsewhere), elsewhere.Drop(inTime(t), "x"),
 		},
 		"refused":     {}, // by a broker and by a mode: TestRefusedHello
 		"would block": {full.TrySend(nil), batch.TryFlush()},
 		"too large": {
 			source.Send(inTime(t), make([]byte, 5<<20)), source.TrySend(make([]byte, 300<<10)), batch.Add(inTime(t), make([]byte, 300<<10)),
 		},
-		"not found": {channel.Drop(inTime(t), "nobody"), channel.Set(inTime(t), "nobody", msgmux.Settings{Patience: new(time.Second)})},
+		"not found": {channel.Drop(inTime(t), "nobody"), channel.SetPatience(inTime(t), "nobody", time.Second), finding("nobody")},
 		"hung up":   {receiving(inTime(t), dropped), looping(inTime(t), dropped)},
 		"bad option": {
 			dialling(inTime(t), channel, msgmux.SourceOptions{Label: "a b"}), subscribing(inTime(t), channel, msgmux.SinkOptions{Share: "a b"}),
-			channel.Set(inTime(t), "x", msgmux.Settings{}), status(inTime(t), msgmux.Channel{}),
+			channel.SetPatience(inTime(t), "x", -1), status(inTime(t), msgmux.Channel{}),
 		},
 		"closed": {
 			closed.Send(inTime(t), nil), closed.TrySend(nil), closed.Close(), shut.Close(), receiving(inTime(t), shut), looping(inTime(t), shut),
 		},
 		"deadline": {
 			dialling(late, channel, msgmux.SourceOptions{}), subscribing(late, channel, msgmux.SinkOptions{}), source.Send(late, nil),
-			receiving(late, sink), receiving(late, datagrams), datagrams.Leave(late), status(late, channel), looping(late, sink), batch.Flush(late),
+			receiving(late, sink), receiving(late, inherited), sink.Leave(late), status(late, channel), looping(late, sink), batch.Flush(late),
 		},
 		"cancel": {
 			dialling(over, channel, msgmux.SourceOptions{}), dialling(over, channel, msgmux.SourceOptions{Datagrams: true}),
-			subscribing(over, channel, msgmux.SinkOptions{}), subscribing(over, channel, msgmux.SinkOptions{Datagrams: true}),
-			source.Send(over, nil), receiving(over, sink), receiving(over, datagrams), datagrams.Leave(over), status(over, channel), looping(over, sink),
+			subscribing(over, channel, msgmux.SinkOptions{}),
+			source.Send(over, nil), receiving(over, sink), receiving(over, inherited), sink.Leave(over), status(over, channel), looping(over, sink),
 		},
 	} {
 		for i, err := range errs {

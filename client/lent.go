@@ -4,6 +4,6 @@
 
 package msgmux
 
-// overwriteLent has Each overwrite each message after its callback. It is on in tests that look for races: who keeps a
+// overwriteLent has Messages overwrite each message after its turn. It is on in tests that look for races: who keeps a
 // slice that was lent finds it changed at once, and not only when the next packet comes.
 const overwriteLent = false

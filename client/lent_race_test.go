@@ -18,7 +18,7 @@ func TestLentMessagesAreOverwritten(t *testing.T) {
 	broker.deliver(t, 0, 0, "one", "two")
 	enough := errors.New("enough")
 	var kept []byte
-	if err := sink.Each(inTime(t), func(m msgmux.Message) error {
+	if err := each(inTime(t), sink, func(m msgmux.Message) error {
 		if m.Seq == 1 {
 			if string(kept) != "\x00\x00\x00" || string(m.Payload) != "two" {
 				t.Errorf("kept %q, got %q", kept, m.Payload)

@@ -28,8 +28,8 @@ import (
 	msgmux "github.com/msgmux/msgmux/client"
 )
 
-// roleVariable makes this program a client instead of a test: "source FOLDER ROUND", "sink FOLDER PATIENCE" or
-// "busy FOLDER WAIT".
+// roleVariable makes this program a client instead of a test: "source FOLDER ROUND", "sink FOLDER PATIENCE"
+// and the like; see the functions that begin with "be".
 const roleVariable = "MSGMUX_CLIENT_ROLE"
 
 func TestMain(m *testing.M) {
@@ -40,7 +40,8 @@ func TestMain(m *testing.M) {
 	channel := msgmux.Channel{RuntimeDir: role[1]}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
-	roles := map[string]func(context.Context, msgmux.Channel, string) error{"source": beSource, "sink": beSink, "busy": beBusy}
+	roles := map[string]func(context.Context, msgmux.Channel, string) error{"source": beSource, "sink": beSink, "host": beHost, "reader": beReader,
+		"crowd": beCrowd}
 	if err := roles[role[0]](ctx, channel, role[2]); err != nil {
 		fmt.Fprintln(os.Stderr, role, err)
 		os.Exit(1)
@@ -55,6 +56,12 @@ type client struct {
 
 func startClient(t *testing.T, role string, channel msgmux.Channel, word any) *client {
 	t.Helper()
+	return startClientWith(t, role, channel, word, func(*client) {})
+}
+
+// startClientWith is startClient for a client that is prepared before it starts.
+func startClientWith(t *testing.T, role string, channel msgmux.Channel, word any, prepare func(*client)) *client {
+	t.Helper()
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -62,6 +69,7 @@ func startClient(t *testing.T, role string, channel msgmux.Channel, word any) *c
 	c := &client{Cmd: exec.Command(program)}
 	c.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %v", roleVariable, role, channel.RuntimeDir, word))
 	c.Stderr = t.Output()
+	prepare(c)
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +108,7 @@ func beSource(ctx context.Context, channel msgmux.Channel, word string) error {
 	if _, err := fmt.Sscan(word, &round); err != nil {
 		return err
 	}
-	source, err := channel.Dial(ctx)
+	source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 	if err != nil {
 		return err
 	}
@@ -157,7 +165,7 @@ func beSink(ctx context.Context, channel msgmux.Channel, word string) error {
 	if err != nil {
 		return err
 	}
-	err = sink.Each(ctx, func(m msgmux.Message) error {
+	err = each(ctx, sink, func(m msgmux.Message) error {
 		n := binary.LittleEndian.Uint64(m.Payload[8:])
 		if n != m.Seq || n < next {
 			r.Wrong++
@@ -171,7 +179,7 @@ func beSink(ctx context.Context, channel msgmux.Channel, word string) error {
 	if !errors.Is(err, io.EOF) {
 		return err
 	}
-	r.Told, r.Lost, r.ID = told, sink.Lost(), sink.ID()
+	r.Told, r.Lost, r.ID = told, sink.Stats().Lost, sink.ID()
 	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
 		return err
 	}
@@ -208,7 +216,7 @@ func TestAStoppedProcess(t *testing.T) {
 	}
 	stopped := sinks[3]
 	status := func() (msgmux.Status, []msgmux.SinkStatus) {
-		status, sinks, err := channel.List(inTime(t))
+		status, sinks, err := channel.Sinks(inTime(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -284,7 +292,7 @@ func TestASourceThatIsKilled(t *testing.T) {
 	var arrived [rounds + 1]uint64 // messages of each; the last one is the calm one's
 	ended := make(chan error, 1)
 	go func() {
-		ended <- sink.Each(ctx, func(m msgmux.Message) error {
+		ended <- each(ctx, sink, func(m msgmux.Message) error {
 			round, n := binary.LittleEndian.Uint64(m.Payload), binary.LittleEndian.Uint64(m.Payload[8:])
 			mu.Lock()
 			defer mu.Unlock()

@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"log/slog"
 	"net"
 	"os"
 	"syscall"
 	"time"
 
+	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -24,7 +26,7 @@ type Message struct {
 
 	// Seq is the message's number in the one order of the channel, the same at every sink; the next one's is higher by
 	// one, unless messages were lost or another sink of the share has got them. Numbers only grow as long as the channel
-	// is not stopped. It is 0 at a sink that is a datagram socket.
+	// is not stopped. It is 0 on an inherited socket without frames.
 	Seq uint64
 }
 
@@ -32,33 +34,31 @@ type Message struct {
 type Gap struct {
 	Before uint64 // the Seq of the message that comes next
 	Lost   uint64 // how many messages this sink, or its share, has lost there because it was too slow
-	Anew   bool   // more may be missing: the sink was connected again, or the channel's memory is not the one it was
+	Anew   bool   // more may be missing, nobody knows what: the channel's memory is not the one it was, or a share's sink was connected again
 }
 
 // inlet is what a sink has received and not given out yet. It belongs to who has the turn.
 type inlet struct {
-	buffer  []byte
-	at, end int    // the records that are left of a packet; of a datagram, only its end
-	whole   bool   // a datagram is there, maybe an empty one
-	seq     uint64 // of the next record
+	buffer  []byte // grows to what comes
+	at, end int    // the records that are left of a packet
+	whole   bool   // or a datagram is there, maybe an empty one,
+	size    int    // of so many bytes
 
-	begun  bool      // a packet has come by this connection
-	anew   bool      // the connection is not the first, and no packet has come by it
-	told   uint64    // the loss that the last packet told of
 	joined time.Time // when this connection was asked for
+	epoch  uint64    // which life of the channel's numbers; 0: the broker did not tell
+	seq    uint64    // the number of the next record
+	want   uint64    // records with lower numbers were given out by an earlier connection
+	begun  bool      // seq is known
+	anew   bool      // the connection is not the first, does not go on where that was, and no packet has come by it
+	missed uint64    // messages between the last one of the connection before and the first one of this
+	told   uint64    // the loss that the last packet told of
 
-	raw     syscall.RawConn
-	try     func(fd uintptr) (done bool) // receive, bound once
-	waiting waiting
-	last    bool  // do not wait: what is not there will not come
-	reset   bool  // the kernel has told of the end of this connection
-	n       int   // what the last recv returned
-	err     error //
+	raw   syscall.RawConn
+	try   func(fd uintptr) (done bool) // receive, bound once
+	reset bool                         // the kernel has told of the end of this connection
+	n     int                          // what the last recv returned
+	err   error                        //
 }
-
-// bufferSize holds the largest datagram that Linux makes at all: 4 MiB and a little more pass, never a quarter MiB
-// more. So no packet is ever cut off, and no second system call has to ask for its size. Untouched pages cost nothing.
-const bufferSize = MaxMessage + 256<<10
 
 // Receive waits for the next message and returns it; the caller owns it. After ctx is done it returns ctx's error.
 // ErrHungUp means that the broker has ended the sink, io.EOF that all has come after Leave.
@@ -67,27 +67,24 @@ func (s *Sink) Receive(ctx context.Context) (Message, error) {
 		return Message{}, opError("receive", s.where, err)
 	}
 	defer s.turn.give()
-	m, ok := s.in.next(s.framed)
-	if !ok {
+	if !s.has() {
 		release := interrupt(ctx, s.setReadDeadline)
 		defer release()
 		if err := s.fill(ctx); err != nil {
 			return Message{}, opError("receive", s.where, err)
 		}
-		m, _ = s.in.next(s.framed)
 	}
+	if s.closed.Load() {
+		return Message{}, opError("receive", s.where, net.ErrClosed)
+	}
+	m := s.take()
 	m.Payload = append(make([]byte, 0, len(m.Payload)), m.Payload...)
 	return m, nil
 }
 
-// Each calls f with one message after the other until ctx is done or f returns an error, and returns that error; or one
-// of those that Receive returns. It costs a fraction of what Receive costs: no copy, no allocation, and one system call
-// for all messages of a packet.
-//
-// Payload is the sink's own memory and holds the message only during the call; what is to be kept must be copied. (Under
-// the race detector it is overwritten after the call, so that a test finds who forgot.) f must not call methods of the
-// same sink that receive.
-func (s *Sink) Each(ctx context.Context, f func(Message) error) error {
+// each yields one message after the other until ctx is done, yield returns false (errBreak), or there is an error of those
+// that Receive returns. The message is lent for the turn.
+func (s *Sink) each(ctx context.Context, yield func(Message, error) bool) error {
 	if err := s.turn.take(ctx); err != nil {
 		return opError("receive", s.where, err)
 	}
@@ -96,13 +93,14 @@ func (s *Sink) Each(ctx context.Context, f func(Message) error) error {
 	defer release()
 	ends := ctx.Done() != nil
 	for {
-		for m, ok := s.in.next(s.framed); ok; m, ok = s.in.next(s.framed) {
-			err := f(m)
+		for !s.closed.Load() && s.has() {
+			m := s.take()
+			more := yield(m, nil)
 			if overwriteLent {
 				clear(m.Payload)
 			}
-			if err != nil {
-				return err
+			if !more {
+				return errBreak
 			}
 			if ends && ctx.Err() != nil {
 				return opError("receive", s.where, ctx.Err())
@@ -117,40 +115,46 @@ func (s *Sink) Each(ctx context.Context, f func(Message) error) error {
 // errBreak is the end of a loop over Messages.
 var errBreak = errors.New("break")
 
-// Messages is Each for a loop:
+// Messages receives in a loop, until ctx is done or the sink ends:
 //
 //	for m, err := range sink.Messages(ctx) {
 //
-// The last turn, if the loop does not end by itself, has an error and no message. Payload holds the message only during
-// its turn.
+// The last turn, if the loop does not end by itself, has an error, one of those that Receive returns, and no message. It
+// costs a fraction of what Receive costs: no copy, no allocation, and one system call for all messages of a packet.
+//
+// Payload is the sink's own memory and holds the message only during its turn; what is to be kept must be copied. (Under
+// the race detector it is overwritten after the turn, so that a test finds who forgot.) The loop must not call methods of
+// the same sink that receive. A loop that is left may be followed by another: nothing is skipped.
 func (s *Sink) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
-		err := s.Each(ctx, func(m Message) error {
-			if !yield(m, nil) {
-				return errBreak
-			}
-			return nil
-		})
-		if !errors.Is(err, errBreak) {
+		if err := s.each(ctx, yield); !errors.Is(err, errBreak) {
 			yield(Message{}, err)
 		}
 	}
 }
 
-// next takes the next message out of the buffer; false: there is none. Its payload is a part of the buffer.
-func (in *inlet) next(framed bool) (m Message, ok bool) {
-	if !framed {
-		ok, in.whole = in.whole, false
-		return Message{Payload: in.buffer[:in.end:in.end]}, ok
+// has says whether there is a message in the buffer.
+func (s *Sink) has() bool { return s.in.at < s.in.end || s.in.whole }
+
+// take takes the next message out of the buffer, a part of which its payload is.
+//
+// Preconditions: there is one.
+func (s *Sink) take() Message {
+	in := &s.in
+	if s.framed {
+		return in.record()
 	}
-	if in.at >= in.end {
-		return Message{}, false
-	}
-	begin := in.at + wire.RecordHeader
-	end := begin + int(binary.LittleEndian.Uint32(in.buffer[in.at:]))
-	in.at += wire.Padded(end - begin)
+	in.whole = false
+	return Message{Payload: in.buffer[:in.size:in.size]}
+}
+
+// record takes the next record. Preconditions: there is one.
+func (in *inlet) record() Message {
+	b := in.buffer[in.at+wire.RecordHeader : in.end]
+	n := int(binary.LittleEndian.Uint32(in.buffer[in.at:]))
+	in.at += wire.Padded(n)
 	in.seq++
-	return Message{Payload: in.buffer[begin:end:end], Seq: in.seq - 1}, true
+	return Message{Payload: b[:n:n], Seq: in.seq - 1}
 }
 
 // fill waits for the next packet or datagram and puts it into the buffer.
@@ -158,21 +162,30 @@ func (in *inlet) next(framed bool) (m Message, ok bool) {
 // Preconditions: the caller has the turn, has set up ctx with interrupt, and has taken all that the buffer held.
 func (s *Sink) fill(ctx context.Context) error {
 	for {
+		if s.inherited && s.hasLeft() {
+			return io.EOF
+		}
 		n, err := s.read()
 		switch {
 		case err == nil && s.framed:
-			return s.unpack(n)
+			if err := s.unpack(n); err != nil || s.in.at < s.in.end {
+				return err
+			}
+			continue // an earlier connection had all of it
 		case err == nil:
-			s.in.end, s.in.whole = n, true
+			s.in.size, s.in.whole = n, true
+			s.counts.messages.Add(1)
+			s.counts.bytes.Add(uint64(n))
 			return nil
-		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil && s.hasLeft():
-			_ = s.setReadDeadline(time.Time{}) // Leave has set it, and from now on no read waits
-			continue
+		case s.inherited && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
+			continue // Leave has set it; nobody else does without ctx
 		case !isHangUp(err):
 			return orContext(ctx, err)
 		case s.hasLeft():
 			return io.EOF
-		case !s.options.Reconnect:
+		}
+		s.log(slog.LevelWarn, "the broker has hung up")
+		if !s.options.Reconnect {
 			return ErrHungUp
 		}
 		if err := s.reconnect(ctx); err != nil {
@@ -181,11 +194,9 @@ func (s *Sink) fill(ctx context.Context) error {
 	}
 }
 
-// read waits for a packet or datagram, and returns its size. The end of a connection, and of what came before Leave, is
-// io.EOF.
+// read waits for a packet or datagram, and returns its size. The end of a connection is io.EOF.
 func (s *Sink) read() (int, error) {
 	in := &s.in
-	in.last = !s.framed && s.hasLeft() // nobody sends to it any more
 	err := in.raw.Read(in.try)
 	if err == nil {
 		err = in.err
@@ -194,9 +205,9 @@ func (s *Sink) read() (int, error) {
 	case errors.Is(err, syscall.ECONNRESET) && !in.reset:
 		in.reset = true // told once, and before what was sent last
 		return s.read()
-	case in.last && errors.Is(err, syscall.EAGAIN), err == nil && s.framed && in.n == 0: // no packet is empty
+	case err == nil && !s.inherited && in.n == 0: // no packet is empty
 		err = io.EOF
-	case err == nil && in.n == len(in.buffer):
+	case err == nil && in.n > len(in.buffer):
 		err = syscall.EMSGSIZE // there is more of it than can be; no broker sent it
 	}
 	return in.n, err
@@ -205,28 +216,40 @@ func (s *Sink) read() (int, error) {
 // receive is the function that RawConn.Read calls: it reads from the socket, again each time that the poller finds
 // something. Descriptors that a stranger attaches to a datagram are closed by the kernel: recv has no place for them.
 func (in *inlet) receive(fd uintptr) (done bool) {
-	for range inVain {
-		may := !in.last && in.waiting.begin()
-		in.n, in.err = in.waiting.recv(int(fd), in.buffer, may)
-		switch {
-		case in.last || !isUnready(in.err):
-			return true
-		case !may:
-			return false
-		}
+	over, err := takeOverflow()
+	if err != nil {
+		in.err = err
+		return true
 	}
-	return false
+	defer over.give()
+	n, errno := sys.Recv(int(fd), in.buffer, over.memory)
+	in.n, in.err = n, asError(errno)
+	if behind := n - len(in.buffer); behind > 0 && behind < len(over.memory) {
+		in.buffer = over.into(in.buffer, behind)
+	}
+	return errno != syscall.EAGAIN
 }
 
 // use makes conn the socket to receive from.
 func (in *inlet) use(conn *net.UnixConn) (err error) {
 	if in.buffer == nil {
-		in.buffer = make([]byte, bufferSize)
+		in.buffer = make([]byte, firstBuffer)
 		in.try = in.receive
 	}
 	in.reset = false
-	in.raw, err = in.waiting.prepare(conn)
+	in.raw, err = conn.SyscallConn()
 	return err
+}
+
+// begin notes what the broker has said with its ok: where the sink begins. It goes on exactly where it was if the numbers
+// are still the same ones.
+func (in *inlet) begin(reply wire.Reply, again, shared bool) {
+	exact := again && !shared && in.epoch != 0 && reply.Epoch == in.epoch
+	in.anew, in.missed, in.want, in.told = again && !exact, 0, 0, 0
+	if exact {
+		in.want, in.missed = in.seq, max(reply.Next, in.seq)-in.seq
+	}
+	in.epoch, in.seq, in.begun = reply.Epoch, reply.Next, reply.Epoch != 0 && !shared
 }
 
 // unpack begins with the records of a packet of n bytes that is in the buffer.
@@ -237,10 +260,10 @@ func (s *Sink) unpack(n int) error {
 		return fmt.Errorf("%w: %s", errBadPacket, err.Error()) // only its text: it is no refusal by the broker
 	}
 	shared := s.options.Share != ""
-	if shared && !in.begun {
+	if (shared || s.inherited) && !in.begun {
 		in.told = packet.Lost // before this sink came
 	}
-	gap := Gap{Before: packet.First, Lost: packet.Lost - in.told, Anew: in.anew}
+	gap := Gap{Lost: packet.Lost - in.told, Anew: in.anew}
 	if packet.Lost < in.told {
 		gap.Lost, gap.Anew = packet.Lost, true // it counts from the beginning
 	}
@@ -248,17 +271,47 @@ func (s *Sink) unpack(n int) error {
 	if in.begun && !shared && packet.First != in.seq+gap.Lost {
 		gap.Anew = true
 	}
-	in.begun, in.anew, in.told, in.seq = true, false, packet.Lost, packet.First
+	gap.Lost += in.missed
+	in.begun, in.anew, in.missed, in.told, in.seq = true, false, 0, packet.Lost, packet.First
 	in.at, in.end = wire.SinkHeader, n
-	s.lost.Add(gap.Lost)
-	if s.options.OnGap != nil && (gap.Lost > 0 || gap.Anew) {
-		s.options.OnGap(gap)
+	s.counts.messages.Add(uint64(packet.Count))
+	s.counts.bytes.Add(uint64(packet.Bytes))
+	if in.seq < in.want {
+		s.passOver()
+	}
+	if gap.Lost > 0 || gap.Anew {
+		gap.Before = in.seq
+		s.tell(gap)
 	}
 	return nil
 }
 
-// errBadPacket is a broker that does not keep to the protocol.
-var errBadPacket = errors.New("the broker sent what is no packet")
+// passOver drops what an earlier connection has brought already: a tap may have had what no sink had, and is then begun
+// before it.
+func (s *Sink) passOver() {
+	in := &s.in
+	for in.at < in.end && in.seq < in.want {
+		size := binary.LittleEndian.Uint32(in.buffer[in.at:])
+		in.at += wire.Padded(int(size))
+		in.seq++
+		s.counts.messages.Add(^uint64(0))
+		s.counts.bytes.Add(-uint64(size))
+	}
+}
+
+// tell says that messages are missing.
+func (s *Sink) tell(gap Gap) {
+	s.counts.lost.Add(gap.Lost)
+	s.counts.gaps.Add(1)
+	s.log(slog.LevelWarn, "messages are missing", slog.Uint64("before", gap.Before), slog.Uint64("lost", gap.Lost),
+		slog.Bool("anew", gap.Anew))
+	if s.options.OnGap != nil {
+		s.options.OnGap(gap)
+	}
+}
+
+// errBadPacket is a broker that does not keep to the protocol, or a plain message where frames should be.
+var errBadPacket = errors.New("what came is no packet")
 
 // hasLeft says whether Leave was called.
 func (s *Sink) hasLeft() bool {
@@ -271,17 +324,17 @@ func (s *Sink) hasLeft() bool {
 func (s *Sink) setReadDeadline(t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.in.waiting.stop.Store(!t.IsZero())
 	return s.conn.SetReadDeadline(t)
 }
 
-// reconnect makes s a sink again after the broker has hung up: at once, but never more than once a second, until ctx is
-// done. What the broker refuses for a reason that will not pass is the end.
+// reconnect makes s a sink again after the broker has hung up, or one where there was no broker: at once, but never more
+// than once a second, until ctx is done. What the broker refuses for a reason that will not pass is the end.
 func (s *Sink) reconnect(ctx context.Context) error {
 	ctx, cancel := during(ctx, s.life)
 	defer cancel()
 	for {
 		err := sleep(ctx, againAfter-time.Since(s.in.joined))
+		again := s.conn != nil
 		if err == nil {
 			s.in.joined = time.Now()
 			err = s.connect(ctx)
@@ -293,10 +346,11 @@ func (s *Sink) reconnect(ctx context.Context) error {
 			return ctx.Err() // also if it was done just before: interrupt has met the old connection then
 		case s.hasLeft():
 			return io.EOF
-		case err == nil:
-			s.in.begun, s.in.anew, s.in.told = false, true, 0
+		case err == nil && again:
+			s.counts.reconnects.Add(1)
+			s.log(slog.LevelInfo, "subscribed again", slog.Bool("anew", s.in.anew))
 			return nil
-		case !mayPass(err):
+		case err == nil || !mayPass(err):
 			return err
 		}
 	}
@@ -312,5 +366,5 @@ func mayPass(err error) bool {
 		}
 		return false
 	}
-	return lacksFrames(err)
+	return isAbsent(err)
 }

@@ -7,17 +7,20 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // MaxMessage is the largest message that any channel takes, in bytes. A channel usually takes less: msgmuxd's
-// --max-message, Status.MaxMessage, 256 KiB unless set.
+// --max-message, 256 KiB unless set; Source.MaxMessage tells.
 const MaxMessage = 4 << 20
 
 // SourceOptions say what a source is to be. The zero value is good.
@@ -27,23 +30,35 @@ type SourceOptions struct {
 
 	// Datagrams sends each message as a datagram of its own, also where the broker takes many in one packet.
 	Datagrams bool
+
+	// Retry has Dial, and later Send, Batch.Add and Batch.Flush, wait for a broker where there is none, or one that is
+	// busy, instead of failing: they try once a second until their context is done.
+	Retry bool
+
+	// Logger, if it is set, is told when the source connects (debug), when it waits for a broker or the broker has gone
+	// (warning), and when it is connected again (info).
+	Logger *slog.Logger
 }
 
-// Source sends messages into a channel. Its methods may be called by several goroutines; each message is sent whole.
+// Source sends messages into a channel. Its methods may be called by several goroutines; each message is sent whole. The
+// zero Source is as one that was closed.
 //
 // Messages of one source keep their order. Across several sources the order is the one in which the broker takes them,
 // and it is the same for all sinks.
 type Source struct {
 	channel Channel
+	options SourceOptions
 	hello   wire.Hello
 	framed  bool // connected to publish and not to source; holds for life
 	path    string
 	turn    turn            // who has it may use what follows, and replace conn
 	life    context.Context // ends with Close
 	end     context.CancelFunc
+	counts  sourceCounts
 
 	out    attempt
 	record []byte // the message that is being sent, as a record; kept for the next one
+	load   load   // what the packet that is being sent holds
 
 	limit atomic.Int64 // the largest message that the broker takes, as far as is known; 0: nothing is
 
@@ -58,57 +73,80 @@ type attempt struct {
 	raw    syscall.RawConn
 	try    func(fd uintptr) (done bool)
 	packet []byte
-	how    patience
+	wait   bool // in the runtime's poller, for room
 	err    error
-
-	waiting waiting
 }
 
-// patience is how long an attempt waits for room.
-type patience int
-
-const (
-	notAtAll  patience = iota
-	aMoment            // in the kernel, one slice
-	untilDone          // in the poller, too
-)
-
-// Dial opens the channel for sending: DialWith without options.
-func (c Channel) Dial(ctx context.Context) (*Source, error) { return c.DialWith(ctx, SourceOptions{}) }
-
-// DialWith opens the channel for sending. It connects to the publish socket, or to the source socket where the channel
-// has no publish socket; that makes no difference but in speed, and in what SourceOptions and Batch say.
+// Dial opens the channel for sending. It connects to the publish socket, or to the source socket where the channel has no
+// publish socket; that makes no difference but in speed, and in what SourceOptions and Batch say.
 //
 // Where there is no broker it fails with ErrNoBroker, where the socket's mode does not allow sending, or the broker, with
 // ErrRefused. It waits for the broker's answer, which comes at once unless the broker is being restarted, until ctx is
 // done.
-func (c Channel) DialWith(ctx context.Context, options SourceOptions) (*Source, error) {
+func (c Channel) Dial(ctx context.Context, options SourceOptions) (*Source, error) {
 	const op = "dial"
-	s := &Source{channel: c, turn: newTurn()}
+	s := &Source{channel: c, options: options, turn: newTurn()}
 	s.out.try = s.out.send
-	s.life, s.end = context.WithCancel(context.Background())
 	if options.Label != "" {
 		if err := s.hello.Set("label", options.Label); err != nil {
 			return nil, badValue(op, err)
 		}
 	}
-	for _, name := range []string{socketPublish, socketSource} {
-		s.framed = name == socketPublish
-		if s.framed && options.Datagrams {
-			continue
-		}
-		var err error
-		if s.path, err = c.socket(op, name); err != nil {
-			return nil, err
-		}
-		if err = s.dial(ctx); err == nil {
+	s.life, s.end = context.WithCancel(context.Background())
+	for {
+		err := s.dialEither(ctx, op)
+		if err == nil {
+			s.log(slog.LevelDebug, "connected")
 			return s, nil
 		}
-		if !s.framed || !lacksFrames(err) {
+		if s.retries(err) {
+			err = s.pause(ctx, err)
+		}
+		if err != nil {
+			s.end()
 			return nil, opError(op, s.path, err)
 		}
 	}
-	panic("the source socket is always tried")
+}
+
+// dialEither connects to publish, or to source where there is no publish.
+func (s *Source) dialEither(ctx context.Context, op string) (err error) {
+	for _, name := range []string{socketPublish, socketSource} {
+		s.framed = name == socketPublish
+		if s.framed && s.options.Datagrams {
+			continue
+		}
+		if s.path, err = s.channel.socket(op, name); err != nil {
+			return err
+		}
+		if err = s.dial(ctx); !s.framed || err == nil || !lacksFrames(err) {
+			return err
+		}
+	}
+	return err
+}
+
+// lacksFrames tells whether err means that this channel has no publish socket, or a broker that speaks another version:
+// then datagrams are the way in. They are never lost silently, as they would be on the way out.
+func lacksFrames(err error) bool {
+	if refusal, ok := errors.AsType[*wire.Error](err); ok {
+		return refusal.Code == wire.CodeUnsupported
+	}
+	return isAbsent(err)
+}
+
+// retries tells whether the source is to try again after err.
+func (s *Source) retries(err error) bool { return s.options.Retry && mayPass(err) }
+
+// pause waits until it is time to try again what failed with cause.
+func (s *Source) pause(ctx context.Context, cause error) error {
+	s.log(slog.LevelWarn, "waiting for a broker", slog.Any("error", cause))
+	ctx, cancel := during(ctx, s.life)
+	defer cancel()
+	if err := sleep(ctx, againAfter); s.life.Err() == nil {
+		return err
+	}
+	return net.ErrClosed
 }
 
 // dial connects, in place of an earlier connection.
@@ -124,7 +162,7 @@ func (s *Source) dial(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	raw, err := s.out.waiting.prepare(conn)
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return errors.Join(err, conn.Close())
 	}
@@ -157,16 +195,17 @@ func (s *Source) connect(ctx context.Context) (_ *net.UnixConn, limit int64, err
 	return conn.(*net.UnixConn), 0, nil
 }
 
-// Send sends one message, of any bytes and of 0 to MaxMessage in length, and waits while the channel takes none: no
-// sink is connected, or one has to be waited for. Once it returns nil the message is in the channel, and payload may be
-// used again. Under systemd that holds also if the broker is killed at that moment; only a channel that is stopped, or
-// whose broker was started by hand and is killed, gives up what no sink has had. After ctx is done Send returns ctx's
-// error, and the message was not sent. Many small messages go several times as fast through a Batch.
+// Send sends one message, of any bytes and of 0 to MaxMessage in length, and waits while the channel takes none: its queue
+// is full, because no sink is connected or one has to be waited for. Once it returns nil the message is in the channel, and
+// payload may be used again. Under systemd that holds also if the broker is killed at that moment; only a channel that is
+// stopped, or whose broker was started by hand and is killed, gives up what no sink has had. After ctx is done Send returns
+// ctx's error, and the message was not sent. Many small messages go several times as fast through a Batch.
 //
 // If the channel was stopped and started anew since the last message, Send connects again; while it is stopped, Send
-// fails with ErrNoBroker. (While a broker is merely restarted under systemd there is nothing to notice.)
+// fails with ErrNoBroker, or waits if SourceOptions.Retry says so. (While a broker is merely restarted under systemd there
+// is nothing to notice.)
 //
-// A message over what the channel takes (Status.MaxMessage) fails with ErrTooLarge, and is not sent. In two cases that
+// A message over what the channel takes (Source.MaxMessage) fails with ErrTooLarge, and is not sent. In two cases that
 // cannot be known beforehand. A source of datagrams has to ask for the limit, which it does from 64 KiB on, and this user
 // may not be allowed to; then the broker drops the message. And a restart may have made the limit smaller: then the broker
 // drops the message and hangs up, what was sent after it is lost too, and the next call says so with an OpError whose Code
@@ -179,15 +218,35 @@ func (s *Source) Send(ctx context.Context, payload []byte) error {
 	return opError("send", s.path, s.send(ctx, payload, true))
 }
 
-// TrySend is Send for who cannot wait: it returns ErrWouldBlock where Send would wait, for the channel or for another
-// goroutine that uses the source. Connecting again may take a tenth of a second.
+// TrySend is Send for callers that must not block: it returns ErrWouldBlock where Send would wait, for the channel or for
+// another goroutine that uses the source. Connecting again may take a tenth of a second.
 func (s *Source) TrySend(payload []byte) error {
-	if !s.turn.try() {
-		return opError("send", s.path, syscall.EAGAIN)
+	if err := s.turn.try(); err != nil {
+		return opError("send", s.path, err)
 	}
 	defer s.turn.give()
 	return opError("send", s.path, s.send(context.Background(), payload, false))
 }
+
+// Writer makes each Write one message, byte for byte, which is sent as Send does with ctx: for log, slog and io.Copy. (What
+// log and slog write ends in a newline, which is a part of the message.)
+func (s *Source) Writer(ctx context.Context) io.Writer { return writer{s, ctx} }
+
+type writer struct {
+	source *Source
+	ctx    context.Context // of every Write: io.Writer has no place for one
+}
+
+func (w writer) Write(message []byte) (int, error) {
+	if err := w.source.Send(w.ctx, message); err != nil {
+		return 0, err
+	}
+	return len(message), nil
+}
+
+// MaxMessage is the largest message that the channel takes, in bytes, as its broker has told; 0: it has not told, which a
+// source of datagrams is not before it had to ask.
+func (s *Source) MaxMessage() int { return int(s.limit.Load()) }
 
 // send does what Send and TrySend promise, with errors as the kernel gives them.
 //
@@ -196,7 +255,7 @@ func (s *Source) send(ctx context.Context, payload []byte, wait bool) error {
 	if err := s.admit(ctx, len(payload)); err != nil {
 		return err
 	}
-	s.record = wire.AppendRecord(s.record[:0], payload)
+	s.record, s.load = wire.AppendRecord(s.record[:0], payload), load{1, len(payload)}
 	_, err := s.transmit(ctx, s.record, wait)
 	return err
 }
@@ -234,10 +293,13 @@ func (s *Source) admit(ctx context.Context, size int) error {
 // redialWithin bounds how long those who cannot wait may wait for a new connection.
 const redialWithin = 100 * time.Millisecond
 
+// load is how much there is in a packet: to count it again would cost as much as to send it.
+type load struct{ messages, bytes int }
+
 // transmit sends records: all in one packet, or each as a datagram of its own. It returns those that it has not sent.
 // Of an error EMSGSIZE the cause is not among them: it will never be sent.
 //
-// Preconditions: the caller has the turn.
+// Preconditions: the caller has the turn, and s.load is what the records hold.
 func (s *Source) transmit(ctx context.Context, records []byte, wait bool) (rest []byte, err error) {
 	for dialled := false; ; dialled = true {
 		records, err = s.write(ctx, records, wait)
@@ -249,7 +311,12 @@ func (s *Source) transmit(ctx context.Context, records []byte, wait bool) (rest 
 			return records, refusal
 		}
 		if dialled {
-			return records, err
+			if !wait || !s.options.Retry {
+				return records, err
+			}
+			if err := s.pause(ctx, err); err != nil {
+				return records, err
+			}
 		}
 		if err := s.redial(ctx, wait); err != nil {
 			return records, err
@@ -257,8 +324,24 @@ func (s *Source) transmit(ctx context.Context, records []byte, wait bool) (rest 
 	}
 }
 
-// redial is dial, which those who cannot wait for are given a moment for.
+// redial is dial after the broker has gone, which those who cannot wait for are given a moment for.
 func (s *Source) redial(ctx context.Context, wait bool) error {
+	s.log(slog.LevelWarn, "the broker has gone")
+	err := s.redialOnce(ctx, wait)
+	for err != nil && wait && s.retries(err) {
+		if err := s.pause(ctx, err); err != nil {
+			return err
+		}
+		err = s.redialOnce(ctx, wait)
+	}
+	if err == nil {
+		s.counts.reconnects.Add(1)
+		s.log(slog.LevelInfo, "connected again")
+	}
+	return err
+}
+
+func (s *Source) redialOnce(ctx context.Context, wait bool) error {
 	if wait {
 		return s.dial(ctx)
 	}
@@ -275,11 +358,15 @@ func (s *Source) redial(ctx context.Context, wait bool) error {
 func (s *Source) write(ctx context.Context, records []byte, wait bool) (rest []byte, err error) {
 	for err == nil && len(records) > 0 {
 		n := int(binary.LittleEndian.Uint32(records))
-		packet, end := records[wire.RecordHeader:wire.RecordHeader+n], wire.Padded(n)
+		packet, end, holds := records[wire.RecordHeader:wire.RecordHeader+n], wire.Padded(n), load{1, n}
 		if s.framed {
-			packet, end = records, len(records)
+			packet, end, holds = records, len(records), s.load
 		}
-		if err = s.put(ctx, packet, wait); err == nil || errors.Is(err, syscall.EMSGSIZE) {
+		if err = s.put(ctx, packet, wait); err == nil {
+			s.counts.messages.Add(uint64(holds.messages))
+			s.counts.bytes.Add(uint64(holds.bytes))
+		}
+		if err == nil || errors.Is(err, syscall.EMSGSIZE) {
 			records = records[end:]
 		}
 	}
@@ -312,22 +399,21 @@ func (s *Source) put(ctx context.Context, packet []byte, wait bool) error {
 
 // once tries to send, and waits for room if it may.
 func (s *Source) once(ctx context.Context, packet []byte, wait bool) error {
-	if !wait {
-		return s.out.run(packet, notAtAll)
-	}
-	// First without the cost of watching ctx: mostly there is room, or is soon.
-	err := s.out.run(packet, aMoment)
-	if !isUnready(err) {
+	// First without the cost of watching ctx: mostly there is room.
+	err := s.out.run(packet, false)
+	if !wait || !errors.Is(err, syscall.EAGAIN) {
 		return err
 	}
+	s.counts.wait()
+	defer s.counts.waited()
 	release := interrupt(ctx, s.setWriteDeadline)
 	defer release()
-	return orContext(ctx, s.out.run(packet, untilDone))
+	return orContext(ctx, s.out.run(packet, true))
 }
 
 // run makes the attempt.
-func (a *attempt) run(packet []byte, how patience) error {
-	a.packet, a.how = packet, how
+func (a *attempt) run(packet []byte, wait bool) error {
+	a.packet, a.wait = packet, wait
 	err := a.raw.Write(a.try)
 	a.packet = nil
 	if err != nil {
@@ -340,24 +426,12 @@ func (a *attempt) run(packet []byte, how patience) error {
 // writers do not do: UnixConn.Write reports an empty message as done or failed without ever waiting, and WriteMsgUnix
 // refuses connected datagram sockets.
 func (a *attempt) send(fd uintptr) (done bool) {
-	for range inVain {
-		may := a.how != notAtAll && a.waiting.begin()
-		a.err = a.waiting.send(int(fd), a.packet, may)
-		switch {
-		case a.how != untilDone || !isUnready(a.err):
-			return true
-		case !may:
-			return false
-		}
-	}
-	return false
+	a.err = asError(sys.Send(int(fd), a.packet))
+	return !a.wait || !errors.Is(a.err, syscall.EAGAIN)
 }
 
 // setWriteDeadline is for interrupt.
-func (s *Source) setWriteDeadline(t time.Time) error {
-	s.out.waiting.stop.Store(!t.IsZero())
-	return s.conn.SetWriteDeadline(t)
-}
+func (s *Source) setWriteDeadline(t time.Time) error { return s.conn.SetWriteDeadline(t) }
 
 // farewell is the refusal of an earlier packet that the broker sent before it hung up, or nil.
 func (s *Source) farewell() error {
@@ -393,13 +467,19 @@ func isShortOfMemory(err error) bool {
 
 // Close ends the source. Messages that were sent stay sent; a Send that waits ends with net.ErrClosed.
 func (s *Source) Close() error {
-	s.end()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.closed || s.conn == nil {
 		return opError("close", s.path, net.ErrClosed)
 	}
+	s.end()
 	s.closed = true
-	s.out.waiting.stop.Store(true)
 	return opError("close", s.path, s.conn.Close())
+}
+
+// log tells the logger, if there is one.
+func (s *Source) log(level slog.Level, text string, attrs ...slog.Attr) {
+	if l := s.options.Logger; l != nil {
+		l.LogAttrs(context.Background(), level, text, append(attrs, slog.String("socket", s.path))...)
+	}
 }

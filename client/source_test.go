@@ -21,7 +21,7 @@ import (
 // dial opens the channel.
 func dial(t testing.TB, channel msgmux.Channel) *msgmux.Source {
 	t.Helper()
-	source, err := channel.Dial(inTime(t))
+	source, err := channel.Dial(inTime(t), msgmux.SourceOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestSendersShareASource(t *testing.T) {
 // TestNobodyListens tells the two ways in which a broker can be absent from a refusal.
 func TestNobodyListens(t *testing.T) {
 	channel := folder(t)
-	if _, err := channel.Dial(inTime(t)); !errors.Is(err, msgmux.ErrNoBroker) {
+	if _, err := channel.Dial(inTime(t), msgmux.SourceOptions{}); !errors.Is(err, msgmux.ErrNoBroker) {
 		t.Errorf("no socket: got %v", err)
 	}
 	receiver := bindDatagram(t, channel, "source")
@@ -167,7 +167,7 @@ func TestNobodyListens(t *testing.T) {
 	if err := source.Send(inTime(t), []byte("x")); !errors.Is(err, msgmux.ErrNoBroker) {
 		t.Errorf("the reader is gone: got %v", err)
 	}
-	if _, err := channel.Dial(inTime(t)); !errors.Is(err, msgmux.ErrNoBroker) {
+	if _, err := channel.Dial(inTime(t), msgmux.SourceOptions{}); !errors.Is(err, msgmux.ErrNoBroker) {
 		t.Errorf("a socket that nobody has open: got %v", err)
 	}
 	var failed *msgmux.OpError
@@ -214,7 +214,7 @@ func TestSourceOfAnotherGroupIsRefused(t *testing.T) {
 	}
 	dial(t, channel)
 	asNobody(t, func() {
-		if _, err := channel.Dial(context.Background()); !errors.Is(err, msgmux.ErrRefused) || !errors.Is(err, os.ErrPermission) {
+		if _, err := channel.Dial(context.Background(), msgmux.SourceOptions{}); !errors.Is(err, msgmux.ErrRefused) || !errors.Is(err, os.ErrPermission) {
 			t.Errorf("got %v", err)
 		}
 	})

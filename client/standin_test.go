@@ -8,10 +8,12 @@ package msgmux_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -76,36 +78,7 @@ func next(t testing.TB, conn *net.UnixConn) ([]byte, *net.UnixAddr) {
 	return bytes.Clone(buffer[:n]), from
 }
 
-// registrar answers registrations with answer(registration), or not at all where that is nil, and shows what came.
-func registrar(t testing.TB, channel msgmux.Channel, answer func(wire.Registration) []byte) <-chan wire.Registration {
-	t.Helper()
-	conn := bindDatagram(t, channel, "register")
-	came := make(chan wire.Registration, 100)
-	go func() {
-		buffer := make([]byte, wire.MaxRegistration)
-		for {
-			n, from, err := conn.ReadFromUnix(buffer)
-			if err != nil {
-				return // closed
-			}
-			r, err := wire.ParseRegistration(buffer[:n])
-			if err != nil {
-				t.Errorf("a registration that no broker takes: %q: %v", buffer[:n], err)
-				continue
-			}
-			came <- r
-			if text := answer(r); text != nil {
-				conn.WriteToUnix(text, from)
-			}
-		}
-	}()
-	return came
-}
-
-// accept is an answer that registers everybody.
-func accept(wire.Registration) []byte { return []byte("ok id=7\n") }
-
-// subscribe makes a sink whose registrar answers with accept.
+// subscribe makes a sink.
 func subscribe(t testing.TB, channel msgmux.Channel, options msgmux.SinkOptions) *msgmux.Sink {
 	t.Helper()
 	sink, err := channel.Subscribe(inTime(t), options)
@@ -116,18 +89,70 @@ func subscribe(t testing.TB, channel msgmux.Channel, options msgmux.SinkOptions)
 	return sink
 }
 
-// deliver sends datagrams to a sink as a broker does: from a socket without a name.
-func deliver(t testing.TB, sink *msgmux.Sink, messages ...string) {
+// each calls f for every message until it fails, or the sink does.
+func each(ctx context.Context, sink *msgmux.Sink, f func(msgmux.Message) error) error {
+	for m, err := range sink.Messages(ctx) {
+		if err != nil {
+			return err
+		}
+		if err := f(m); err != nil {
+			return err
+		}
+	}
+	return errors.New("the loop ended without an error")
+}
+
+// inherit is a sink on a socket that was given to this process under the name "archive", and the socket at its far end.
+func inherit(t testing.TB, options msgmux.InheritedOptions) (*msgmux.Sink, *net.UnixConn) {
 	t.Helper()
-	conn, err := net.Dial("unixgram", sink.Address())
+	far := announce(t, syscall.SOCK_DGRAM, "archive")
+	sink, err := msgmux.Inherited("archive", options)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	if err := conn.(*net.UnixConn).SetWriteBuffer(msgmux.MaxMessage); err != nil {
+	t.Cleanup(func() { sink.Close() })
+	return sink, far
+}
+
+// announce gives this process a socket as the service manager does, and returns the far end. Descriptor 3 is taken here:
+// the socket is one of many of which the others are not there.
+func announce(t testing.TB, kind int, name string) (far *net.UnixConn) {
+	t.Helper()
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, kind|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := conn.(*net.UnixConn).SyscallConn()
+	t.Cleanup(func() { syscall.Close(pair[0]) })
+	names := slices.Repeat([]string{"other"}, pair[0]-3+1)
+	names[pair[0]-3] = name
+	for variable, value := range map[string]string{
+		"LISTEN_PID": strconv.Itoa(os.Getpid()), "LISTEN_FDS": strconv.Itoa(len(names)), "LISTEN_FDNAMES": strings.Join(names, ":"),
+	} {
+		before, was := os.LookupEnv(variable)
+		os.Setenv(variable, value)
+		t.Cleanup(func() {
+			if os.Unsetenv(variable); was {
+				os.Setenv(variable, before)
+			}
+		})
+	}
+	file := os.NewFile(uintptr(pair[1]), "far")
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn.(*net.UnixConn)
+}
+
+// deliver sends datagrams as a broker does.
+func deliver(t testing.TB, far *net.UnixConn, messages ...string) {
+	t.Helper()
+	if err := far.SetWriteBuffer(msgmux.MaxMessage); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := far.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,6 +165,16 @@ func deliver(t testing.TB, sink *msgmux.Sink, messages ...string) {
 			t.Fatalf("cannot deliver %d bytes: %v %v", len(message), err, sent)
 		}
 	}
+}
+
+// packetOf is a packet to a sink.
+func packetOf(first, lost uint64, messages ...string) string {
+	packet := make([]byte, wire.SinkHeader)
+	wire.PutSinkHeader(packet, first, lost)
+	for _, message := range messages {
+		packet = wire.AppendRecord(packet, []byte(message))
+	}
+	return string(packet)
 }
 
 // largest is the size of a datagram that this host makes for anybody: a socket's buffer goes up to twice
@@ -240,13 +275,8 @@ func (p *peer) packet(t testing.TB) []byte {
 // deliver sends a packet to a sink.
 func (p *peer) deliver(t testing.TB, first, lost uint64, messages ...string) {
 	t.Helper()
-	packet := make([]byte, wire.SinkHeader)
-	wire.PutSinkHeader(packet, first, lost)
-	for _, message := range messages {
-		packet = wire.AppendRecord(packet, []byte(message))
-	}
 	p.SetWriteDeadline(time.Now().Add(soon))
-	if _, err := p.Write(packet); err != nil {
+	if _, err := p.Write([]byte(packetOf(first, lost, messages...))); err != nil {
 		t.Errorf("cannot deliver: %v", err)
 	}
 }
@@ -262,7 +292,7 @@ func dialledWith(t testing.TB, channel msgmux.Channel, listener *net.UnixListene
 	t.Helper()
 	came := make(chan *msgmux.Source, 1)
 	go func() {
-		source, err := channel.Dial(inTime(t))
+		source, err := channel.Dial(inTime(t), msgmux.SourceOptions{})
 		if err != nil {
 			t.Error(err)
 		}

@@ -5,7 +5,9 @@ package msgmux
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -18,8 +20,12 @@ type turn chan struct{}
 
 func newTurn() turn { return make(turn, 1) }
 
-// take waits for the turn until ctx is done; the caller must give it back after nil.
+// take waits for the turn until ctx is done; the caller must give it back after nil. Nobody has the turn of what was never
+// opened.
 func (t turn) take(ctx context.Context) error {
+	if t == nil {
+		return net.ErrClosed
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -31,13 +37,16 @@ func (t turn) take(ctx context.Context) error {
 	}
 }
 
-// try takes the turn if nobody has it.
-func (t turn) try() bool {
+// try takes the turn if nobody has it; else it returns EAGAIN.
+func (t turn) try() error {
+	if t == nil {
+		return net.ErrClosed
+	}
 	select {
 	case t <- struct{}{}:
-		return true
+		return nil
 	default:
-		return false
+		return syscall.EAGAIN
 	}
 }
 
@@ -95,4 +104,12 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// asError is nil for 0.
+func asError(errno syscall.Errno) error {
+	if errno == 0 {
+		return nil
+	}
+	return errno
 }

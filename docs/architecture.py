@@ -4,36 +4,7 @@
 
 Coordinates are pixels. A test holds the picture to this text."""
 
-INK, SOFT, PAPER = "#1f2933", "#52606d", "#ffffff"
-KERNEL, BROKER, KEPT, PEOPLE = "#e4ecf7", "#fdf3dc", "#e3f1e4", "#f3f4f6"
-KERNEL_LINE, BROKER_LINE, KEPT_LINE, PEOPLE_LINE = "#5b7db1", "#c08a2b", "#4d8a55", "#8a94a0"
-
-out = []
-
-
-def text(x, y, words, size=13, fill=INK, anchor="middle", weight="normal", style="normal"):
-    out.append(f'<text x="{x}" y="{y}" font-size="{size}" fill="{fill}" text-anchor="{anchor}" '
-               f'font-weight="{weight}" font-style="{style}">{words}</text>')
-
-
-def box(x, y, w, h, fill, line, label="", below=(), dash=False, top=20, size=13):
-    dashes = ' stroke-dasharray="6 4"' if dash else ""
-    out.append(f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="6" fill="{fill}" stroke="{line}" stroke-width="1.5"{dashes}/>')
-    if label:
-        text(x + w / 2, y + top, label, size=size, weight="bold")
-    for i, words in enumerate(below):
-        text(x + w / 2, y + top + 17 * (i + 1), words, size=11, fill=SOFT)
-
-
-def arrow(*points, line=INK, dash=False, width=1.8):
-    path = " L".join(f"{x} {y}" for x, y in points)
-    dashes = ' stroke-dasharray="5 4"' if dash else ""
-    out.append(f'<path d="M{path}" fill="none" stroke="{line}" stroke-width="{width}" marker-end="url(#tip)"{dashes}/>')
-
-
-def step(x, y, number):
-    out.append(f'<circle cx="{x}" cy="{y}" r="10" fill="{INK}"/>')
-    text(x, y + 4.5, number, fill=PAPER, weight="bold")
+from drawing import *
 
 
 def queue(x, y, label, held, packets=4):
@@ -49,7 +20,7 @@ def queue(x, y, label, held, packets=4):
 box(296, 50, 500, 398, PAPER, BROKER_LINE, dash=True)
 text(546, 44, "msgmuxd", size=15, weight="bold")
 box(312, 66, 468, 262, BROKER, BROKER_LINE)
-text(326, 86, "data thread: one, and nothing in it waits but epoll", size=12, anchor="start", weight="bold")
+text(326, 86, "data thread: one, and nothing in it blocks but epoll", size=12, anchor="start", weight="bold")
 
 # Sources and their queues.
 for y, name, what in ((92, "source", "logger, nginx, ..."), (170, "source", "framed client"), (248, "source", "message queue")):
@@ -97,8 +68,8 @@ step(800, 118, 4)
 text(860, 322, "SEND: sendmmsg, out of the ring", size=11, fill=SOFT, anchor="start")
 step(956, 98, 5)
 
-# Those who may wait.
-box(346, 362, 400, 72, PEOPLE, PEOPLE_LINE, "goroutines that may wait", [
+# Those who may block.
+box(346, 362, 400, 72, PEOPLE, PEOPLE_LINE, "goroutines that may block", [
     "registrar, doors (publish, subscribe), static sinks, reaper, journal,",
     "control: status, D-Bus, metrics"], top=20, size=12)
 arrow((470, 362), (470, 332), line=SOFT)
@@ -115,9 +86,4 @@ arrow((329, 520), (329, 332), line=KEPT_LINE, dash=True)
 arrow((763, 520), (763, 332), line=KEPT_LINE, dash=True)
 arrow((848, 520), (848, 301), line=KERNEL_LINE, dash=True)
 
-print(f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1102 592" font-family="DejaVu Sans, Verdana, sans-serif">
-<!-- Made by architecture.py; change that. -->
-<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto-start-reverse"><path d="M0 0 L10 5 L0 10 z" fill="context-stroke"/></marker></defs>
-<rect width="1102" height="592" fill="{PAPER}"/>""")
-print("\n".join(out))
-print("</svg>")
+finish("architecture.py", 1102, 592)

@@ -74,6 +74,8 @@ put 644 "$files/usr/lib/systemd/system" units/system/*
 put 644 "$files/usr/lib/systemd/user" units/user/*
 put 644 "$files/usr/lib/sysusers.d" packaging/sysusers.d/*.conf
 put 644 "$files/usr/lib/tmpfiles.d" packaging/tmpfiles.d/*.conf
+put 644 "$files/usr/lib/sysctl.d" packaging/sysctl.d/*.conf
+put 644 "$files/usr/lib/systemd/system-preset" packaging/preset/*.preset
 put 644 "$files/usr/lib/systemd/catalog" packaging/catalog/*.catalog
 put 644 "$files/usr/share/dbus-1/system.d" packaging/dbus/*.conf
 put 644 "$files/usr/share/dbus-1/system-services" packaging/dbus/*.service
@@ -106,7 +108,7 @@ documents() {
 for format in deb rpm; do
 	documents "$work/$format/usr/share/doc/msgmux"
 	examples=$work/$format/usr/share/doc/msgmux/examples
-	put 644 "$examples" packaging/sysctl.d/*.conf units/examples/*
+	put 644 "$examples" units/examples/*
 	# All but run.sh, which wants what was built beside it; where Python has left something, not that.
 	find docs/examples -type f ! -path docs/examples/run.sh ! -name '*.pyc' | while read -r file; do
 		install -D -m 644 "$file" "$examples/${file#docs/examples/}"

@@ -171,6 +171,32 @@ func checkJournal(t *testing.T, m *rig.Machine, unit string) {
 	}
 }
 
+// TestInstallingLengthensQueues of sockets where they are shorter: a higher value stays, and so does what an administrator's own
+// file says.
+func TestInstallingLengthensQueues(t *testing.T) {
+	onEach(t, func(t *testing.T, m *rig.Machine, by tool) {
+		const qlen = "/proc/sys/net/unix/max_dgram_qlen"
+		for _, c := range []struct{ before, own, want string }{{"512", "", "4096"}, {"8192", "", "8192"}, {"512", "700", "700"}} {
+			if c.before == "8192" && m.Suite() == rig.Debian13 && by.name == "deb" {
+				continue // there systemd itself applies each file of sysctl.d that a package brings
+			}
+			m.MustRun("sh", "-c", "echo "+c.before+" >"+qlen)
+			if c.own != "" {
+				m.WriteFile("/etc/sysctl.d/60-msgmux.conf", []byte("net.unix.max_dgram_qlen = "+c.own+"\n"), 0o644)
+			}
+			install(t, m, by, first)
+			var got string
+			defer func() {
+				if t.Failed() {
+					t.Logf("installed beside %q with %s, the queues are %s", c.own, c.before, got)
+				}
+			}()
+			m.Until("the queues are "+c.want, 10*time.Second, func() bool { got = strings.TrimSpace(m.ReadFile(qlen)); return got == c.want })
+			do(t, m, by.purge...)
+		}
+	})
+}
+
 // TestInstalledWorksAtOnce with no file edited, for root and members of the groups, and tells others what they lack.
 func TestInstalledWorksAtOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, m *rig.Machine, by tool) {

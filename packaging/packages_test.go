@@ -29,18 +29,23 @@ import (
 // part is the name of these tests in MSGMUX_REQUIRE.
 const part = "packages"
 
-// The versions that the tests build. The last has the number of the ring's layout raised.
+// The versions that the tests build. The first is the last commit with the layout of the ring that this one still reads; the last
+// has the number of the layout raised.
 const (
-	first  = "v1.0.0"
-	second = "v1.1.0"
-	third  = "v2.0.0"
+	earlier = "v0.9.0"
+	first   = "v1.0.0"
+	second  = "v1.1.0"
+	third   = "v2.0.0"
+
+	layout2 = "79fec32886fb93552260f8ae84925200c5bd11ba"
 )
 
 // built are the folders with the packages of each version, for this host's architecture.
 var built = map[string]func() (string, error){
-	first:  build(first, ""),
-	second: build(second, ""),
-	third:  build(third, "msgmux_next_layout"),
+	earlier: buildCommit(earlier, layout2),
+	first:   build(first, ""),
+	second:  build(second, ""),
+	third:   build(third, "msgmux_next_layout"),
 }
 
 var (
@@ -71,6 +76,26 @@ func build(version, tags string) func() (string, error) {
 		cmd.Env = append(os.Environ(), "COMMIT="+commit, "VERSION="+version, "TAGS="+tags, "ARCHES="+runtime.GOARCH)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("cannot build the packages of %s: %w\n%s", version, err, out)
+		}
+		return folder, nil
+	})
+}
+
+// buildCommit returns what builds the packages of an earlier commit. It takes them from the repository, which a clone without
+// history has not.
+func buildCommit(version, of string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		tree, folder := filepath.Join(scratch, "tree-"+version), filepath.Join(scratch, version)
+		for _, argv := range [][]string{
+			{"git", "-c", "safe.directory=*", "clone", "-q", "--shared", "--no-checkout", "..", tree},
+			{"git", "-c", "safe.directory=*", "-C", tree, "checkout", "-q", of},
+			{filepath.Join(tree, "packaging", "build.sh"), folder},
+		} {
+			cmd := exec.Command(argv[0], argv[1:]...)
+			cmd.Env = append(os.Environ(), "COMMIT="+of, "VERSION="+version, "ARCHES="+runtime.GOARCH)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return "", fmt.Errorf("cannot build the packages of commit %s: %w\n%s", of, err, out)
+			}
 		}
 		return folder, nil
 	})
@@ -180,7 +205,8 @@ func TestPackagesHoldWhatTheyShould(t *testing.T) {
 		{"packaging/sysusers.d/*.conf", "/usr/lib/sysusers.d/", ""},
 		{"packaging/tmpfiles.d/*.conf", "/usr/lib/tmpfiles.d/", ""},
 		{"packaging/catalog/*.catalog", "/usr/lib/systemd/catalog/", ""},
-		{"packaging/sysctl.d/*.conf", "/usr/share/doc/msgmux/examples/", ""},
+		{"packaging/sysctl.d/*.conf", "/usr/lib/sysctl.d/", ""},
+		{"packaging/preset/*.preset", "/usr/lib/systemd/system-preset/", ""},
 		{"packaging/dbus/*.conf", "/usr/share/dbus-1/system.d/", ""},
 		{"packaging/dbus/*.xml", "/usr/share/dbus-1/interfaces/", ""},
 		{"units/examples/*", "/usr/share/doc/msgmux/examples/", ""},

@@ -47,6 +47,7 @@ func TestChannelsAreSeenAndSteered(t *testing.T) {
 			b.knowRates()
 			b.addSink()
 			b.askTheDoctor()
+			b.removeSink()
 			b.scrapeByUnit()
 			b.restartBus(bus)
 			if said := b.Journal("_COMM=msgmuxd", "--priority=info", "--output=cat"); said != "" {
@@ -143,7 +144,7 @@ func (b *bed) addSink() {
 	add := []string{"msgmux", "sinks", "add", "kept", "--service", "keeper", "--patience", "5s"}
 	for range 2 { // the second time changes nothing
 		out := b.MustRun(add...)
-		for _, want := range []string{"# /etc/systemd/system/msgmux-sink-kept.socket\n", "Service=keeper.service\n", "# /etc/msgmux/sinks/kept.conf\npatience=5s\n"} {
+		for _, want := range []string{"# /etc/systemd/system/msgmux-sink@kept.socket\n", "Service=keeper.service\n", "# /etc/msgmux/sinks/kept.conf\n", "\npatience=5s\n"} {
 			if !strings.Contains(out, want) {
 				b.t.Errorf("it does not print %q but\n%s", want, out)
 			}
@@ -152,7 +153,7 @@ func (b *bed) addSink() {
 	if out := b.MustRun("msgmux", "sinks", "list", "--json"); !strings.Contains(out, `"label": "kept"`) || !strings.Contains(out, `"patience": "5s"`) {
 		b.t.Errorf("the channel has\n%s", out)
 	}
-	if out := b.MustRun("systemctl", "is-enabled", "msgmux-sink-kept.socket"); out != "enabled\n" {
+	if out := b.MustRun("systemctl", "is-enabled", "msgmux-sink@kept.socket"); out != "enabled\n" {
 		b.t.Errorf("the socket is %s", out)
 	}
 	b.MustRun("msgmux", "pub", "kept for good")
@@ -160,6 +161,11 @@ func (b *bed) addSink() {
 		out, _ := b.Run(b.t.Context(), "cat", "/run/kept")
 		return out == "kept for good"
 	})
+	// systemd starts no socket of a service that runs.
+	running := b.Start("msgmux", "sinks", "add", "more", "--service", "keeper")
+	if exit := running.Wait(); exit != 1 || !strings.Contains(running.Stderr(), "systemctl stop keeper.service") || running.Stdout() != "" {
+		b.t.Errorf("for a service that runs: exit status %d, it says\n%s%s", exit, running.Stdout(), running.Stderr())
+	}
 	// A service that is not there: nothing is left of the attempt.
 	if _, exit := b.Run(b.t.Context(), "msgmux", "sinks", "add", "other", "--service", "nowhere", "--tap"); exit != 1 {
 		b.t.Errorf("without its service: exit status %d", exit)
@@ -169,6 +175,21 @@ func (b *bed) addSink() {
 	}
 	if _, exit := b.Run(b.t.Context(), "setpriv", "--reuid=alice", "--regid=alice", "--clear-groups", "--", "msgmux", "sinks", "add", "mine", "--service", "keeper"); exit == 0 {
 		b.t.Error("alice may add a sink")
+	}
+}
+
+// removeSink undoes what addSink has done: nothing is left of it, and the channel knows at once.
+func (b *bed) removeSink() {
+	b.t.Helper()
+	b.MustRun("msgmux", "sinks", "remove", "kept")
+	if out := b.MustRun("sh", "-c", "find /etc/systemd /etc/msgmux /run/msgmux/sinks -name '*kept*' -o -name 'keeper.service.d'"); out != "" {
+		b.t.Errorf("removed, it left %s", out)
+	}
+	if out := b.MustRun("msgmux", "sinks", "list", "--json"); strings.Contains(out, `"kept"`) {
+		b.t.Errorf("the channel has\n%s", out)
+	}
+	if out := b.MustRun("systemctl", "list-units", "--all", "--plain", "--no-legend", "msgmux-sink@kept*"); out != "" {
+		b.t.Errorf("systemd has %s", out)
 	}
 }
 

@@ -43,18 +43,19 @@ func TestUserAddsASink(t *testing.T) {
 			b.WriteFile(units+name+".service", fmt.Appendf(nil, "[Service]\nExecStart=/usr/bin/socat -u FD:3 OPEN:%%t/%s,creat,append\n", name), 0o644)
 		}
 		b.MustRun("chown", "-R", "alice:", "/home/alice/.config")
-		unit, socket := units+"msgmux-sink-kept.socket", p.folder+"/sinks/kept"
+		unit, socket := units+"msgmux-sink@kept.socket", p.folder+"/sinks/kept"
 		add := []string{"msgmux", "--user", "sinks", "add", "kept", "--service", "keeper"}
 		var first string
 		for i := range 2 { // the second time changes nothing
 			stdout, stderr, exit := p.run(add...)
 			file := b.MustRun("cat", unit)
-			if exit != 0 || stdout != "# "+unit+"\n"+file || !strings.Contains(file, "\nService=keeper.service\n") {
+			lines := units + "keeper.service.d/msgmux-sink@kept.conf"
+			if exit != 0 || stdout != "# "+unit+"\n"+file+"\n# "+lines+"\n"+b.MustRun("cat", lines) || !strings.Contains(file, "\nService=keeper.service\n") {
 				t.Fatalf("exit status %d, it says\n%s%s", exit, stdout, stderr)
 			}
 			s := p.account().sink("kept")
 			for _, said := range []string{
-				"msgmux: msgmux-sink-kept.socket is enabled and listens at " + socket + "\n",
+				"msgmux: msgmux-sink@kept.socket is enabled and listens at " + socket + "\n",
 				fmt.Sprintf("msgmux: the channel has the sink kept, number %d: ready\n", s.ID),
 			} {
 				if !strings.Contains(stderr, said) {
@@ -67,7 +68,7 @@ func TestUserAddsASink(t *testing.T) {
 			if got := b.MustRun("stat", "-c", "%U %a %F", unit, socket); got != "alice 644 regular file\nalice 600 socket\n" {
 				t.Errorf("there is\n%s", got)
 			}
-			state := p.showUnit("msgmux-sink-kept.socket", "UnitFileState", "ActiveState", "SubState", "FragmentPath", "Triggers")
+			state := p.showUnit("msgmux-sink@kept.socket", "UnitFileState", "ActiveState", "SubState", "FragmentPath", "Triggers")
 			for name, want := range map[string]string{"UnitFileState": "enabled", "ActiveState": "active", "SubState": "listening",
 				"FragmentPath": unit, "Triggers": "keeper.service"} {
 				if state[name] != want {
@@ -112,14 +113,14 @@ func TestUserAddsASink(t *testing.T) {
 		}
 		nothing("eager")
 		if _, stderr, exit := p.run("msgmux", "--user", "sinks", "add", "lone", "--service", "nowhere"); exit != 1 ||
-			!strings.Contains(stderr, "there is no service nowhere.service") || !strings.Contains(stderr, "removed "+units+"msgmux-sink-lone.socket again") {
+			!strings.Contains(stderr, "there is no service nowhere.service") {
 			t.Errorf("exit status %d, it says\n%s", exit, stderr)
 		}
 		nothing("lone")
 		// A folder in the socket's place: the job fails.
 		b.MustRun(p.command("mkdir", "-p", p.folder+"/sinks/taken/x")...)
-		if _, stderr, exit := p.run("msgmux", "--user", "sinks", "add", "taken", "--service", "keeper"); exit != 1 ||
-			!strings.Contains(stderr, "cannot start msgmux-sink-taken.socket") || strings.Contains(stderr, "is enabled") {
+		if _, stderr, exit := p.run("msgmux", "--user", "sinks", "add", "taken", "--service", "other"); exit != 1 ||
+			!strings.Contains(stderr, "cannot start msgmux-sink@taken.socket") || strings.Contains(stderr, "is enabled") {
 			t.Errorf("exit status %d, it says\n%s", exit, stderr)
 		}
 		b.MustRun("rm", "-r", p.folder+"/sinks/taken")
@@ -128,7 +129,7 @@ func TestUserAddsASink(t *testing.T) {
 		// Another service for the sink that is there: only if that is meant, and then it is so.
 		change := append(add[:len(add)-1:len(add)-1], "other")
 		if _, stderr, exit := p.run(change...); exit != 1 || !strings.Contains(stderr, "it is there already") ||
-			p.showUnit("msgmux-sink-kept.socket", "Triggers")["Triggers"] != "keeper.service" || !strings.Contains(b.MustRun("cat", unit), "keeper") {
+			p.showUnit("msgmux-sink@kept.socket", "Triggers")["Triggers"] != "keeper.service" || !strings.Contains(b.MustRun("cat", unit), "keeper") {
 			t.Errorf("exit status %d, it says\n%s", exit, stderr)
 		}
 		p.systemctl("stop", "keeper.service")
@@ -138,5 +139,18 @@ func TestUserAddsASink(t *testing.T) {
 		b.MustRun(p.command("msgmux", "--user", "pub", "for the other")...)
 		kept("other", "for the other")
 		kept("keeper", "kept for alice")
+		if _, exit := b.Run(t.Context(), "test", "-e", units+"keeper.service.d"); exit == 0 {
+			t.Error("the service that lost the sink is still told of it")
+		}
+
+		// All of it is undone, but for the service, which still runs.
+		if _, stderr, exit := p.run("msgmux", "--user", "sinks", "remove", "kept"); exit != 0 ||
+			!strings.Contains(stderr, "other.service runs on") || !strings.Contains(stderr, "systemctl --user stop other.service") {
+			t.Errorf("exit status %d, it says\n%s", exit, stderr)
+		}
+		nothing("kept")
+		if s := p.account().state("kept"); s != "" {
+			t.Errorf("the channel has the sink still: %s", s)
+		}
 	})
 }

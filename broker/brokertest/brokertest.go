@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package brokertest starts a real broker in a temporary folder, for anyone's tests. It is the program itself, in this
-// process: real sockets, real ring, nothing mocked. It is not a fake, and it has no service manager.
+// Package brokertest starts a real broker in a temporary folder, for the tests of this repository, with all that they want
+// to know and change of it. It is the program itself, in this process: real sockets, real ring, nothing mocked. It is not a
+// fake, and it has no service manager. Programs that use the client have client/brokertest, which is promised to last.
 //
 //	broker := brokertest.Start(t) // ends with the test
 //	channel := msgmux.Channel{RuntimeDir: broker.Dir}
@@ -13,6 +14,7 @@ package brokertest
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"runtime"
@@ -44,8 +46,17 @@ func Config() broker.Config {
 	}
 }
 
-// Start starts a broker. change may alter its configuration before that.
+// Start starts a broker in a temporary folder, which ends with the test. change may alter its configuration before that.
 func Start(t testing.TB, change ...func(*broker.Config)) *Broker {
+	t.Helper()
+	return StartWith(t, nothing, change...)
+}
+
+// nothing is what a broker usually inherits beside its own sockets.
+func nothing(*broker.Config, *activation.Set) {}
+
+// StartWith is Start for a broker that inherits more than its own sockets, or has something done to these.
+func StartWith(t testing.TB, inherit func(*broker.Config, *activation.Set), change ...func(*broker.Config)) *Broker {
 	t.Helper()
 	// Not t.TempDir: its paths are too long for a socket.
 	dir, err := os.MkdirTemp("", "mm")
@@ -53,28 +64,43 @@ func Start(t testing.TB, change ...func(*broker.Config)) *Broker {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	sockets, err := activation.Bind(dir, 0o660)
+	b, err := run(dir, slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}), inherit, change)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(dir+"/sinks", 0o755); err != nil {
-		t.Fatal(err)
+	t.Cleanup(b.Stop)
+	return b
+}
+
+// Run is Start in a folder of the caller's, until Stop is called.
+func Run(dir string, log slog.Handler, change ...func(*broker.Config)) (*Broker, error) {
+	return run(dir, log, nothing, change)
+}
+
+func run(dir string, log slog.Handler, inherit func(*broker.Config, *activation.Set), change []func(*broker.Config)) (*Broker, error) {
+	sockets, err := activation.Bind(dir, 0o660)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir+"/sinks", 0o755); err != nil {
+		return nil, errors.Join(err, sockets.Unlink())
 	}
 	cfg := Config()
 	cfg.RuntimeDir, cfg.SinksDir = dir, dir+"/sinks"
-	cfg.Inherited = activation.Set{Source: sockets.Source, Publish: sockets.Publish, Register: sockets.Register,
-		Subscribe: sockets.Subscribe, Control: sockets.Control}
-	cfg.Log = slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})
+	cfg.Log = log
 	for _, f := range change {
 		f(&cfg)
 	}
-	channel, err := broker.Open(cfg)
+	in := activation.Set{Own: sockets.Own}
+	inherit(&cfg, &in)
+	channel, err := broker.Open(cfg, in)
 	if err != nil {
-		t.Fatal(err)
+		return nil, errors.Join(err, sockets.Unlink())
 	}
 	server, err := control.NewServer(sockets.Control.FD, channel)
 	if err != nil {
-		t.Fatal(err)
+		channel.Close()
+		return nil, errors.Join(err, sockets.Unlink())
 	}
 	processors(+1)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -89,8 +115,7 @@ func Start(t testing.TB, change ...func(*broker.Config)) *Broker {
 		sockets.Unlink()
 		processors(-1)
 	}()
-	t.Cleanup(b.Stop)
-	return b
+	return b, nil
 }
 
 var processorsMu sync.Mutex

@@ -201,7 +201,7 @@ func (b *Bus) sayRefused(err error) {
 	}
 }
 
-// tell makes signals of events until the connection ends. It may wait for the bus; events that find no room meanwhile
+// tell makes signals of events until the connection ends. It may block on the bus; events that find no room meanwhile
 // are dropped.
 func (b *Bus) tell(ctx context.Context, o *object, events <-chan wire.Event, dropped func() uint64) {
 	if b.connected != nil {

@@ -28,7 +28,7 @@ type crowd struct {
 	reserved int
 	// serve serves one guest. The connection is closed after it, and its deadline is set before.
 	serve func(*guest)
-	// busy tells a guest that its place goes to somebody else. It does not wait. nil: nobody is told.
+	// busy tells a guest that its place goes to somebody else. It does not block. nil: nobody is told.
 	busy func(net.Conn)
 	// turns is whose turn it is to have an answer made.
 	turns turns

@@ -133,13 +133,10 @@ func (s *Server) do(g *guest, b []byte) ([]byte, error) {
 // parse also refuses what is longer than a request may be: of that, one byte more has been read.
 func parse(b []byte) (wire.Request, *wire.Error) {
 	q, err := wire.ParseRequest(b)
-	if err == nil {
-		return q, nil
+	if err != nil {
+		return q, wire.AsRefusal(err, wire.CodeBadText)
 	}
-	if e, ok := errors.AsType[*wire.Error](err); ok {
-		return q, e
-	}
-	return q, wire.Refuse(wire.CodeBadText, "%v", err)
+	return q, nil
 }
 
 // change carries out what changes a sink.

@@ -35,6 +35,7 @@ type Setup struct {
 
 	Death  Death
 	Record string // a file to which each new point is added as a line; "" for none
+	Trace  string // a file to which each point is added as a line (see model.ReadLives), epoll left out; "" for none
 }
 
 // config is the configuration that a Setup stands for; the rest is what the child is given. The quotas are out of the
@@ -83,7 +84,6 @@ func serve(s *Setup) error {
 		return errors.New(problems[0].String())
 	}
 	cfg := s.config()
-	cfg.Inherited = set
 	cfg.Log = slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})
 	if cfg.Notifier, err = activation.NewNotifier(); err != nil {
 		return err
@@ -94,7 +94,7 @@ func serve(s *Setup) error {
 	if cfg.Ops, err = s.ops(); err != nil {
 		return err
 	}
-	channel, err := broker.Open(cfg)
+	channel, err := broker.Open(cfg, set)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func serve(s *Setup) error {
 // ops are the kernel's, with whatever the Setup wants to happen on the way.
 func (s *Setup) ops() (sys.Ops, error) {
 	// What wraps the calls costs time in each of them; most brokers are killed from outside, at full speed.
-	if s.Death == (Death{}) && s.Record == "" {
+	if s.Death == (Death{}) && s.Record == "" && s.Trace == "" {
 		return sys.Kernel{}, nil
 	}
 	k := &killer{death: s.Death}
@@ -123,6 +123,14 @@ func (s *Setup) ops() (sys.Ops, error) {
 			return nil, err
 		}
 		k.record, k.seen = f, make(map[Point]bool)
+	}
+	if s.Trace != "" {
+		f, err := os.OpenFile(s.Trace, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		k.trace = f
+		fmt.Fprintln(f, "life")
 	}
 	return k, nil
 }

@@ -95,14 +95,14 @@ func exercise(t *testing.T, r *ring.Ring, ops *parker, at string) {
 	source, in := pair(t, unix.SOCK_DGRAM)
 	feed, packets := pair(t, unix.SOCK_SEQPACKET)
 	letters, register := pair(t, unix.SOCK_DGRAM)
-	add := func(spec ring.Spec, attach bool) (*ring.Sink, int, int) {
+	add := func(spec ring.Spec, how ring.CursorSpec) (*ring.Sink, int, int) {
 		spec.ID = r.NewID()
-		s, err := r.Add(spec, false, attach)
+		s, err := r.Add(spec, ring.Reading{CursorSpec: how}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		kind := unix.SOCK_DGRAM
-		if spec.Kind == ring.Framed || spec.Kind == ring.Source {
+		if spec.Kind == ring.Framed {
 			kind = unix.SOCK_SEQPACKET
 		}
 		out, end := pair(t, kind)
@@ -114,20 +114,23 @@ func exercise(t *testing.T, r *ring.Ring, ops *parker, at string) {
 		fd, end int
 	}
 	var sinks []sink
-	for _, spec := range []ring.Spec{
-		{Kind: ring.Dynamic, Label: "a", Address: "@a", Patience: wire.Forever, UID: 1, Inode: 11},
-		{Kind: ring.Static, Label: "b", Address: "/b", Frames: true, Patience: time.Second},
-		{Kind: ring.Framed, Label: "c", Frames: true, Patience: time.Second, Ordinary: true, UID: 5},
-		{Kind: ring.Dynamic, Label: "d", Group: "g", Patience: time.Second, Inode: 12},
-		{Kind: ring.Dynamic, Label: "e", Group: "g", Patience: time.Second, Inode: 13},
-		{Kind: ring.Dynamic, Label: "t", Tap: true, Inode: 14},
+	for _, want := range []struct {
+		spec ring.Spec
+		how  ring.CursorSpec
+	}{
+		{ring.Spec{Kind: ring.Dynamic, Label: "a", Address: "@a", UID: 1, Inode: 11}, ring.CursorSpec{Patience: wire.Forever, UID: 1}},
+		{ring.Spec{Kind: ring.Static, Label: "b", Address: "/b", Frames: true}, ring.CursorSpec{Patience: time.Second}},
+		{ring.Spec{Kind: ring.Framed, Label: "c", Frames: true, UID: 5}, ring.CursorSpec{Patience: time.Second, Ordinary: true, UID: 5}},
+		{ring.Spec{Kind: ring.Dynamic, Label: "d", Inode: 12}, ring.CursorSpec{Share: "g", Patience: time.Second}},
+		{ring.Spec{Kind: ring.Dynamic, Label: "e", Inode: 13}, ring.CursorSpec{Share: "g", Patience: time.Second}},
+		{ring.Spec{Kind: ring.Dynamic, Label: "t", Inode: 14}, ring.CursorSpec{Tap: true}},
 	} {
-		s, fd, end := add(spec, false)
+		s, fd, end := add(want.spec, want.how)
 		sinks = append(sinks, sink{s, fd, end})
 	}
-	add(ring.Spec{Kind: ring.Dynamic, Label: "hung", Inode: 15}, false) // no patience, and nothing is sent to it
+	add(ring.Spec{Kind: ring.Dynamic, Label: "hung", Inode: 15}, ring.CursorSpec{}) // no patience, and nothing is sent to it
 	buf := make([]byte, 128<<10)
-	never := func(*ring.Sink) bool { return false }
+	never := func(*ring.Cursor) bool { return false }
 	for i := range 120 {
 		if i == 90 {
 			ops.at = at // by now the ring is full, and all that it holds has been overwritten
@@ -135,13 +138,13 @@ func exercise(t *testing.T, r *ring.Ring, ops *parker, at string) {
 		for j := range 1 + i%5 {
 			send(source, make([]byte, (i*977+j*4001)%20000), unix.MSG_DONTWAIT)
 		}
-		r.Receive(in, ring.Datagrams, ring.MaxBatch)
+		r.Receive(in, ring.Datagrams, 0, ring.MaxBatch)
 		for r.Append(); r.Landed(); r.Append() {
 			r.Turn(0, never)
 		}
 		if i%7 == 0 {
 			send(feed, wire.AppendRecord(wire.AppendRecord(nil, buf[:i]), buf[:100]), unix.MSG_DONTWAIT)
-			r.Receive(packets, ring.Packets, 1)
+			r.Receive(packets, ring.Packets, 9, 1)
 			for r.Append(); r.Landed(); r.Append() {
 				r.Turn(0, never)
 			}
@@ -161,14 +164,18 @@ func exercise(t *testing.T, r *ring.Ring, ops *parker, at string) {
 		if i%10 != 9 {
 			continue
 		}
-		r.Update(sinks[0].s, *sinks[0].s.Spec())
+		r.Update(sinks[0].s, *sinks[0].s.Spec(), *sinks[0].s.Cursor().Spec())
 		send(letters, []byte("@x"), unix.MSG_DONTWAIT)
 		r.Consume(register)
-		guest, _, _ := add(ring.Spec{Kind: ring.Dynamic, Label: "guest"}, false)
-		client, fd, _ := add(ring.Spec{Kind: ring.Source, Label: "client"}, true)
-		r.Greet(client, fd, []byte("ok id=1\n"))
+		guest, _, _ := add(ring.Spec{Kind: ring.Dynamic, Label: "guest"}, ring.CursorSpec{})
+		client, err := r.AddClient(ring.ClientSpec{ID: r.NewID(), Label: "client"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, _ := pair(t, unix.SOCK_SEQPACKET)
+		r.GreetClient(client, fd, []byte("ok id=1\n"))
 		r.Remove(guest)
-		r.Remove(client)
+		r.RemoveClient(client)
 	}
 }
 
@@ -264,7 +271,7 @@ func comesUp(l *left, f flip, fds [2]int, ends [][2]int) (broken bool, err error
 // sockets for one source and many sinks.
 func tryOut(r *ring.Ring, ends [][2]int) error {
 	r.Snapshot(nil)
-	s, err := r.Add(ring.Spec{ID: r.NewID(), Kind: ring.Dynamic, Label: "new", Patience: wire.Forever}, false, false)
+	s, err := r.Add(ring.Spec{ID: r.NewID(), Kind: ring.Dynamic, Label: "new"}, ring.Reading{CursorSpec: ring.CursorSpec{Patience: wire.Forever}}, false)
 	if err != nil {
 		return err
 	}
@@ -280,7 +287,7 @@ func tryOut(r *ring.Ring, ends [][2]int) error {
 	got, sent, buf := false, false, make([]byte, 128<<10)
 	for range 5000 {
 		if r.Append(); !r.Landed() {
-			n, _ := r.Receive(ends[0][1], ring.Datagrams, 1)
+			n, _ := r.Receive(ends[0][1], ring.Datagrams, 0, 1)
 			sent = sent || n > 0
 			r.Append()
 		}
@@ -292,7 +299,7 @@ func tryOut(r *ring.Ring, ends [][2]int) error {
 			}
 			behind = true
 			if _, errno := r.Send(o, out[0]); errno == unix.EMSGSIZE {
-				r.Skip(o)
+				r.TooLarge(o)
 			}
 			for {
 				n, err := receive(out[1], buf, unix.MSG_DONTWAIT)
@@ -305,7 +312,7 @@ func tryOut(r *ring.Ring, ends [][2]int) error {
 		if !behind && sent && !r.Landed() {
 			break
 		}
-		r.Turn(time.Millisecond, func(*ring.Sink) bool { return true })
+		r.Turn(time.Millisecond, func(*ring.Cursor) bool { return true })
 	}
 	if !got {
 		return errors.New("the message did not come")
@@ -316,12 +323,12 @@ func tryOut(r *ring.Ring, ends [][2]int) error {
 			return fmt.Errorf("sink %s is at %d/%d, and the head at %d/%d", n.Spec.Label, n.Cursor.Pos, n.Cursor.Seq, totals.Head.Pos, totals.Head.Seq)
 		}
 	}
-	r.Update(s, *s.Spec())
+	r.Update(s, *s.Spec(), *s.Cursor().Spec())
 	for _, s := range sinks {
 		r.Remove(s)
 	}
 	for s := range r.Clients {
-		r.Remove(s)
+		r.RemoveClient(s)
 	}
 	r.Snapshot(nil)
 	return nil

@@ -18,7 +18,7 @@ import (
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/activation/activationtest"
-	"github.com/msgmux/msgmux/broker"
+	"github.com/msgmux/msgmux/broker/journal"
 )
 
 // patience is how long a broker may take for anything before that counts as a hang. It is far more than any step
@@ -266,7 +266,7 @@ func (k *Keeper) Faults() ([]string, error) {
 	}
 	var faults []string
 	for line := range strings.Lines(string(text)) {
-		if strings.Contains(line, "event="+broker.EventRingBroken) || strings.Contains(line, "panic") || strings.Contains(line, "fatal error") {
+		if strings.Contains(line, "event="+journal.EventRingBroken) || strings.Contains(line, "panic") || strings.Contains(line, "fatal error") {
 			faults = append(faults, strings.TrimSpace(line))
 		}
 	}

@@ -5,6 +5,7 @@ package crashtest
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -62,6 +63,7 @@ type killer struct {
 	mu     sync.Mutex // guards what follows
 	record *os.File   // nil: nothing is recorded
 	seen   map[Point]bool
+	trace  *os.File // nil: no trace is written
 }
 
 // Seam implements [sys.Ops].
@@ -107,6 +109,9 @@ func (k *killer) pass(p Point) {
 	if k.record != nil {
 		k.note(p)
 	}
+	if k.trace != nil && p.Seam != "poll" {
+		k.step(p)
+	}
 	if k.death.Hit == 0 || k.death.Point.Seam != "*" && k.death.Point != p {
 		return
 	}
@@ -126,4 +131,18 @@ func (k *killer) note(p Point) {
 		k.seen[p] = true
 		fmt.Fprintln(k.record, p)
 	}
+}
+
+// step adds a point to the trace: with one system call, so that it is there whenever the broker goes on.
+func (k *killer) step(p Point) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	fmt.Fprintln(k.trace, goroutine(), p)
+}
+
+// goroutine is the number of this goroutine, as a stack trace names it; 0 if it cannot be told.
+func goroutine() (n uint64) {
+	var b [64]byte
+	fmt.Sscanf(string(b[:runtime.Stack(b[:], false)]), "goroutine %d ", &n)
+	return n
 }

@@ -3,21 +3,17 @@
 package crashtest
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/ring/model"
 )
 
 // unreached are seams that the usual load does not come by, with the reason. One that it reaches all the same does not
@@ -39,47 +35,16 @@ var essential = []Point{
 }
 
 // seamsInCode are the names of all seams, as they stand in the code of the broker.
-func seamsInCode(t *testing.T) (names []string) {
+func seamsInCode(t *testing.T) []string {
 	t.Helper()
-	name := regexp.MustCompile(`^[a-z]+\.[a-z]+$`)
-	found := make(map[string]bool)
-	for _, dir := range []string{"..", filepath.Join("..", "ring")} {
-		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, path := range files {
-			if strings.HasSuffix(path, "_test.go") {
-				continue
-			}
-			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ast.Inspect(file, func(n ast.Node) bool {
-				call, ok := n.(*ast.CallExpr)
-				if !ok {
-					return true
-				}
-				// Seam itself, and what the ring calls with the name of one.
-				if f, ok := call.Fun.(*ast.SelectorExpr); !ok || !slices.Contains([]string{"Seam", "log", "done"}, f.Sel.Name) {
-					return true
-				}
-				for _, arg := range call.Args {
-					if lit, ok := arg.(*ast.BasicLit); ok && lit.Kind == token.STRING {
-						if text, err := strconv.Unquote(lit.Value); err == nil && name.MatchString(text) {
-							found[text] = true
-						}
-					}
-				}
-				return true
-			})
-		}
+	source, err := model.ReadSource("..")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(found) < 20 {
-		t.Fatalf("only these seams were found in the code: %v", slices.Sorted(maps.Keys(found)))
+	if len(source.Seams) < 20 {
+		t.Fatalf("only these seams were found in the code: %v", source.Seams)
 	}
-	return slices.Sorted(maps.Keys(found))
+	return source.Seams
 }
 
 // other is a second shape for a channel: going over to it and back moves the ring.

@@ -30,14 +30,14 @@ func poked(t *testing.T, state []byte, more int, offset int64, b byte) (fd int) 
 func TestOtherLayoutSaysWhatIsLost(t *testing.T) {
 	const layoutWord, head = 8, headerSize + 16 // header.Layout, control.Head.Seq
 	g := newRig(t, small())
-	quick := g.add(Spec{Kind: Dynamic, Label: "quick"}, false)
+	quick := g.add(wish{Kind: Dynamic, Label: "quick"}, false)
 	for range 10 {
 		g.enter([]byte("all of these are taken"))
 	}
-	slow := g.add(Spec{Kind: Dynamic, Label: "slow"}, false)
-	shared := g.add(Spec{Kind: Dynamic, Label: "shared", Group: "g"}, false)
-	g.add(Spec{Kind: Dynamic, Label: "also", Group: "g"}, false)
-	g.add(Spec{Kind: Dynamic, Label: "tap", Tap: true}, true)
+	slow := g.add(wish{Kind: Dynamic, Label: "slow"}, false)
+	shared := g.add(wish{Kind: Dynamic, Label: "shared", Group: "g"}, false)
+	g.add(wish{Kind: Dynamic, Label: "also", Group: "g"}, false)
+	g.add(wish{Kind: Dynamic, Label: "tap", Tap: true}, true)
 	for _, s := range []*Sink{quick, slow, shared} {
 		if _, errno := g.send(s); errno != 0 {
 			t.Fatal(errno)
@@ -53,13 +53,13 @@ func TestOtherLayoutSaysWhatIsLost(t *testing.T) {
 	for range 3 {
 		g.write([]byte("landed"))
 	}
-	if n, errno := g.r.Receive(g.in[1], Datagrams, MaxBatch); n != 3 || errno != 0 {
+	if n, errno := g.r.Receive(g.in[1], Datagrams, 0, MaxBatch); n != 3 || errno != 0 {
 		t.Fatalf("receive: %d %v", n, errno)
 	}
 
 	// quick misses 4 + 3, slow and the share 7 + 3 each; the tap does not count.
 	all := GivenUp{Messages: 4 + 3, Waiting: 7 + 2*10, Sinks: true}
-	newer := bytes.Clone(g.r.state)
+	newer := bytes.Clone(g.r.files.state)
 	newer[layoutWord] = layout + 1
 	for _, c := range []struct {
 		what   string

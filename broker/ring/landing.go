@@ -2,10 +2,15 @@
 
 package ring
 
+import "github.com/msgmux/msgmux/internal/wire"
+
 // What has been received and has not entered the ring: in the landing zone, or a packet in the ring behind head.
 
 // Landed says whether something waits in the landing zone. While it does, nothing may be received.
-func (r *Ring) Landed() bool { return r.c.Next.Load() < r.c.Landed.Load() }
+func (r *Ring) Landed() bool {
+	s := r.c.Slots.Load()
+	return s.next() < s.landed()
+}
 
 // Full says whether the next landed record did not fit when Append was last called: the ring is full, and a source
 // waits.
@@ -17,33 +22,66 @@ func (r *Ring) Waiting() uint64 { return uint64(r.waiting.Load()) }
 // Empty says that what was received last is a single packet of no bytes, and takes it out of the landing zone: the
 // end of a connection. It is never a message, because packets hold records.
 func (r *Ring) Empty() bool {
-	if r.c.Land.Load().kind() != Packets || r.c.Landed.Load() != 1 || r.recv.Hdr[0].Len() != 0 {
+	if r.c.Land.Load().kind() != Packets || r.c.Slots.Load() != newSlots(0, 1) || r.recv.Hdr[0].Len() != 0 {
 		return false
 	}
-	r.c.Next.Store(1)
+	r.c.Slots.Store(newSlots(1, 1))
 	return true
 }
 
-// slot is what landed in slot i, or nil if it is larger than may be.
-func (r *Ring) slot(i uint32) []byte {
+// landed is what a slot holds: one piece, or two of a packet that was larger than its window.
+type landed struct {
+	first, rest []byte
+	inRing      bool // first lies where its records belong
+}
+
+func (l *landed) len() int { return len(l.first) + len(l.rest) }
+
+// slot is what landed in slot i; fits is false if it is larger than may be.
+func (r *Ring) slot(i uint32) (l landed, fits bool) {
 	h, room, land := &r.recv.Hdr[i], r.geo.MaxMessage, r.c.Land.Load()
 	if land.kind() == Packets {
 		room = uint64(r.geo.room())
 	}
 	n := uint64(h.Len())
 	if h.Truncated() || n > room {
-		return nil
+		return landed{}, false
 	}
-	if land.split() > 0 {
-		return r.data.Slice((r.c.Head.Pos.Load()-r.c.Offset.Load())&r.mask, n)
+	if window := land.inRing(); window > 0 {
+		inRing := min(n, window)
+		l.first, l.inRing = r.data.Slice((r.c.Head.Pos.Load()-r.c.Offset.Load())&r.mask, inRing), true
+		if n > window {
+			l.rest = r.landing.Slice(window, n-window)
+		}
+		return l, true
 	}
-	return r.landing.Slice(uint64(i)*uint64(r.geo.stride()), n)
+	l.first = r.landing.Slice(uint64(i)*uint64(r.geo.stride()), n)
+	return l, true
 }
 
 // nextLength is the payload length of the next landed record. Preconditions: one is landed and was not refused.
 func (r *Ring) nextLength() int {
+	next := r.c.Slots.Load().next()
 	if r.c.Land.Load().kind() == Packets {
-		return int(getLength(r.slot(r.c.Next.Load())[r.c.Offset.Load():]))
+		l, _ := r.slot(next)
+		return int(getLength(l.first[r.c.Offset.Load():]))
 	}
-	return int(r.recv.Hdr[r.c.Next.Load()].Len())
+	return int(r.recv.Hdr[next].Len())
 }
+
+// landedSize is how many bytes of the ring what is landed will take. A message that will be refused takes none.
+func (r *Ring) landedSize() (bytes uint64) {
+	s := r.c.Slots.Load()
+	for i := s.next(); i < s.landed(); i++ {
+		switch l, fits := r.slot(i); {
+		case !fits:
+		case r.c.Land.Load().kind() == Packets:
+			bytes += uint64(l.len()) - min(r.c.Offset.Load(), uint64(l.len()))
+		default:
+			bytes += uint64(paddedLen(l.first))
+		}
+	}
+	return bytes
+}
+
+func paddedLen(payload []byte) int { return wire.Padded(len(payload)) }

@@ -6,4 +6,4 @@ package ring
 
 // layout is the number of everything behind the header pages. It is raised when any of that changes; this program then
 // also reads the layout before.
-const layout = 2
+const layout = 3

@@ -5,4 +5,4 @@
 package ring
 
 // layout is raised by a build tag, for the test of an upgrade across layouts.
-const layout = 3
+const layout = 4

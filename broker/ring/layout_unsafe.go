@@ -13,17 +13,18 @@ import (
 
 // The two files.
 //
-//	data    | header page | ring: Geometry.Size bytes                                                     |
-//	         \__ page ___/ \__ mapped twice, back to back: no record and no packet is ever split ________/
+//	data    | header | published |            | ring: Geometry.Size bytes                                             |
+//	         0        4096                     65536 \__ mapped twice, back to back: no record is ever split ________/
 //
-//	state   | header page | control page | index | table | receive | send | consume, greet | landing zone |
-//	                       positions,      u32+u32 entry   mmsghdr   mmsghdr           batch slots of a
-//	                       log, totals     /record /sink   iovec     iovec             message or packet
-//	                                                       control   ends
+//	state   | header | control | index | cursors | sinks | clients | origins | receive | send | consume, greet | landing zone |
+//	                  positions, place   entry     entry   entry     run       mmsghdr   mmsghdr                batch slots of a
+//	                  log,       /4 KiB  /cursor   /sink   /client   /senders  iovec     iovec                  message or packet
+//	                  totals     of ring                                       control   ends
 //
-// Every section begins on a page. Where a section is follows from the geometry alone, so there are no offsets to get
-// wrong. All of the state is written once at start and locked: the kernel writes into it after its point of no return,
-// when a missing page would lose a datagram or deliver it twice.
+// Every section of the state begins on a page of 4096. The ring begins at 65536, for kernels with pages of 16 and 64 KiB map
+// nothing in between. Where a section is follows from the geometry alone, so there are no offsets to get wrong. All of the
+// state is written once at start and locked: the kernel writes into it after its point of no return, when a missing page
+// would lose a datagram or deliver it twice.
 //
 // A record in the ring:
 //
@@ -37,6 +38,7 @@ const (
 	roleData   = 1
 	roleState  = 2
 	headerSize = 4096
+	ringOffset = 64 << 10 // of the ring in the data file
 
 	// MaxBatch is how many datagrams one receive takes at most.
 	MaxBatch = 64
@@ -52,9 +54,8 @@ const (
 	// was built for one of them.
 	sendSlots = 2 * MaxSend
 
-	// bytesPerEntry is the message size, record header included, from which on the ring is limited by its bytes and
-	// no longer by its index.
-	bytesPerEntry = 256
+	// pieceSize is the part of the ring that has one entry in the index.
+	pieceSize = 4096
 )
 
 // header is the first page of both files. Its shape never changes, whatever the layout.
@@ -84,7 +85,7 @@ const (
 	MaxMaxMessage  = 4 << 20
 	minMaxMessage  = 1
 	maxMaxSinks    = 1 << 20
-	sharesPerTable = 4 // one share entry for every so many sinks, and 64 more
+	sharesPerTable = 4 // one cursor more for every so many sinks, and 64 more
 )
 
 // Check says what is wrong with g, or nil.
@@ -102,18 +103,28 @@ func (g Geometry) Check() error {
 	return nil
 }
 
-func (g Geometry) batch() int      { return int(min(MaxBatch, max(1, landingBytes/g.MaxMessage))) }
-func (g Geometry) entries() uint64 { return g.Size / bytesPerEntry }
-func (g Geometry) slots() int      { return int(g.MaxSinks + g.MaxSinks/sharesPerTable + 64 + g.MaxClients) }
-func (g Geometry) stride() int     { return (g.room()+63)/64*64 + colour }
+func (g Geometry) batch() int   { return int(min(MaxBatch, max(1, landingBytes/g.MaxMessage))) }
+func (g Geometry) pieces() int  { return int(g.Size / pieceSize) }
+func (g Geometry) index() int   { return 2 * g.pieces() } // the pieces with tail and head are two, also when the ring is full
+func (g Geometry) sinks() int   { return int(g.MaxSinks) + spareSlots }
+func (g Geometry) cursors() int { return int(g.MaxSinks+g.MaxSinks/sharesPerTable) + spareSlots }
+func (g Geometry) clients() int { return int(g.MaxClients) + spareSlots }
+func (g Geometry) stride() int  { return (g.room()+63)/64*64 + colour }
+
+// spareSlots is how many more entries a table has than it is asked for: for what is on its way in or out.
+const spareSlots = 64
 
 // room is what a landing slot holds: the largest message, or the largest packet of a framed source.
 func (g Geometry) room() int { return max(wire.Padded(int(g.MaxMessage)), wire.MaxPacket) }
 
-// indexEntry is one record, at sequence number & (entries-1).
-type indexEntry struct {
-	Words mem.Value[uint32] // position / 4, modulo 2^32: a ring is at most 2^28 words long
-	At    mem.Value[uint32] // channel time in ms, modulo 2^32, when a sink first accepted it; valid once delivered is past it
+// window is how much of the ring behind head a packet is received into, if there is room.
+func (g Geometry) window() uint64 { return min(uint64(g.room()), max(wire.MaxPacket, g.Size/16)) }
+
+// piece is the index entry of 4 KiB of records, at position / pieceSize modulo their number.
+type piece struct {
+	First mem.Value[Place]  // the record that the piece's first byte belongs to, which may begin before it
+	At    mem.Value[uint32] // channel time in ms, modulo 2^32, when a sink last was the first to accept something in it
+	_     uint32
 }
 
 // place is a position with the sequence number of the record that begins there. Readers of the snapshot read it while the
@@ -129,7 +140,7 @@ type Place struct{ Pos, Seq uint64 }
 func (p *place) load() Place   { return Place{p.Pos.Load(), p.Seq.Load()} }
 func (p *place) store(v Place) { p.Pos.Store(v.Pos); p.Seq.Store(v.Seq) }
 
-// control is the second page of the state: what the data thread changes all the time. Up to Next its words have their
+// control is the second page of the state: what the data thread changes all the time. Up to Slots its words have their
 // places and meanings in every layout, for older programs: see CountGivenUp.
 type control struct {
 	Word      mem.Uint32 // odd while positions change: readers try again
@@ -142,11 +153,13 @@ type control struct {
 	Starts    mem.Uint64       // how many brokers have opened this ring
 	Since     mem.Value[int64] // when the ring was made, unix seconds; immutable
 
-	// The landing zone. Landed slots wait in [Next, Landed); nothing is received while there are any.
-	Landed mem.Value[uint32]
-	Next   mem.Value[uint32]
-	Offset mem.Value[uint64] // bytes of slot Next that are in the ring already; only a framed packet is taken in parts
-	Land   mem.Value[land]   // written while nothing is landed
+	Slots  mem.Value[slots]  // which slots of the landing zone wait
+	Offset mem.Value[uint64] // bytes of the first of them that are in the ring already; only a packet is taken in parts
+	Land   mem.Value[land]   // what is in them
+	From   mem.Value[uint64] // the id of the client that it came from; 0: of none
+
+	// Epoch names one life of the numbering: other sequence numbers, another epoch. Immutable.
+	Epoch mem.Value[uint64]
 
 	// Totals of the channel. Refused counts what never entered, by reason; Gone what removed sinks leave behind.
 	Refused       [numReasons]mem.Uint64
@@ -160,24 +173,29 @@ type control struct {
 	Attempts mem.Uint32
 	_        uint32
 
-	Log    opLog
-	Staged mem.Value[identity] // UPDATE: what the entry's identity will be
+	Log opLog
 }
 
-// land says what lies in the landing zone: the kind (Datagrams or Packets) in its low half, and above it the split: how many
-// bytes of slot 0 the kernel puts into the ring, from Offset bytes before head on, instead of into the landing zone; 0 for
-// none. A packet is wholly in one of them, but for a moment of RECV. The two are checked against each other, and a kill may
-// fall between any two stores, so they are one word.
+// slots says which slots of the landing zone wait to enter the ring: those from next to landed. Nothing is received while
+// there are any. One word, so that it is true at any time.
+type slots uint64
+
+func newSlots(next, landed uint32) slots { return slots(next)<<32 | slots(landed) }
+func (s slots) landed() uint32           { return uint32(s) }
+func (s slots) next() uint32             { return uint32(s >> 32) }
+
+// land says what the landing zone holds: the kind (Datagrams or Packets) in its low half, and above it how many bytes of slot 0
+// lie in the ring instead, from Offset bytes before head on; 0 for none.
 type land uint64
 
-func newLand(kind, split uint32) land { return land(split)<<32 | land(kind) }
-func (l land) kind() uint32           { return uint32(l) }
-func (l land) split() uint64          { return uint64(l >> 32) }
+func newLand(kind, inRing uint32) land { return land(inRing)<<32 | land(kind) }
+func (l land) kind() uint32            { return uint32(l) }
+func (l land) inRing() uint64          { return uint64(l >> 32) }
 
 // Of control, what never changes.
 const (
 	deliveredOffset = 40
-	nextOffset      = 92
+	slotsOffset     = 88
 )
 
 // Reason is why a message was refused.
@@ -217,47 +235,104 @@ const (
 	maxAddress = 112
 )
 
-// entry is one sink, or one share (which has the cursor of all its members). Identity is written while State is free
-// and sealed by Sum; State, stored last, brings the sink into being.
-type entry struct {
+// cursorEntry is a place in the order that is kept for somebody. Identity is written while State is free and sealed by Sum;
+// State, stored last, brings it into being.
+type cursorEntry struct {
 	Word  mem.Uint32 // odd while the numbers below change: readers try again
 	State mem.Uint32
 	Flags mem.Uint32
 	_     uint32
 
-	// Cursor. A member of a share has none: its Pos and Seq are not used.
-	Cursor   place
-	Start    mem.Value[uint64] // the sequence number it began at; immutable
-	Lost     mem.Uint64        // messages
-	Accepted mem.Uint64        // of this very socket; for an entry with a cursor it is Seq-Start-Lost, and not stored
-	Owed     mem.Int64         // its account of patience, ns
+	Done  place             // everything before it is done with: accepted, acknowledged or lost. It holds the tail
+	Sent  place             // of one that acknowledges: how far it was offered on the present connection
+	Start mem.Value[uint64] // the sequence number it began at; immutable
+	Lost  mem.Uint64        // messages
+	Owed  mem.Int64         // its account of patience, ns
+	Left  mem.Int64         // of a kept one: when its connection went, channel time in ns; 0: it is there
 
-	Identity mem.Value[identity]
+	Identity mem.Value[cursorIdentity]
 	Sum      mem.Value[uint64]
+	_        [64]byte
 }
 
-// identity is what an entry is, apart from where its cursor stands. Options may be replaced as a whole, with Word odd.
-type identity struct {
+// cursorIdentity is what a cursor is, apart from where it stands.
+type cursorIdentity struct {
 	ID       uint64
-	Share    uint64 // id of the share it is a member of; 0 for none
 	Since    int64  // unix seconds
 	Patience int64  // ns
+	Keep     int64  // how long it stays when its connection has gone, ns
+	UID      uint32 // owner
+	Bits     uint32
+	NameLen  uint64
+	Name     [maxLabel]byte // of the share; none for the cursor of one sink
+}
+
+// sinkEntry is a socket that reads from a cursor.
+type sinkEntry struct {
+	State    mem.Uint32
+	_        uint32
+	Accepted mem.Uint64 // messages, by this very socket
+	From, To place      // of an acknowledging member of a share: what it has under way
+
+	Identity mem.Value[sinkIdentity]
+	Sum      mem.Value[uint64]
+	_        [64]byte
+}
+
+// sinkIdentity is what a sink is.
+type sinkIdentity struct {
+	ID       uint64
+	Cursor   uint64 // its id: of a sink with a cursor of its own the same
+	Since    int64  // unix seconds
 	Inode    uint32 // of the peer socket; 0 where there is none
 	UID      uint32 // owner
 	Kind     uint8
-	Bits     uint8 // tap, frames
+	Bits     uint8
 	LabelLen uint8
 	AddrLen  uint8
-	GroupLen uint32
+	_        uint32
 	Label    [maxLabel]byte
-	Group    [maxLabel]byte // the name of the share
 	Addr     [maxAddress]byte
 }
 
-// sum is FNV-1a over the identity's bytes: it tells a bit that fell from one that stands.
-func (i *identity) sum() uint64 {
+// clientEntry is a connected source.
+type clientEntry struct {
+	State mem.Uint32
+	_     uint32
+	Mark  mem.Uint64 // how far it has come in its own input, as of its last packet
+	Taken mem.Uint64 // how far its stage has been taken
+	Left  mem.Int64  // as of a cursor
+
+	Identity mem.Value[clientIdentity]
+	Sum      mem.Value[uint64]
+	_        [64]byte
+}
+
+// clientIdentity is what a connected source is.
+type clientIdentity struct {
+	ID       uint64
+	Since    int64 // unix seconds
+	Keep     int64 // ns
+	UID      uint32
+	Bits     uint32
+	LabelLen uint64
+	Label    [maxLabel]byte
+}
+
+// run is the origin of consecutive messages of one sender in one receive.
+type run struct {
+	First mem.Value[uint64] // the sequence number from which on it holds
+	Time  mem.Value[int64]  // of receipt, unix ns
+	PID   mem.Value[int32]
+	UID   mem.Value[uint32]
+	GID   mem.Value[uint32]
+	From  mem.Value[uint32] // which of the sources
+}
+
+// sumOf is FNV-1a over the bytes of an identity: it tells a bit that fell from one that stands.
+func sumOf[T any](v *T) uint64 {
 	h := uint64(14695981039346656037)
-	for _, b := range unsafe.Slice((*byte)(unsafe.Pointer(i)), unsafe.Sizeof(*i)) {
+	for _, b := range unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v)) {
 		h = (h ^ uint64(b)) * 1099511628211
 	}
 	return h
@@ -266,6 +341,14 @@ func (i *identity) sum() uint64 {
 // controlSpace is room for the descriptors that hostile sources send along: without it the kernel would close them
 // inside recvmmsg, which can take seconds.
 const controlSpace = (sys.ControlSpace + 63) / 64 * 64
+
+// published is what whoever maps the data read-only may see of the positions.
+type published struct {
+	Head mem.Uint64
+	_    [56]byte
+	Tail mem.Uint64
+	_    [56]byte
+}
 
 // recvArea is what recvmmsg writes into, the landing zone left out.
 type recvArea struct {
@@ -305,19 +388,24 @@ type consumeArea struct {
 type greetArea struct {
 	Hdr [1]mem.Header
 	Iov [1]mem.Iovec
-	Buf mem.Value[[64]byte]
+	Buf mem.Value[[maxGreeting]byte] // the last: it may have another size in another version
 }
 
 // sections of the state, in bytes from the start of the file.
-type sections struct{ control, index, table, recv, send, consume, greet, landing, end int64 }
+type sections struct {
+	control, index, cursors, sinks, clients, origins, recv, send, consume, greet, landing, end int64
+}
 
 func pages(n uintptr) int64 { return (int64(n) + headerSize - 1) / headerSize * headerSize }
 
 func (g Geometry) sections() (s sections) {
 	s.control = headerSize
 	s.index = s.control + pages(unsafe.Sizeof(control{}))
-	s.table = s.index + pages(uintptr(g.entries())*unsafe.Sizeof(indexEntry{}))
-	s.recv = s.table + pages(uintptr(g.slots())*unsafe.Sizeof(entry{}))
+	s.cursors = s.index + pages(uintptr(g.index())*unsafe.Sizeof(piece{}))
+	s.sinks = s.cursors + pages(uintptr(g.cursors())*unsafe.Sizeof(cursorEntry{}))
+	s.clients = s.sinks + pages(uintptr(g.sinks())*unsafe.Sizeof(sinkEntry{}))
+	s.origins = s.clients + pages(uintptr(g.clients())*unsafe.Sizeof(clientEntry{}))
+	s.recv = s.origins + pages(uintptr(g.pieces())*unsafe.Sizeof(run{}))
 	s.send = s.recv + pages(unsafe.Sizeof(recvArea{}))
 	s.consume = s.send + pages(unsafe.Sizeof(sendArea{}))
 	s.greet = s.consume + pages(unsafe.Sizeof(consumeArea{}))
@@ -326,8 +414,8 @@ func (g Geometry) sections() (s sections) {
 	return s
 }
 
-// DataBytes and StateBytes are the sizes of the two files.
-func (g Geometry) DataBytes() int64 { return headerSize + int64(g.Size) }
+// DataBytes is the size of the data file.
+func (g Geometry) DataBytes() int64 { return ringOffset + int64(g.Size) }
 
 // StateBytes is the size of the state, all of it locked in memory.
 func (g Geometry) StateBytes() int64 { return g.sections().end }
@@ -336,7 +424,7 @@ func (g Geometry) StateBytes() int64 { return g.sections().end }
 const (
 	_ = -(unsafe.Offsetof(header{}.Lock) ^ lockOffset)
 	_ = -(unsafe.Offsetof(control{}.Delivered) ^ deliveredOffset)
-	_ = -(unsafe.Offsetof(control{}.Next) ^ nextOffset)
+	_ = -(unsafe.Offsetof(control{}.Slots) ^ slotsOffset)
 )
 
 // at is the object of type T at offset off of b.

@@ -5,49 +5,34 @@ package ring
 import (
 	"errors"
 	"fmt"
-
-	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // ErrDoesNotFit means that what a ring holds has no room in another one.
 var ErrDoesNotFit = errors.New("does not fit")
 
-// Outdated says whether the ring is of the layout before: it should be moved to a new pair of files.
-func (r *Ring) Outdated() bool { return r.head.Layout.Load() != layout }
-
-// MoveTo copies everything into a ring that was just made with Options.Unpublished: records, positions, sinks and
-// totals. Nothing changes here, so that dying in the middle leaves this ring as it was; the new one counts once it is
+// MoveTo copies everything into a ring that was just made with Options.Unpublished: records, positions, tables, totals, and what
+// waits to enter. Nothing changes here, so that dying in the middle leaves this ring as it was; the new one counts once it is
 // stored and published. Positions and sequence numbers stay the same, only where they lie in the files changes.
 //
-// Records that every sink has had are left behind. The error is ErrDoesNotFit if what is left does not fit, or something
-// waits in the landing zone.
+// Records that every sink has had are left behind. The error is ErrDoesNotFit.
 func (r *Ring) MoveTo(n *Ring) error {
-	if r.Landed() {
-		return fmt.Errorf("%w: messages wait for room in the old ring", ErrDoesNotFit)
-	}
 	from, head := r.needed(), r.c.Head.load()
 	if err := r.fitsInto(n, from, head); err != nil {
 		return err
 	}
-	for p := from.Pos; p < head.Pos; {
-		k := min(head.Pos-p, r.geo.Size, n.geo.Size)
-		n.data.Copy(p&n.mask, r.data.Slice(p&r.mask, k))
-		p += k
-	}
-	oldMask, newMask := uint64(len(r.index)-1), uint64(len(n.index)-1)
-	for seq := from.Seq; seq < head.Seq; seq++ {
-		to, from := &n.index[seq&newMask], &r.index[seq&oldMask]
-		to.Words.Store(from.Words.Load())
-		to.At.Store(from.At.Load())
+	n.copyRecords(from, head, func(pos, k uint64) []byte { return r.data.Slice(pos&r.mask, k) }, r.geo.Size)
+	for at := from.Pos &^ (pieceSize - 1); at < head.Pos; at += pieceSize {
+		n.piece(at).At.Store(r.piece(at).At.Load())
 	}
 	c, o := n.c, r.c
-	c.Head.store(head)
 	c.Tail.store(from)
+	c.Head.store(head)
 	c.Delivered.store(o.Delivered.load())
 	c.Clock.Store(o.Clock.Load())
 	c.NextID.Store(o.NextID.Load())
 	c.Starts.Store(o.Starts.Load() - 1) // the new ring counted this start as well
 	c.Since.Store(o.Since.Load())
+	c.Epoch.Store(o.Epoch.Load())
 	for i := range c.Refused {
 		c.Refused[i].Store(o.Refused[i].Load())
 	}
@@ -56,54 +41,144 @@ func (r *Ring) MoveTo(n *Ring) error {
 	c.GoneAbandoned.Store(o.GoneAbandoned.Load())
 	c.Uncertain.Store(o.Uncertain.Load())
 	c.Attempts.Store(o.Attempts.Load())
+	moveTables(n, r)
+	n.begin()
+	if err := n.adoptAll(); err != nil {
+		return err
+	}
+	return r.moveLanded(n)
+}
+
+// copyRecords copies the records from from to head into a new ring, and makes its index. part is a part of them that lies in
+// one piece, at most size bytes.
+func (n *Ring) copyRecords(from, head Place, part func(pos, k uint64) []byte, size uint64) {
+	for p := from.Pos; p < head.Pos; {
+		k := min(head.Pos-p, size, n.geo.Size)
+		n.data.Copy(p&n.mask, part(p, k))
+		p += k
+	}
+	for p := from; p.Seq < head.Seq; {
+		p = n.enter(p, int(n.length(p.Pos)))
+	}
+}
+
+func moveTables(n, r *Ring) {
 	slot := 0
-	for i := range r.entries {
-		if e := &r.entries[i]; e.State.Load() != free {
-			n.entries[slot].take(e)
+	for i := range r.cursorTable {
+		if e := &r.cursorTable[i]; e.State.Load() != free {
+			n.cursorTable[slot].take(e)
 			slot++
 		}
 	}
-	n.freeSlot = nil
-	n.begin()
-	return n.adoptAll()
+	slot = 0
+	for i := range r.sinkTable {
+		if e := &r.sinkTable[i]; e.State.Load() != free {
+			n.sinkTable[slot].take(e)
+			slot++
+		}
+	}
+	slot = 0
+	for i := range r.clientTable {
+		if e := &r.clientTable[i]; e.State.Load() != free {
+			n.clientTable[slot].take(e)
+			slot++
+		}
+	}
+}
+
+// moveLanded takes what waits over: into the new ring as far as it has room, the rest into its landing zone.
+func (r *Ring) moveLanded(n *Ring) error {
+	if !r.Landed() {
+		return nil
+	}
+	s, land := r.c.Slots.Load(), r.c.Land.Load()
+	var rest []landed
+	for i := s.next(); i < s.landed(); i++ {
+		l, fits := r.slot(i)
+		if !fits {
+			n.c.Refused[TooLarge].Store(n.c.Refused[TooLarge].Load() + 1)
+			continue
+		}
+		rest = append(rest, l)
+	}
+	return n.land(land.kind(), r.c.From.Load(), r.c.Offset.Load(), rest)
+}
+
+// land puts into the landing zone of a new ring what waited in that of another one; of a packet, offset bytes have entered. It is
+// appended when the broker runs. The error is ErrDoesNotFit.
+func (n *Ring) land(kind uint32, from, offset uint64, slots []landed) error {
+	if len(slots) > n.batch {
+		return fmt.Errorf("%w: %d messages wait for room", ErrDoesNotFit, len(slots))
+	}
+	for i, l := range slots {
+		if l.len() > n.geo.room() || kind == Datagrams && uint64(l.len()) > n.geo.MaxMessage {
+			return fmt.Errorf("%w: a message of %d bytes waits for room", ErrDoesNotFit, l.len())
+		}
+		at := uint64(i * n.geo.stride())
+		n.landing.Copy(at, l.first)
+		n.landing.Copy(at+uint64(len(l.first)), l.rest)
+		n.recv.Hdr[i].SetFlags(0)
+		n.recv.Hdr[i].SetLen(uint32(l.len()))
+	}
+	n.dirty = len(n.recv.Hdr)
+	n.landed(len(slots), newLand(kind, 0), from)
+	n.c.Offset.Store(offset)
+	return n.checkLanded()
 }
 
 // needed is the oldest place that some cursor may still want.
 func (r *Ring) needed() Place {
 	p := r.c.Delivered.load()
-	for _, s := range r.cursors {
-		if cur := s.e.Cursor.load(); cur.Seq < p.Seq {
-			p = cur
+	for _, c := range r.cursors {
+		if at := c.e.Done.load(); at.Seq < p.Seq {
+			p = at
 		}
 	}
 	return p
 }
 
 func (r *Ring) fitsInto(n *Ring, from, head Place) error {
-	if head.Pos-from.Pos > n.geo.Size || head.Seq-from.Seq > uint64(len(n.index)) {
+	if head.Pos-from.Pos > n.geo.Size {
 		return fmt.Errorf("%w: %d messages of %d bytes", ErrDoesNotFit, head.Seq-from.Seq, head.Pos-from.Pos)
 	}
-	for p := from; p.Seq < head.Seq; {
-		size := r.length(p.Pos)
-		if uint64(size) > n.geo.MaxMessage {
+	for p := from; p.Seq < head.Seq; p = r.next(p) {
+		if size := r.length(p.Pos); uint64(size) > n.geo.MaxMessage {
 			return fmt.Errorf("%w: a message of %d bytes", ErrDoesNotFit, size)
 		}
-		p = Place{p.Pos + uint64(wire.Padded(int(size))), p.Seq + 1}
 	}
-	if used := len(r.byID); used > len(n.entries) {
-		return fmt.Errorf("%w: %d sinks and clients", ErrDoesNotFit, used)
+	if len(r.cursors) > len(n.cursorTable) || len(r.sinkByID) > len(n.sinkTable) || len(r.clientByID) > len(n.clientTable) {
+		return fmt.Errorf("%w: %d sinks and %d clients", ErrDoesNotFit, len(r.sinkByID), len(r.clientByID))
 	}
 	return nil
 }
 
 // take makes e a copy of an entry in use.
-func (e *entry) take(o *entry) {
+func (e *cursorEntry) take(o *cursorEntry) {
 	e.Flags.Store(o.Flags.Load())
-	e.Cursor.store(o.Cursor.load())
+	e.Done.store(o.Done.load())
+	e.Sent.store(o.Sent.load())
 	e.Start.Store(o.Start.Load())
 	e.Lost.Store(o.Lost.Load())
-	e.Accepted.Store(o.Accepted.Load())
 	e.Owed.Store(o.Owed.Load())
+	e.Left.Store(o.Left.Load())
+	e.Identity.Store(o.Identity.Load())
+	e.Sum.Store(o.Sum.Load())
+	e.State.Store(o.State.Load())
+}
+
+func (e *sinkEntry) take(o *sinkEntry) {
+	e.Accepted.Store(o.Accepted.Load())
+	e.From.store(o.From.load())
+	e.To.store(o.To.load())
+	e.Identity.Store(o.Identity.Load())
+	e.Sum.Store(o.Sum.Load())
+	e.State.Store(o.State.Load())
+}
+
+func (e *clientEntry) take(o *clientEntry) {
+	e.Mark.Store(o.Mark.Load())
+	e.Taken.Store(o.Taken.Load())
+	e.Left.Store(o.Left.Load())
 	e.Identity.Store(o.Identity.Load())
 	e.Sum.Store(o.Sum.Load())
 	e.State.Store(o.State.Load())

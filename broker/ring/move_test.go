@@ -35,7 +35,7 @@ func TestMoveKeepsEverything(t *testing.T) {
 		small(),
 	} {
 		g := newRig(t, Geometry{Size: 2 << 20, MaxMessage: 64 << 10, MaxSinks: 16})
-		a, b := g.add(Spec{Kind: Dynamic, Label: "a", Address: "@a"}, false), g.add(Spec{Kind: Dynamic, Label: "b"}, false)
+		a, b := g.add(wish{Kind: Dynamic, Label: "a", Address: "@a"}, false), g.add(wish{Kind: Dynamic, Label: "b"}, false)
 		var want [][]byte
 		for i := range 3000 { // several times round the ring
 			m := bytes.Repeat([]byte{byte(i)}, i%5000)
@@ -56,9 +56,9 @@ func TestMoveKeepsEverything(t *testing.T) {
 		if err := n.check(); err != nil {
 			t.Fatal(err)
 		}
-		nb := n.Find(b.ID())
-		if nb == nil || nb.Cursor() != b.Cursor() || n.Find(a.ID()).Cursor() != n.Head() || n.Head() != g.r.Head() || n.Geometry() != to {
-			t.Fatalf("%+v: b %v, head %v instead of %v, %v", to, nb, n.Head(), b.Cursor(), g.r.Head())
+		nb := n.Sink(b.ID())
+		if nb == nil || nb.cursor.Place() != b.cursor.Place() || n.Sink(a.ID()).cursor.Place() != n.Head() || n.Head() != g.r.Head() || n.Geometry() != to {
+			t.Fatalf("%+v: b %v, head %v instead of %v, %v", to, nb, n.Head(), b.cursor.Place(), g.r.Head())
 		}
 		g.r, g.out = n, map[*Sink][2]int{nb: g.out[b]}
 		var got [][]byte
@@ -91,7 +91,7 @@ func equalAll(a, b [][]byte) bool {
 
 func TestMoveRefusesWhatDoesNotFit(t *testing.T) {
 	g := newRig(t, Geometry{Size: 4 << 20, MaxMessage: 64 << 10, MaxSinks: 16})
-	g.add(Spec{Kind: Dynamic, Label: "a"}, false)
+	g.add(wish{Kind: Dynamic, Label: "a"}, false)
 	for i := range 100 {
 		g.enter(bytes.Repeat([]byte{1}, 20000+i))
 	}

@@ -8,30 +8,17 @@ import (
 	"github.com/msgmux/msgmux/broker/ring/mem"
 )
 
-// opLog is the operation log: one entry. Every field holds an absolute value that will be true afterwards, so that
-// applying it again does no harm. Phase is stored last and cleared before any field is touched again.
+// opLog is the operation log: one entry. The fields of an operation stand in its file, op_NAME.go; all of them hold absolute
+// values that will be true afterwards, so that applying them again does no harm. Phase is stored last and cleared before any
+// field is touched again.
 type opLog struct {
-	Phase mem.Uint32
-	Slot  mem.Value[uint32] // SEND, PUT, SKIP, REMOVE, UPDATE, GREET: the entry that changes; of a send the one with the cursor
-	By    mem.Value[uint32] // SEND, PUT: the sink that takes the messages (a member of a share, or Slot itself)
-	First mem.Value[uint32] // SEND: the first slot of the send array
-	Count mem.Value[uint32] // SEND: how many slots
-	Kind  mem.Value[uint32] // SEND: datagrams or a packet
-	Base  mem.Value[uint64] // SEND, PUT: what By had accepted before
-	From  mem.Value[uint64] // SEND: the sequence number that the cursor stood at
-
-	Place mem.Value[Place]  // APPEND: head. SKIP, PUT: the cursor. TAIL: tail
-	Other mem.Value[Place]  // TAIL: delivered. PUT: where the cursor stood
-	Lost  mem.Value[uint64] // SKIP: what the sink has lost. REMOVE: GoneLost
-	Acc   mem.Value[uint64] // REMOVE: GoneAccepted
-	Left  mem.Value[uint64] // REMOVE: GoneAbandoned
-	Maybe mem.Value[uint64] // TAKE, PUT: what Uncertain will be if the outcome is not known
-
-	Next    mem.Value[uint32] // APPEND: where the landing zone goes on
-	_       uint32
-	Offset  mem.Value[uint64]
-	Refused mem.Value[[numReasons]uint64]
+	Phase  mem.Uint32
+	_      uint32
+	Fields [logSpace]byte
 }
+
+// logSpace is room for the fields of the longest operation, in bytes.
+const logSpace = 512
 
 // The operations. Their order is of no meaning; their numbers are part of the layout.
 const (
@@ -50,31 +37,31 @@ const (
 	numOps
 )
 
-// operation is what recovery knows of one. Each has a file op_NAME.go: what it does, and how a successor does it again.
+// operation is what recovery knows of one. Each has a file op_NAME.go: what it writes down, what it does, and how a successor
+// does it again.
 type operation struct {
 	name string
-	// slots says that the log names entries of the table, which are looked at before it is believed.
-	slots bool
 	// redo brings the ring to where the operation would have brought it, from the log and from what the kernel has written
-	// down. It may be cut short and done again. An error means that what it found cannot have been written by this program.
+	// down. It may be cut short and done again. What it finds may be wrong, since bits may have fallen: it looks at every
+	// number before it uses it as an index, and an error means that this cannot have been written by this program.
 	redo func(*Ring) error
 }
 
 // operations are all there are, by the number in the log. A function, since they log.
 func operations() [numOps]operation {
 	return [numOps]operation{
-		phaseIdle: {name: "none", redo: func(*Ring) error { return nil }},
-		opRecv:    {name: "recv", redo: (*Ring).redoRecv},
-		opAppend:  {name: "append", redo: (*Ring).redoAppend},
-		opSend:    {name: "send", slots: true, redo: (*Ring).redoSend},
-		opSkip:    {name: "skip", slots: true, redo: (*Ring).redoSkip},
-		opTail:    {name: "tail", redo: (*Ring).redoTail},
-		opRemove:  {name: "remove", slots: true, redo: (*Ring).redoRemove},
-		opConsume: {name: "consume", redo: (*Ring).redoConsume},
-		opUpdate:  {name: "update", slots: true, redo: (*Ring).redoUpdate},
-		opGreet:   {name: "greet", slots: true, redo: (*Ring).redoGreet},
-		opTake:    {name: "take", redo: (*Ring).redoTake},
-		opPut:     {name: "put", slots: true, redo: (*Ring).redoPut},
+		phaseIdle: {"none", func(*Ring) error { return nil }},
+		opRecv:    {"recv", (*Ring).redoRecv},
+		opAppend:  {"append", (*Ring).redoAppend},
+		opSend:    {"send", (*Ring).redoSend},
+		opSkip:    {"skip", (*Ring).redoSkip},
+		opTail:    {"tail", (*Ring).redoTail},
+		opRemove:  {"remove", (*Ring).redoRemove},
+		opConsume: {"consume", (*Ring).redoConsume},
+		opUpdate:  {"update", (*Ring).redoUpdate},
+		opGreet:   {"greet", (*Ring).redoGreet},
+		opTake:    {"take", (*Ring).redoTake},
+		opPut:     {"put", (*Ring).redoPut},
 	}
 }
 
@@ -92,21 +79,23 @@ func (r *Ring) done(seam string) {
 
 // redo finishes the operation that the predecessor was in.
 func (r *Ring) redo() error {
-	l := &r.c.Log
-	phase := l.Phase.Load()
+	phase := r.c.Log.Phase.Load()
 	if phase >= numOps {
 		return fmt.Errorf("operation %d", phase)
 	}
 	op := operations()[phase]
-	if op.slots {
-		if n := uint64(len(r.entries)); uint64(l.Slot.Load()) >= n || uint64(l.By.Load()) >= n {
-			return fmt.Errorf("operation %s on slot %d", op.name, l.Slot.Load())
-		}
-	}
 	if err := op.redo(r); err != nil {
 		return fmt.Errorf("operation %s: %w", op.name, err)
 	}
 	return nil
+}
+
+// entryAt is the entry that a log names, or an error if there is none.
+func entryAt[T any](table []T, slot *mem.Value[uint32]) (*T, error) {
+	if n := slot.Load(); uint64(n) < uint64(len(table)) {
+		return &table[n], nil
+	}
+	return nil, fmt.Errorf("slot %d of %d", slot.Load(), len(table))
 }
 
 // change makes readers of the snapshot try again while it runs.

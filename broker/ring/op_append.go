@@ -5,8 +5,17 @@ package ring
 import (
 	"errors"
 
+	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/internal/wire"
 )
+
+// appendLog is what APPEND writes down. The bytes and the index are in place by then, where nobody looks yet.
+type appendLog struct {
+	Head    mem.Value[Place]
+	Slots   mem.Value[slots]
+	Offset  mem.Value[uint64]
+	Refused mem.Value[[numReasons]uint64]
+}
 
 // Outcome is what one call of Append did.
 type Outcome struct {
@@ -14,8 +23,10 @@ type Outcome struct {
 	Refused int  // messages refused, all reasons together
 	Full    bool // what is landed does not fit: the ring is full, and a source waits
 
-	// Bad says what was wrong with a packet that was refused: its source is to be told, and closed.
-	Bad *wire.Error
+	// Bad says what was wrong with a packet that was refused: its source, the client with the id From, is to be told, and
+	// closed.
+	Bad  *wire.Error
+	From uint64
 }
 
 func (o *Outcome) refuse(why *wire.Error) {
@@ -26,12 +37,13 @@ func (o *Outcome) refuse(why *wire.Error) {
 // Append is the operation APPEND: landed messages enter the ring, as many as fit, in their order. Room is made if it
 // can be (see reclaim). What does not fit stays landed, and Full tells so.
 func (r *Ring) Append() (out Outcome) {
-	r.full = false
+	r.full, out.From = false, r.c.From.Load()
 	for r.Landed() && !r.full {
 		r.append(&out)
 	}
 	out.Full = r.full
-	r.waiting.Store(r.c.Landed.Load() - r.c.Next.Load())
+	s := r.c.Slots.Load()
+	r.waiting.Store(s.landed() - s.next())
 	return out
 }
 
@@ -45,27 +57,26 @@ type appending struct {
 
 // append is one operation: as many landed messages as fit as things are; or, if that is none, one attempt to make room.
 func (r *Ring) append(out *Outcome) {
-	c := r.c
+	c, slots := r.c, r.c.Slots.Load()
 	start := c.Head.load()
-	a := appending{head: start, next: c.Next.Load(), offset: c.Offset.Load()}
+	a := appending{head: start, next: slots.next(), offset: c.Offset.Load()}
 	for i := range a.refuse {
 		a.refuse[i] = c.Refused[i].Load()
 	}
-	for a.next < c.Landed.Load() && r.enterSlot(&a, out) {
+	for a.next < slots.landed() && r.enterSlot(&a, out) {
 		a.next, a.offset = a.next+1, 0
 	}
-	if a.next == c.Next.Load() && a.offset == c.Offset.Load() {
+	if a.next == slots.next() && a.offset == c.Offset.Load() {
 		// Not even one record fits: make room, and let Append call again. If there is none to make, it is full.
 		r.full = !r.reclaim(uint64(wire.Padded(r.nextLength())))
 		return
 	}
 	out.Entered += int(a.head.Seq - start.Seq)
-	l := &c.Log
-	l.Place.Store(a.head)
-	l.Next.Store(a.next)
+	l := fieldsOf[appendLog](r)
+	l.Head.Store(a.head)
+	l.Slots.Store(newSlots(a.next, slots.landed()))
 	l.Offset.Store(a.offset)
 	l.Refused.Store(a.refuse)
-	// The bytes and the index are in place already, where nobody looks yet: recovery has only to set the words.
 	r.log(opAppend, "append.logged")
 	r.applyAppend()
 	r.done("append.done")
@@ -73,25 +84,17 @@ func (r *Ring) append(out *Outcome) {
 
 // enterSlot writes what slot a.next holds behind a.head, where nobody looks yet. It says whether the slot is done with.
 func (r *Ring) enterSlot(a *appending, out *Outcome) bool {
-	payload, tail := r.slot(a.next), r.c.Tail.load()
+	packet := r.c.Land.Load().kind() == Packets
+	payload, fits := r.slot(a.next)
 	switch {
-	case payload == nil:
+	case !fits:
 		a.refuse[TooLarge]++
 		out.refuse(wire.Refuse(wire.CodeTooLarge, "a message has at most %d bytes", r.geo.MaxMessage))
 		return true
-	case r.c.Land.Load().kind() != Packets:
-		if !r.fits(a.head, tail, len(payload)) {
-			return false
-		}
-		r.data.PutUint32(a.head.Pos&r.mask, uint32(len(payload)))
-		r.data.Copy(a.head.Pos&r.mask+wire.RecordHeader, payload)
-		a.head = r.enter(a.head, len(payload))
-		return true
-	case len(payload) == 0:
+	case packet && payload.len() == 0:
 		return true // the end of a connection, which a predecessor received and did not live to see
-	}
-	if a.offset == 0 {
-		if _, err := wire.CheckRecords(payload, int(r.geo.MaxMessage)); err != nil {
+	case packet && a.offset == 0:
+		if err := r.checkPacket(payload); err != nil {
 			reason, why := BadPacket, asRefusal(err)
 			if why.Code == wire.CodeTooLarge {
 				reason = TooLarge
@@ -100,37 +103,63 @@ func (r *Ring) enterSlot(a *appending, out *Outcome) bool {
 			out.refuse(why)
 			return true
 		}
+		return r.enterPacket(a, payload)
+	case packet:
+		return r.enterPacket(a, payload)
 	}
-	return r.put(a, tail, payload)
+	if !r.fits(a.head, len(payload.first)) {
+		return false
+	}
+	r.data.PutUint32(a.head.Pos&r.mask, uint32(len(payload.first)))
+	r.data.Copy(a.head.Pos&r.mask+wire.RecordHeader, payload.first)
+	a.head = r.enter(a.head, len(payload.first))
+	return true
 }
 
-// put takes over records of a packet from a.offset on, as many as fit, and says whether these are all. A packet is in the
-// ring's own format, so the bytes go over as they are, or have been received where they belong.
-func (r *Ring) put(a *appending, tail Place, packet []byte) bool {
+// enterPacket takes over records of a packet from a.offset on, as many as fit, and says whether these are all. A packet is in
+// the ring's own format, so the bytes go over as they are, or have been received where they belong.
+func (r *Ring) enterPacket(a *appending, packet landed) bool {
 	from, at := a.offset, a.head.Pos
-	for a.offset < uint64(len(packet)) {
-		n := int(getLength(packet[a.offset:]))
-		if !r.fits(a.head, tail, n) {
+	for a.offset < uint64(packet.len()) {
+		n := int(getLength(packet.first[a.offset:]))
+		if !r.fits(a.head, n) {
 			break
 		}
 		a.head = r.enter(a.head, n)
 		a.offset += uint64(wire.Padded(n))
 	}
-	if r.c.Land.Load().split() == 0 {
-		r.data.Copy(at&r.mask, packet[from:min(a.offset, uint64(len(packet)))])
+	if a.offset > from {
+		if !packet.inRing {
+			r.data.Copy(at&r.mask, packet.first[from:a.offset])
+		}
+		r.data.Copy(at&r.mask+uint64(len(packet.first)), packet.rest)
 	}
-	return a.offset >= uint64(len(packet))
+	return a.offset >= uint64(packet.len())
+}
+
+// checkPacket judges a whole packet before any of it is used. One that does not lie in one piece has a single record.
+func (r *Ring) checkPacket(packet landed) error {
+	whole := packet.first
+	if len(packet.rest) > 0 {
+		if n := getLength(packet.first); uint64(n) <= r.geo.MaxMessage && wire.Padded(int(n)) == packet.len() {
+			return nil
+		}
+		r.landing.Copy(0, packet.first) // to say what is wrong with it
+		whole = r.landing.Slice(0, uint64(packet.len()))
+	}
+	_, err := wire.CheckRecords(whole, int(r.geo.MaxMessage))
+	return err
 }
 
 func (r *Ring) applyAppend() {
-	c, l := r.c, &r.c.Log
+	c, l := r.c, fieldsOf[appendLog](r)
 	r.change()
-	c.Head.store(l.Place.Load())
+	c.Head.store(l.Head.Load())
 	r.ops.Seam("append.head")
 	for i, n := range l.Refused.Load() {
 		c.Refused[i].Store(n)
 	}
-	c.Next.Store(l.Next.Load())
+	c.Slots.Store(l.Slots.Load())
 	c.Offset.Store(l.Offset.Load())
 	r.changed()
 }
@@ -140,15 +169,9 @@ func (r *Ring) redoAppend() error {
 	return nil
 }
 
-// fits says whether a record with n bytes of payload has room at head, in bytes and in index entries.
-func (r *Ring) fits(head, tail Place, n int) bool {
-	return head.Pos-tail.Pos+uint64(wire.Padded(n)) <= r.geo.Size && head.Seq-tail.Seq < uint64(len(r.index))
-}
-
-// enter writes the index entry of the record at head and returns the place behind it.
-func (r *Ring) enter(head Place, n int) Place {
-	r.index[head.Seq&uint64(len(r.index)-1)].Words.Store(uint32(head.Pos / 4))
-	return Place{head.Pos + uint64(wire.Padded(n)), head.Seq + 1}
+// fits says whether a record with n bytes of payload has room at head.
+func (r *Ring) fits(head Place, n int) bool {
+	return head.Pos-r.c.Tail.Pos.Load()+uint64(wire.Padded(n)) <= r.geo.Size
 }
 
 func getLength(b []byte) uint32 {

@@ -3,40 +3,66 @@
 package ring
 
 import (
-	"syscall"
+	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/internal/sys"
 )
 
-// Greet is the operation GREET: it sends an attaching client its ok, as one packet, and attaches it with that. It does
-// not block. Whoever finds the client attaching after a kill knows that it has not got its ok, and greets it.
+// maxGreeting is the longest ok, in bytes: with a label of 64 it has 170.
+const maxGreeting = 256
+
+// greetLog is what GREET writes down. Whether the ok was sent, the length in its header says.
+type greetLog struct {
+	Sink   mem.Value[uint32] // slots of the two tables; one of them is noSlot
+	Client mem.Value[uint32]
+}
+
+// Greet is the operation GREET: it sends an attaching sink its ok, as one packet, and attaches it with that. It does
+// not block. Whoever finds it attaching after a kill knows that it has not got its ok, and greets it.
 //
-// Preconditions: text has at most 64 bytes; what the client sent before its ok has been taken from fd.
-func (r *Ring) Greet(s *Sink, fd int, text []byte) syscall.Errno {
-	g, l := r.greet, &r.c.Log
-	var b [64]byte
+// Preconditions: text has at most maxGreeting bytes; what the client sent before its ok has been taken from fd.
+func (r *Ring) Greet(s *Sink, fd int, text []byte) unix.Errno {
+	return r.greetEntry(uint32(s.slot), noSlot, fd, text)
+}
+
+// GreetClient is Greet for a connected source.
+func (r *Ring) GreetClient(c *Client, fd int, text []byte) unix.Errno {
+	return r.greetEntry(noSlot, uint32(c.slot), fd, text)
+}
+
+func (r *Ring) greetEntry(sink, client uint32, fd int, text []byte) unix.Errno {
+	g, l := r.greet, fieldsOf[greetLog](r)
+	var b [maxGreeting]byte
 	n := copy(b[:], text)
 	g.Buf.Store(b)
 	g.Iov[0].Set(g.Buf.ForKernel()[:n])
 	g.Hdr[0].Preset()
-	l.Slot.Store(uint32(s.slot))
-	l.By.Store(uint32(s.slot))
+	l.Sink.Store(sink)
+	l.Client.Store(client)
 	r.log(opGreet, "greet.logged")
 	_, errno := r.ops.Sendmmsg("greet", fd, mem.ForKernel(g.Hdr[:]))
 	r.ops.Seam("greet.sent")
-	r.applyGreet()
+	_ = r.redoGreet() // the slots are its own
 	r.done("greet.done")
 	return errno
 }
 
-func (r *Ring) applyGreet() {
-	if r.greet.Hdr[0].Len() != sys.Untouched {
-		r.entries[r.c.Log.Slot.Load()].State.Store(active)
-	}
-}
-
 func (r *Ring) redoGreet() error {
-	r.applyGreet()
-	return nil
+	l := fieldsOf[greetLog](r)
+	if r.greet.Hdr[0].Len() == sys.Untouched {
+		return nil
+	}
+	if l.Sink.Load() != noSlot {
+		e, err := entryAt(r.sinkTable, &l.Sink)
+		if err == nil {
+			e.State.Store(active)
+		}
+		return err
+	}
+	e, err := entryAt(r.clientTable, &l.Client)
+	if err == nil {
+		e.State.Store(active)
+	}
+	return err
 }

@@ -5,8 +5,19 @@ package ring
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/internal/wire"
 )
+
+// putLog is what PUT writes down.
+type putLog struct {
+	Cursor mem.Value[uint32] // slots of the two tables
+	Sink   mem.Value[uint32]
+	Base   mem.Value[uint64] // what the sink had accepted before
+	From   mem.Value[Place]  // where the cursor stood
+	End    mem.Value[Place]  // where it goes
+	Maybe  mem.Value[uint64] // what Uncertain will be if the outcome is not known
+}
 
 // maxGive is how many messages a queue is given in one turn.
 const maxGive = 64
@@ -14,22 +25,21 @@ const maxGive = 64
 // give is the operation PUT, once for each message: Send for a message queue. See take for what a kill may do.
 func (r *Ring) give(s *Sink, fd int) (n int, errno unix.Errno) {
 	for n < maxGive && r.Behind(s) {
-		cur, base := s.cursor.e.Cursor.load(), s.e.Accepted.Load()
-		size := r.length(cur.Pos)
-		payload := r.data.Slice(cur.Pos&r.mask+wire.RecordHeader, uint64(size))
-		end := Place{cur.Pos + uint64(wire.Padded(int(size))), cur.Seq + 1}
-		l := &r.c.Log
-		l.Slot.Store(uint32(s.cursor.slot))
-		l.By.Store(uint32(s.slot))
+		cur, base := s.cursor.e.Done.load(), s.e.Accepted.Load()
+		end := r.next(cur)
+		payload := r.data.Slice(cur.Pos&r.mask+wire.RecordHeader, uint64(r.length(cur.Pos)))
+		l := fieldsOf[putLog](r)
+		l.Cursor.Store(uint32(s.cursor.slot))
+		l.Sink.Store(uint32(s.slot))
 		l.Base.Store(base)
-		l.Place.Store(end)
-		l.Other.Store(cur)
+		l.From.Store(cur)
+		l.End.Store(end)
 		l.Maybe.Store(r.c.Uncertain.Load() + 1)
 		r.log(opPut, "put.logged")
 		errno = r.ops.QueueSend("put", fd, payload)
 		if errno == 0 {
 			r.ops.Seam("put.sent")
-			r.accepted(s, end, base+1)
+			r.accepted(s, cur.Seq, end, base+1)
 			n++
 		}
 		r.done("put.done")
@@ -46,15 +56,18 @@ func (r *Ring) give(s *Sink, fd int) (n int, errno unix.Errno) {
 // redoPut makes the cursor whole: its sequence number is written behind its position, so that tells how far the dead
 // broker came. Where the cursor had not moved, the message is given again, if it was given.
 func (r *Ring) redoPut() error {
-	l := &r.c.Log
-	e := &r.entries[l.Slot.Load()]
-	from, end := l.Other.Load(), l.Place.Load()
-	switch e.Cursor.Seq.Load() {
+	l := fieldsOf[putLog](r)
+	c, err := entryAt(r.cursorTable, &l.Cursor)
+	if err != nil {
+		return err
+	}
+	from, end := l.From.Load(), l.End.Load()
+	switch c.Done.Seq.Load() {
 	case from.Seq:
-		e.Cursor.store(from)
+		c.Done.store(from)
 		r.c.Uncertain.Store(l.Maybe.Load())
 	case end.Seq:
-		r.redoAccepted(end, l.Base.Load()+1)
+		return r.redoAccepted(&l.Cursor, &l.Sink, from.Seq, end, l.Base.Load()+1)
 	}
 	return nil
 }

@@ -10,20 +10,25 @@ import (
 
 	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/internal/sys"
-	"github.com/msgmux/msgmux/internal/wire"
 )
+
+// recvLog is what RECV writes down; the rest the kernel does, by the length that it writes into each header.
+type recvLog struct {
+	Land mem.Value[land]
+	From mem.Value[uint64]
+}
 
 // Receive is the operation RECV: it takes what fd's queue holds, at most limit datagrams (kind Datagrams) or one
 // packet (kind Packets), into the landing zone; a packet, if the ring has room for it, to its place in the ring behind
-// head, where nobody looks yet: see aim. It does not block. The errors are those of recvmmsg(2); EAGAIN means
-// that there was nothing. Any other error of a datagram socket comes once and means: try again (the kernel keeps an
-// error that it hid behind a partial result for the next call, in a successor too).
+// head, where nobody looks yet: see aim. from is the id of the client that fd belongs to; 0 for none. It does not block. The
+// errors are those of recvmmsg(2); EAGAIN means that there was nothing. Any other error of a datagram socket comes once and
+// means: try again (the kernel keeps an error that it hid behind a partial result for the next call, in a successor too).
 //
 // For a connection, n = 1 with Empty() is its end: recvmmsg fills every remaining header with zeros there, which is
 // why a packet is received alone.
 //
 // Preconditions: nothing is landed.
-func (r *Ring) Receive(fd int, kind uint32, limit int) (n int, errno unix.Errno) {
+func (r *Ring) Receive(fd int, kind uint32, from uint64, limit int) (n int, errno unix.Errno) {
 	if kind == Packets {
 		limit = 1
 	}
@@ -32,22 +37,21 @@ func (r *Ring) Receive(fd int, kind uint32, limit int) (n int, errno unix.Errno)
 		return r.take(fd, limit)
 	}
 	r.preset()
+	l := fieldsOf[recvLog](r)
 	if kind == Packets {
-		split := r.window()
-		r.c.Land.Store(newLand(Packets, uint32(split)))
-		r.recv.Hdr[0].Aim(r.aim(split))
+		window := r.window()
+		r.recv.Hdr[0].Aim(r.aim(window))
+		l.Land.Store(newLand(Packets, uint32(window)))
 	} else {
-		r.c.Land.Store(newLand(kind, 0))
 		r.recv.Hdr[0].Aim(r.recv.Iov[:1])
+		l.Land.Store(newLand(kind, 0))
 	}
+	l.From.Store(from)
 	r.log(opRecv, "recv.logged")
 	n, errno = r.ops.Recvmmsg("recv", fd, mem.ForKernel(r.recv.Hdr[:limit]))
 	r.ops.Seam("recv.taken")
-	if n > 0 {
-		r.rejoin()
-		r.dirty = n
-		r.landed(n)
-	}
+	r.dirty = n
+	r.landed(n, l.Land.Load(), from)
 	r.done("recv.landed")
 	if r.opt.Descriptors && n > 0 {
 		r.discard(n)
@@ -56,10 +60,14 @@ func (r *Ring) Receive(fd int, kind uint32, limit int) (n int, errno unix.Errno)
 }
 
 // landed says that n slots have been received.
-func (r *Ring) landed(n int) {
-	r.c.Next.Store(0)
+func (r *Ring) landed(n int, what land, from uint64) {
+	if n == 0 {
+		return
+	}
+	r.c.Land.Store(what)
+	r.c.From.Store(from)
 	r.c.Offset.Store(0)
-	r.c.Landed.Store(uint32(n))
+	r.c.Slots.Store(newSlots(0, uint32(n)))
 }
 
 func (r *Ring) redoRecv() error {
@@ -67,10 +75,8 @@ func (r *Ring) redoRecv() error {
 	if err != nil {
 		return err
 	}
-	r.landed(n)
-	if n > 0 {
-		r.rejoin()
-	}
+	l := fieldsOf[recvLog](r)
+	r.landed(n, l.Land.Load(), l.From.Load())
 	return nil
 }
 
@@ -89,32 +95,27 @@ func touched(vec []mem.Header) (int, error) {
 	return n, nil
 }
 
-// aim sets where the next packet goes: its first split bytes into the window.
+// aim sets where the next packet goes: as much of it as the window takes there, and what is more into the landing zone.
 //
-//	ring          ... records | packet ...............| free ...         the window, split bytes
+//	ring          ... records | packet ...............| free ...         the window
 //	                         head
-//	landing zone  | room for split bytes | rest of the packet ...        only of one that is larger
+//	landing zone  |           |                       | rest of the packet ...        of one that is larger
 //
-// A packet is in the ring's own format, so one that is received there needs no copy. For one that is larger than its window
-// the first part is copied down in front of the rest: a message of more than a sixteenth of the ring.
-func (r *Ring) aim(split uint64) []mem.Iovec {
+// A packet is in the ring's own format, so what is received there needs no copy.
+func (r *Ring) aim(window uint64) []mem.Iovec {
 	v, room := r.recv.PacketIov[:], uint64(r.geo.room())
-	v[1].Set(r.landing.Slice(split, room-split))
-	if split == 0 {
+	v[1].Set(r.landing.Slice(window, room-window))
+	if window == 0 {
 		return v[1:]
 	}
-	v[0].Set(r.data.Slice(r.c.Head.Pos.Load()&r.mask, split))
+	v[0].Set(r.data.Slice(r.c.Head.Pos.Load()&r.mask, window))
 	return v
 }
 
 // window is how many bytes behind head may be received into: as many as the largest packet has, but not more than a
-// sixteenth of the ring for it; or 0. Room is made for it where that takes nothing from anybody. A ring of the layout before
-// has no windows: the program of that layout, which may come back to it, knows of none.
+// sixteenth of the ring for a packet of one large message; or 0. Room is made for it where that takes nothing from anybody.
 func (r *Ring) window() uint64 {
-	if r.Outdated() {
-		return 0
-	}
-	want := min(uint64(r.geo.room()), max(wire.MaxPacket, r.geo.Size/16))
+	want := r.geo.window()
 	head, tail := r.c.Head.load(), r.c.Tail.load()
 	if head.Pos-tail.Pos+want > r.geo.Size && (r.someoneLags() || !r.reclaim(want)) {
 		return 0
@@ -124,7 +125,7 @@ func (r *Ring) window() uint64 {
 }
 
 func (r *Ring) someoneLags() bool {
-	return slices.ContainsFunc(r.cursors, func(s *Sink) bool { return s.lagging })
+	return slices.ContainsFunc(r.cursors, func(c *Cursor) bool { return c.lagging })
 }
 
 // chunk is the piece in which the ring is made present.
@@ -144,14 +145,6 @@ func (r *Ring) present(pos, n uint64) {
 	}
 	sys.Populate(b)
 	r.presence[at] = true
-}
-
-// rejoin makes a packet whole that was larger than its window.
-func (r *Ring) rejoin() {
-	if split := r.c.Land.Load().split(); split > 0 && uint64(r.recv.Hdr[0].Len()) > split {
-		r.landing.Copy(0, r.data.Slice(r.c.Head.Pos.Load()&r.mask, split))
-		r.c.Land.Store(newLand(Packets, 0))
-	}
 }
 
 // preset makes the headers that the last receive used ready for the next one.

@@ -4,7 +4,6 @@ package ring
 
 import (
 	"fmt"
-	"sort"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,29 +12,43 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// What a send hands over; opLog.Kind.
+// sendLog is what SEND writes down. How much of it the kernel took, the lengths in the headers say; where the cursor stands
+// then, the ends beside them.
+type sendLog struct {
+	Cursor mem.Value[uint32] // slots of the two tables
+	Sink   mem.Value[uint32]
+	First  mem.Value[uint32] // the first slot of the send array
+	Count  mem.Value[uint32] // how many slots
+	Kind   mem.Value[uint32] // datagrams or a packet
+	_      uint32
+	Base   mem.Value[uint64] // what the sink had accepted before
+	From   mem.Value[uint64] // the sequence number that the cursor stood at
+}
+
+// What a send hands over; sendLog.Kind.
 const (
 	sendDatagrams = 1
 	sendPacket    = 2
 )
 
-// Behind says whether s has something left to be sent.
+// Behind says whether s has something left to be sent that its socket may take.
 func (r *Ring) Behind(s *Sink) bool {
-	return s.cursor.e.Cursor.Seq.Load() != r.c.Head.Seq.Load()
+	at := s.cursor.e.Done.Seq.Load()
+	return at != r.c.Head.Seq.Load() && s.cannot != at+1
 }
 
 // Send is the operation SEND: it offers fd, the socket of s, what is next for it, at most MaxSend datagrams or one
 // packet of frames. It does not block. It returns how many messages were accepted; where it was none, errno says why
 // (EAGAIN: its queue is full). Where some were accepted and not all that was offered, errno is EAGAIN as well: mostly the
 // queue is full by then, and if it is something else, the next Send tells. EMSGSIZE means that the socket can never take
-// the next message: see Skip.
+// the next message: see TooLarge.
 //
 // Preconditions: Behind(s).
 func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
 	if s.queue.Load() {
 		return r.give(s, fd)
 	}
-	cur := s.cursor.e.Cursor.load()
+	cur := s.cursor.e.Done.load()
 	var vec []mem.Header
 	kind, first := uint32(sendDatagrams), 0
 	if s.frames {
@@ -49,9 +62,9 @@ func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
 	for i := range vec {
 		vec[i].Preset()
 	}
-	l, base := &r.c.Log, s.e.Accepted.Load()
-	l.Slot.Store(uint32(s.cursor.slot))
-	l.By.Store(uint32(s.slot))
+	l, base := fieldsOf[sendLog](r), s.e.Accepted.Load()
+	l.Cursor.Store(uint32(s.cursor.slot))
+	l.Sink.Store(uint32(s.slot))
 	l.Kind.Store(kind)
 	l.First.Store(uint32(first))
 	l.Count.Store(uint32(len(vec)))
@@ -60,16 +73,25 @@ func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
 	r.log(opSend, "send.logged")
 	sent, errno := r.ops.Sendmmsg("send", fd, mem.ForKernel(vec))
 	r.ops.Seam("send.sent")
+	again := false
 	if sent > 0 {
 		end := r.ends(kind, first)[sent-1].Load()
 		n = int(end.Seq - cur.Seq)
-		r.accepted(s, end, base+uint64(n))
+		r.accepted(s, cur.Seq, end, base+uint64(n))
 		if sent < len(vec) {
 			errno = unix.EAGAIN
 		}
 		s.learn(sent, sent == len(vec))
+	} else if errno == unix.EMSGSIZE && s.frames {
+		// Its buffer is smaller than a packet. A shorter one may do, if not a single record is too much.
+		if end := r.send.PacketEnd[0].Load(); end.Seq > cur.Seq+1 {
+			s.room, again = (end.Pos-cur.Pos)/2, true
+		}
 	}
 	r.done("send.done")
+	if again {
+		return r.Send(s, fd)
+	}
 	return n, errno
 }
 
@@ -94,42 +116,44 @@ func (r *Ring) ends(kind uint32, first int) []mem.Value[Place] {
 	return r.send.Ends[first:]
 }
 
-// accepted moves the cursor that s uses to end, and delivered with it.
-func (r *Ring) accepted(s *Sink, end Place, count uint64) {
-	e := s.cursor.e
-	e.Word.Add(1)
-	e.Cursor.store(end)
-	e.Word.Add(1)
-	if s.cursor != s {
-		s.e.Accepted.Store(count)
-	}
+// accepted moves the cursor of s from from to end, and delivered with it. count is what s has accepted then.
+func (r *Ring) accepted(s *Sink, from uint64, end Place, count uint64) {
+	r.applyAccepted(s.cursor.e, s.e, s.cursor.tap, from, end, count)
+	s.cursor.catching = s.cursor.e.Flags.Load()&flagCatching != 0
+}
+
+func (r *Ring) applyAccepted(c *cursorEntry, s *sinkEntry, tap bool, from uint64, end Place, count uint64) {
+	c.Word.Add(1)
+	c.Done.store(end)
+	c.Word.Add(1)
+	s.Accepted.Store(count)
 	r.ops.Seam("send.cursor")
-	if s.cursor.catching && end.Seq >= r.c.Delivered.Seq.Load() {
-		r.setFlag(s.cursor, flagCatching, false)
+	if f := c.Flags.Load(); f&flagCatching != 0 && end.Seq >= r.c.Delivered.Seq.Load() {
+		c.Flags.Store(f &^ flagCatching)
 	}
-	if !s.tap {
-		r.deliver(end)
+	if !tap {
+		r.deliver(from, end)
 	}
 }
 
-// deliver moves delivered to p if that is further, and writes down when.
-func (r *Ring) deliver(p Place) {
+// deliver moves delivered to end, if what lies between from and end was accepted and that is further, and writes down when.
+//
+// Delivered is where the first message is that nobody has accepted. So what was accepted beyond it, by a sink that had to
+// leave that message out (see TooLarge), does not move it: somebody else may take the message yet.
+func (r *Ring) deliver(from uint64, end Place) {
 	old := r.c.Delivered.load()
-	if p.Seq <= old.Seq {
+	if end.Seq <= old.Seq || from > old.Seq {
 		return
 	}
-	now, mask := r.ms(), uint64(len(r.index)-1)
-	for seq := old.Seq; seq < p.Seq; seq++ {
-		r.index[seq&mask].At.Store(now)
-	}
+	r.firstAccepted(old.Pos, end.Pos)
 	r.change()
-	r.c.Delivered.store(p)
+	r.c.Delivered.store(end)
 	r.changed()
 }
 
 // redoSend sets the cursor from the last slot that the kernel touched.
 func (r *Ring) redoSend() error {
-	l := &r.c.Log
+	l := fieldsOf[sendLog](r)
 	first, count := l.First.Load(), l.Count.Load()
 	vec := r.send.Hdr[:]
 	if l.Kind.Load() == sendPacket {
@@ -142,27 +166,46 @@ func (r *Ring) redoSend() error {
 	if err != nil || n == 0 {
 		return err
 	}
-	end := r.ends(l.Kind.Load(), int(first))[n-1].Load()
-	r.redoAccepted(end, l.Base.Load()+end.Seq-l.From.Load())
-	return nil
+	end, from := r.ends(l.Kind.Load(), int(first))[n-1].Load(), l.From.Load()
+	return r.redoAccepted(&l.Cursor, &l.Sink, from, end, l.Base.Load()+end.Seq-from)
 }
 
 // redoAccepted is accepted for values that may be wrong: check finds out afterwards.
-func (r *Ring) redoAccepted(end Place, count uint64) {
-	l := &r.c.Log
-	e := &r.entries[l.Slot.Load()]
-	e.Cursor.store(end)
-	if l.By.Load() != l.Slot.Load() {
-		r.entries[l.By.Load()].Accepted.Store(count)
+func (r *Ring) redoAccepted(cursor, sink *mem.Value[uint32], from uint64, end Place, count uint64) error {
+	c, err := entryAt(r.cursorTable, cursor)
+	if err != nil {
+		return err
 	}
-	if id := e.Identity.Load(); id.Bits&bitTap != 0 {
-		return
+	s, err := entryAt(r.sinkTable, sink)
+	if err != nil {
+		return err
 	}
-	head, old := r.c.Head.load(), r.c.Delivered.load()
-	if end.Seq > old.Seq && end.Seq <= head.Seq && end.Seq-old.Seq <= uint64(len(r.index)) {
-		r.clock = time.Duration(r.c.Clock.Load())
-		r.deliver(end)
+	if head, old := r.c.Head.load(), r.c.Delivered.load(); end.Seq > head.Seq || end.Pos > head.Pos || end.Pos > old.Pos+2*r.geo.Size {
+		return fmt.Errorf("a cursor goes to %d/%d, and head is %d/%d", end.Pos, end.Seq, head.Pos, head.Seq)
 	}
+	r.clock = time.Duration(r.c.Clock.Load())
+	r.applyAccepted(c, s, c.Identity.Load().Bits&bitTap != 0, from, end, count)
+	c.Word.Store(0)
+	return nil
+}
+
+// TooLarge says that the socket of s can never take the next message (EMSGSIZE). It is left out and counts as lost, if no
+// other socket that reads from the same cursor may take it: skipped says so. If one may, s gets nothing until it has.
+//
+// Preconditions: Behind(s).
+func (r *Ring) TooLarge(s *Sink) (skipped bool) {
+	c := s.cursor
+	cur := c.e.Done.load()
+	s.cannot = cur.Seq + 1
+	if c.sinks > 1 {
+		for i := range r.sinks {
+			if o := r.sinks[i].Load(); o != nil && o.cursor == c && o.self && o.cannot != s.cannot {
+				return false
+			}
+		}
+	}
+	r.skip(c, r.next(cur))
+	return true
 }
 
 // buildDatagrams makes the send array hold the records from cur on, and returns where they are in it. What was built
@@ -191,9 +234,11 @@ func (r *Ring) buildDatagrams(cur Place, burst uint64) (first, count int) {
 // buildPacket points the packet at as many records from cur on as a packet may hold: a piece of the ring as it is.
 func (r *Ring) buildPacket(s *Sink, cur Place) []mem.Header {
 	a, head := r.send, r.c.Head.load()
-	end := Place{cur.Pos + uint64(wire.Padded(int(r.length(cur.Pos)))), cur.Seq + 1}
-	if limit := cur.Pos + wire.MaxPacket - wire.SinkHeader; end.Pos < limit {
-		end = r.last(end, head, limit)
+	end := r.next(cur)
+	if limit := cur.Pos + s.room - wire.SinkHeader; head.Pos <= limit {
+		end = head
+	} else if end.Pos < limit {
+		end = r.upTo(limit)
 	}
 	a.PacketEnd[0].Store(end)
 	a.PacketIov[1].Set(r.data.Slice(cur.Pos&r.mask, end.Pos-cur.Pos))
@@ -201,25 +246,4 @@ func (r *Ring) buildPacket(s *Sink, cur Place) []mem.Header {
 	wire.PutSinkHeader(h[:], cur.Seq, s.cursor.e.Lost.Load())
 	a.PacketHeader.Store(h)
 	return a.Packet[:]
-}
-
-// place is where the record with number seq begins. Preconditions: from.Seq <= seq, seq is in the ring or its head.
-func (r *Ring) place(from Place, seq uint64) Place {
-	head := r.c.Head.load()
-	if seq == head.Seq {
-		return head
-	}
-	words := r.index[seq&uint64(len(r.index)-1)].Words.Load() - uint32(from.Pos/4)
-	return Place{from.Pos + uint64(words)*4, seq}
-}
-
-// last is the furthest place between from and to that is not beyond position limit.
-func (r *Ring) last(from, to Place, limit uint64) Place {
-	if to.Pos <= limit {
-		return to
-	}
-	n := sort.Search(int(to.Seq-from.Seq), func(i int) bool {
-		return r.place(from, from.Seq+uint64(i)+1).Pos > limit
-	})
-	return r.place(from, from.Seq+uint64(n))
 }

@@ -2,40 +2,41 @@
 
 package ring
 
-import "github.com/msgmux/msgmux/internal/wire"
+import "github.com/msgmux/msgmux/broker/ring/mem"
 
-// Skip is the operation SKIP for one message: the socket of s can never take it (EMSGSIZE). It counts as lost.
-//
-// Preconditions: Behind(s).
-func (r *Ring) Skip(s *Sink) {
-	cur := s.cursor.e.Cursor.load()
-	next := Place{cur.Pos + uint64(wire.Padded(int(r.length(cur.Pos)))), cur.Seq + 1}
-	r.skip(s.cursor, next)
+// skipLog is what SKIP writes down.
+type skipLog struct {
+	Cursor mem.Value[uint32] // its slot
+	_      uint32
+	Done   mem.Value[Place]
+	Lost   mem.Value[uint64]
 }
 
-// skip moves the cursor of s to p; what lies between is lost to it.
-func (r *Ring) skip(s *Sink, p Place) {
-	l := &r.c.Log
-	l.Slot.Store(uint32(s.slot))
-	l.By.Store(uint32(s.slot))
-	l.Place.Store(p)
-	l.Lost.Store(s.e.Lost.Load() + p.Seq - s.e.Cursor.Seq.Load())
+// skip is the operation SKIP: it moves a cursor to p; what lies between is lost to it.
+func (r *Ring) skip(c *Cursor, p Place) {
+	l := fieldsOf[skipLog](r)
+	l.Cursor.Store(uint32(c.slot))
+	l.Done.Store(p)
+	l.Lost.Store(c.e.Lost.Load() + p.Seq - c.e.Done.Seq.Load())
 	r.log(opSkip, "skip.logged")
-	r.applySkip()
+	r.applySkip(c.e)
 	r.done("skip.done")
 }
 
-func (r *Ring) applySkip() {
-	l := &r.c.Log
-	e := &r.entries[l.Slot.Load()]
+func (r *Ring) applySkip(e *cursorEntry) {
+	l := fieldsOf[skipLog](r)
 	e.Word.Add(1)
-	e.Cursor.store(l.Place.Load())
+	e.Done.store(l.Done.Load())
 	r.ops.Seam("skip.cursor")
 	e.Lost.Store(l.Lost.Load())
 	e.Word.Add(1)
 }
 
 func (r *Ring) redoSkip() error {
-	r.applySkip()
-	return nil
+	e, err := entryAt(r.cursorTable, &fieldsOf[skipLog](r).Cursor)
+	if err == nil {
+		r.applySkip(e)
+		e.Word.Store(0)
+	}
+	return err
 }

@@ -5,6 +5,7 @@ package ring
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/internal/sys"
 )
 
@@ -12,14 +13,18 @@ import (
 // sockets is not quite for them, across SIGKILL only: of a message that was being taken, the length is not known any
 // more, and it is lost; one that was being given (see give) may be given again. Both are counted as uncertain.
 
+// takeLog is what TAKE writes down.
+type takeLog struct {
+	Maybe mem.Value[uint64] // what Uncertain will be if the outcome is not known
+}
+
 // take is the operation TAKE: Receive for a message queue.
 func (r *Ring) take(fd, limit int) (n int, errno unix.Errno) {
 	r.preset()
 	for i := range r.recv.Priority { // the one behind the batch too: recovery looks at it
 		r.recv.Priority[i].Store(sys.Untouched)
 	}
-	r.c.Land.Store(newLand(Datagrams, 0))
-	r.c.Log.Maybe.Store(r.c.Uncertain.Load() + 1)
+	fieldsOf[takeLog](r).Maybe.Store(r.c.Uncertain.Load() + 1)
 	r.log(opTake, "take.logged")
 	stride, room := uint64(r.geo.stride()), uint64(r.geo.room())
 	for n < limit {
@@ -38,8 +43,8 @@ func (r *Ring) take(fd, limit int) (n int, errno unix.Errno) {
 	if n > 0 {
 		errno = 0
 		r.dirty = n
-		r.landed(n)
 	}
+	r.landed(n, newLand(Datagrams, 0), 0)
 	r.done("take.landed")
 	return n, errno
 }
@@ -52,8 +57,8 @@ func (r *Ring) redoTake() error {
 		n++
 	}
 	if n < r.batch && r.recv.Priority[n].Load() != sys.Untouched {
-		r.c.Uncertain.Store(r.c.Log.Maybe.Load())
+		r.c.Uncertain.Store(fieldsOf[takeLog](r).Maybe.Load())
 	}
-	r.landed(n)
+	r.landed(n, newLand(Datagrams, 0), 0)
 	return nil
 }

@@ -2,45 +2,85 @@
 
 package ring
 
-import "time"
+import (
+	"time"
 
-// Update is the operation UPDATE: it changes what may change in a sink's spec: label, patience, address, inode, owner. The
-// cursor stays.
-func (r *Ring) Update(s *Sink, spec Spec) {
-	old := s.Spec()
-	spec.ID, spec.Kind, spec.ShareID, spec.Group = old.ID, old.Kind, old.ShareID, old.Group
-	spec.Tap, spec.Frames, spec.Since = old.Tap, old.Frames, old.Since
-	l := &r.c.Log
-	l.Slot.Store(uint32(s.slot))
-	l.By.Store(uint32(s.slot))
-	r.c.Staged.Store(spec.identity())
+	"github.com/msgmux/msgmux/broker/ring/mem"
+)
+
+// updateLog is what UPDATE writes down.
+type updateLog struct {
+	Sink    mem.Value[uint32] // slots of the two tables; noSlot: none of them changes
+	Cursor  mem.Value[uint32]
+	Is      mem.Value[sinkIdentity]
+	Reading mem.Value[cursorIdentity]
+}
+
+// noSlot is no entry of any table.
+const noSlot = 0xffffffff
+
+// Update is the operation UPDATE: it changes what may change in a sink, which is label, address, inode and owner, and in its
+// cursor: patience, and, of one that is no share's, the owner and whether he is an ordinary user. Where they stand, stays.
+func (r *Ring) Update(s *Sink, spec Spec, how CursorSpec) {
+	old, c := s.Spec(), s.cursor
+	spec.ID, spec.Cursor, spec.Kind, spec.Frames, spec.Since = old.ID, old.Cursor, old.Kind, old.Frames, old.Since
+	r.update(s, spec, c, c.changed(how))
+}
+
+// SetPatience is Update of a cursor's patience alone.
+func (r *Ring) SetPatience(c *Cursor, d time.Duration) {
+	how := *c.Spec()
+	how.Patience = d
+	r.update(nil, Spec{}, c, how)
+}
+
+// changed is what a cursor is after a change: what may not change stays.
+func (c *Cursor) changed(how CursorSpec) CursorSpec {
+	to := *c.Spec()
+	to.Patience = how.Patience
+	if to.Share == "" {
+		to.UID, to.Ordinary = how.UID, how.Ordinary
+	}
+	return to
+}
+
+// update changes a sink, unless it is nil, and its cursor.
+func (r *Ring) update(s *Sink, spec Spec, c *Cursor, how CursorSpec) {
+	l := fieldsOf[updateLog](r)
+	l.Sink.Store(noSlot)
+	if s != nil {
+		l.Sink.Store(uint32(s.slot))
+		l.Is.Store(spec.identity())
+	}
+	l.Cursor.Store(uint32(c.slot))
+	l.Reading.Store(how.identity())
 	r.log(opUpdate, "update.logged")
-	r.applyUpdate()
+	_ = r.redoUpdate() // the slots are its own
 	r.done("update.done")
-	if s.account != nil && spec.Ordinary != old.Ordinary {
-		s.account = r.account(&spec, s.account.Owed)
+	if s != nil {
+		s.spec.Store(&spec)
 	}
-	s.spec.Store(&spec)
-}
-
-// SetPatience is Update of the patience alone; for a member of a share it is the share's.
-func (r *Ring) SetPatience(s *Sink, d time.Duration) {
-	for _, x := range []*Sink{s, s.cursor} {
-		spec := *x.Spec()
-		spec.Patience = d
-		r.Update(x, spec)
+	old := c.spec.Swap(&how)
+	if how.Ordinary != old.Ordinary || how.UID != old.UID {
+		account := c.account
+		c.account = r.account(&how, account.Owed)
+		r.closeAccount(account)
 	}
-}
-
-func (r *Ring) applyUpdate() {
-	e := &r.entries[r.c.Log.Slot.Load()]
-	id := r.c.Staged.Load()
-	e.Identity.Store(id)
-	r.ops.Seam("update.identity")
-	e.Sum.Store(id.sum())
 }
 
 func (r *Ring) redoUpdate() error {
-	r.applyUpdate()
-	return nil
+	l := fieldsOf[updateLog](r)
+	if l.Sink.Load() != noSlot {
+		e, err := entryAt(r.sinkTable, &l.Sink)
+		if err != nil {
+			return err
+		}
+		seal(&e.Identity, &e.Sum, l.Is.Load())
+	}
+	r.ops.Seam("update.identity")
+	e, err := entryAt(r.cursorTable, &l.Cursor)
+	if err == nil {
+		seal(&e.Identity, &e.Sum, l.Reading.Load())
+	}
+	return err
 }

@@ -12,7 +12,7 @@ import (
 // the clock. A user who left in debt owes on until it is paid back, and is forgotten then.
 func TestOwing(t *testing.T) {
 	g := newRig(t, small())
-	s := g.add(Spec{Kind: Dynamic, Label: "s", UID: 1000, Ordinary: true}, false)
+	s := g.add(wish{Kind: Dynamic, Label: "s", UID: 1000, Ordinary: true}, false)
 	if g.r.Owing() {
 		t.Error("a sink that made nobody wait owes something")
 	}
@@ -21,8 +21,8 @@ func TestOwing(t *testing.T) {
 		t.Errorf("%d accounts of users without sinks and debts", len(g.r.accounts))
 	}
 
-	s = g.add(Spec{Kind: Dynamic, Label: "s", UID: 1000, Ordinary: true}, false)
-	s.account.Owed = 10 * time.Millisecond
+	s = g.add(wish{Kind: Dynamic, Label: "s", UID: 1000, Ordinary: true}, false)
+	s.cursor.account.Owed = 10 * time.Millisecond
 	if !g.r.Owing() {
 		t.Error("a debt is not seen")
 	}
@@ -31,17 +31,17 @@ func TestOwing(t *testing.T) {
 		t.Error("a debt is gone with its sink")
 	}
 	for range 3 {
-		g.r.Turn(MaxStep, func(*Sink) bool { return false })
+		g.r.Turn(MaxStep, func(*Cursor) bool { return false })
 	}
 	if g.r.Owing() || len(g.r.accounts) != 0 {
 		t.Errorf("%d accounts when all is paid back", len(g.r.accounts))
 	}
 
 	// Of two sinks of one user the account stays with the other.
-	one := g.add(Spec{Kind: Dynamic, Label: "1", UID: 1000, Ordinary: true}, false)
-	two := g.add(Spec{Kind: Dynamic, Label: "2", UID: 1000, Ordinary: true}, false)
+	one := g.add(wish{Kind: Dynamic, Label: "1", UID: 1000, Ordinary: true}, false)
+	two := g.add(wish{Kind: Dynamic, Label: "2", UID: 1000, Ordinary: true}, false)
 	g.r.Remove(one)
-	if g.r.accounts[1000] != two.account {
+	if g.r.accounts[1000] != two.cursor.account {
 		t.Error("the account went with one of its sinks")
 	}
 }
@@ -57,10 +57,10 @@ func TestSubordinatesShareTheirUsersAccount(t *testing.T) {
 		return uid
 	}
 	add := func(uid uint32) *Sink {
-		return g.add(Spec{Kind: Dynamic, Label: fmt.Sprint(uid), UID: uid, Ordinary: true}, false)
+		return g.add(wish{Kind: Dynamic, Label: fmt.Sprint(uid), UID: uid, Ordinary: true}, false)
 	}
 	one, two, own, other := add(100001), add(100002), add(1000), add(1001)
-	if one.account != own.account || two.account != own.account || other.account == own.account {
+	if one.cursor.account != own.cursor.account || two.cursor.account != own.cursor.account || other.cursor.account == own.cursor.account {
 		t.Error("a user and his subordinate uids have several accounts, or share one with others")
 	}
 	clear(owner)

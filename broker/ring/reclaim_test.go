@@ -35,8 +35,8 @@ func TestRoomForABatch(t *testing.T) {
 					} else if err := unix.SetsockoptInt(g.in[0], unix.SOL_SOCKET, unix.SO_SNDBUF, 1<<20); err != nil {
 						t.Fatal(err)
 					}
-					tap := g.add(Spec{Kind: Dynamic, Label: "tap", Tap: true}, false)
-					s := g.add(Spec{Kind: Dynamic, Label: "s"}, false)
+					tap := g.add(wish{Kind: Dynamic, Label: "tap", Tap: true}, false)
+					s := g.add(wish{Kind: Dynamic, Label: "s"}, false)
 					count := &counter{n: map[string]int{}}
 					g.r.ops = count
 					round := func() {
@@ -58,18 +58,18 @@ func TestRoomForABatch(t *testing.T) {
 							g.land(t, kind, 1)
 						}
 						for g.r.Behind(s) {
-							g.r.accepted(s, g.r.Head(), 0) // as if it had it all
+							g.r.accepted(s, s.cursor.Place().Seq, g.r.Head(), 0) // as if it had it all
 						}
 					}
 					for g.r.Tail().Seq == 0 { // until the ring has been full once
 						round()
 					}
 					clear(count.n)
-					lost := tap.Lost()
+					lost := tap.cursor.Lost()
 					for range rounds {
 						round()
 					}
-					if tap.Lost() == lost {
+					if tap.cursor.Lost() == lost {
 						t.Fatal("the tap loses nothing, so this shows nothing")
 					}
 					// A batch comes in a few receives, and room for one that is in the way may have to be made in two steps.
@@ -89,13 +89,13 @@ func TestRoomForABatch(t *testing.T) {
 func (g *rig) land(t *testing.T, kind uint32, n int) {
 	t.Helper()
 	for n > 0 {
-		k, errno := g.r.Receive(g.in[1], kind, MaxBatch)
+		k, errno := g.r.Receive(g.in[1], kind, 0, MaxBatch)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
 		n -= k
 		if out := g.r.Append(); out.Full {
-			if !g.r.Turn(0, func(*Sink) bool { return false }) {
+			if !g.r.Turn(0, func(*Cursor) bool { return false }) {
 				t.Fatal("the ring stays full")
 			}
 			g.r.Append()

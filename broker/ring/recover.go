@@ -5,10 +5,12 @@ package ring
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -27,35 +29,34 @@ func Open(dataFD, stateFD int, o Options) (*Ring, error) {
 	if err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(busyRetry); ; time.Sleep(20 * time.Millisecond) {
-		holder, err := sys.Guard(stateFD, lockOffset)
-		if err == nil {
-			break
-		}
-		if err != unix.EAGAIN {
-			return nil, unusable("lock the state", err)
-		}
-		if time.Now().After(deadline) {
-			return nil, busy(holder)
-		}
+	if err := guard(stateFD); err != nil {
+		return nil, err
 	}
-	r, err := mapRing(g, dataFD, stateFD, o)
+	f, err := mapFiles(g, dataFD, stateFD, o)
 	if err != nil {
 		return nil, err // its header could be mapped, so the files are not to blame
 	}
-	r.bind()
-	r.ops.Seam("recover.begin")
-	if err := r.recover(); err != nil {
-		r.unmap()
+	r := newRing(g, f, o)
+	if err := r.takeOver(); err != nil {
+		r.files.unmap()
 		return nil, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
-	r.begin()
-	if err := r.adoptAll(); err != nil {
-		r.unmap()
-		return nil, fmt.Errorf("%w: %w", ErrBroken, err)
-	}
-	r.ops.Seam("recover.done")
 	return r, nil
+}
+
+// guard locks a state file, so that no other broker works with it. One that is about to die is given busyRetry.
+func guard(stateFD int) error {
+	for deadline := time.Now().Add(busyRetry); ; time.Sleep(20 * time.Millisecond) {
+		holder, err := sys.Guard(stateFD, lockOffset)
+		switch {
+		case err == nil:
+			return nil
+		case err != unix.EAGAIN:
+			return unusable("lock the state", err)
+		case time.Now().After(deadline):
+			return busy(holder)
+		}
+	}
 }
 
 // busy is ErrBusy with who holds the ring. A process that was killed holds it for as long as one of its threads does not come
@@ -66,6 +67,21 @@ func busy(holder int) error {
 			ErrBusy, holder, holder)
 	}
 	return fmt.Errorf("%w by process %d", ErrBusy, holder)
+}
+
+// takeOver makes a ring of what a predecessor has left in the files.
+func (r *Ring) takeOver() error {
+	r.bind()
+	r.ops.Seam("recover.begin")
+	if err := r.recover(); err != nil {
+		return err
+	}
+	r.begin()
+	if err := r.adoptAll(); err != nil {
+		return err
+	}
+	r.ops.Seam("recover.done")
+	return nil
 }
 
 // readGeometry reads the two header pages and checks that they belong together and to this program.
@@ -99,14 +115,15 @@ func readGeometry(dataFD, stateFD int) (g Geometry, err error) {
 		if err := g.Check(); err != nil {
 			return g, fmt.Errorf("%w: %w", ErrBroken, err)
 		}
+		if h[i].Layout != layout {
+			return g, fmt.Errorf("%w: layout %d, this program knows %d", ErrBroken, h[i].Layout, layout)
+		}
 		if want := []int64{g.DataBytes(), g.StateBytes()}[i]; size != want {
 			return g, fmt.Errorf("%w: file of %d bytes instead of %d", ErrBroken, size, want)
 		}
 	}
 	d, s := &h[0], &h[1]
 	switch {
-	case d.Layout != s.Layout || !readable(s.Layout):
-		return g, fmt.Errorf("%w: layout %d, this program knows %d", ErrBroken, s.Layout, layout)
 	case d.Role != roleData || s.Role != roleState:
 		return g, fmt.Errorf("%w: roles %d and %d", ErrBroken, d.Role, s.Role)
 	case d.Generation != s.Generation:
@@ -126,22 +143,12 @@ func unusable(what string, err error) error {
 	return fmt.Errorf("%w: cannot %s: %w", ErrBroken, what, err)
 }
 
-// readable says whether this program can read a layout: its own and the one before. Layout 2 differs from 1 in Split and
-// PacketIov, where 1 has nothing but zeros, which says that no packet lies in the ring; bind makes the latter. When a layout
-// changes more than that, what reads the one before belongs here.
-func readable(n uint32) bool { return n == layout || n == layout-1 && n > 0 }
-
 // recover finishes the operation that the predecessor was in. It checks every value before it is used, because bits
 // may have fallen; afterwards the whole ring is checked.
 func (r *Ring) recover() error {
-	c := r.c
-	c.Word.Store(0)
-	land := c.Land.Load()
-	if kind := land.kind(); kind != Datagrams && kind != Packets {
-		return fmt.Errorf("landed kind %d", kind)
-	}
-	if split := land.split(); split > 0 && land.kind() != Packets || split > uint64(r.geo.room()) {
-		return fmt.Errorf("%d bytes of what is landed in the ring", split)
+	r.c.Word.Store(0)
+	for i := range r.cursorTable {
+		r.cursorTable[i].Word.Store(0)
 	}
 	r.dirty = len(r.recv.Hdr)
 	if !r.opt.IgnoreRecords {
@@ -152,16 +159,16 @@ func (r *Ring) recover() error {
 	if err := r.check(); err != nil {
 		return err
 	}
-	c.Log.Phase.Store(phaseIdle)
+	r.c.Log.Phase.Store(phaseIdle)
 	return nil
 }
 
-// checkPlaces looks at the positions of a ring by themselves: size is its bytes, entries how many messages it holds at most.
-func checkPlaces(size, entries uint64, head, tail, delivered Place) error {
+// checkPlaces looks at the positions of a ring of size bytes by themselves.
+func checkPlaces(size uint64, head, tail, delivered Place) error {
 	switch {
 	case tail.Pos > delivered.Pos || delivered.Pos > head.Pos || head.Pos-tail.Pos > size:
 		return fmt.Errorf("tail %d, delivered %d, head %d bytes", tail.Pos, delivered.Pos, head.Pos)
-	case tail.Seq > delivered.Seq || delivered.Seq > head.Seq || head.Seq-tail.Seq > entries:
+	case tail.Seq > delivered.Seq || delivered.Seq > head.Seq || head.Seq-tail.Seq > size/wire.RecordHeader:
 		return fmt.Errorf("tail %d, delivered %d, head %d messages", tail.Seq, delivered.Seq, head.Seq)
 	case head.Pos%4 != 0 || tail.Pos%4 != 0:
 		return fmt.Errorf("tail %d or head %d not aligned", tail.Pos, head.Pos)
@@ -173,13 +180,13 @@ func checkPlaces(size, entries uint64, head, tail, delivered Place) error {
 func (r *Ring) check() error {
 	c := r.c
 	head, tail, delivered := c.Head.load(), c.Tail.load(), c.Delivered.load()
-	if err := checkPlaces(r.geo.Size, uint64(len(r.index)), head, tail, delivered); err != nil {
+	if err := checkPlaces(r.geo.Size, head, tail, delivered); err != nil {
 		return err
 	}
-	landed, next := c.Landed.Load(), c.Next.Load()
+	s := c.Slots.Load()
 	switch {
-	case landed > uint32(r.batch) || next > landed:
-		return fmt.Errorf("landed %d, next %d of %d", landed, next, r.batch)
+	case s.landed() > uint32(r.batch) || s.next() > s.landed():
+		return fmt.Errorf("landed %d, next %d of %d", s.landed(), s.next(), r.batch)
 	case c.NextID.Load() == 0:
 		return fmt.Errorf("no next id")
 	case c.Clock.Load() < 0:
@@ -188,7 +195,7 @@ func (r *Ring) check() error {
 	if err := r.walk(head, tail); err != nil {
 		return err
 	}
-	if !r.boundaryAt(delivered) {
+	if !r.isPlace(delivered) {
 		return fmt.Errorf("delivered %d is not where record %d begins", delivered.Pos, delivered.Seq)
 	}
 	return r.checkLanded()
@@ -196,55 +203,55 @@ func (r *Ring) check() error {
 
 // walk goes from record to record and compares with the index.
 func (r *Ring) walk(head, tail Place) error {
-	p := tail
-	for p.Seq < head.Seq {
-		n := r.length(p.Pos)
-		if uint64(n) > r.geo.MaxMessage || uint64(wire.Padded(int(n))) > head.Pos-p.Pos {
-			return fmt.Errorf("record %d of %d bytes", p.Seq, n)
+	for p := tail; p != head; {
+		n := uint64(r.length(p.Pos))
+		if p.Pos >= head.Pos || n > r.geo.MaxMessage || uint64(wire.Padded(int(n))) > head.Pos-p.Pos {
+			return fmt.Errorf("record %d of %d bytes at %d, head %d/%d", p.Seq, n, p.Pos, head.Pos, head.Seq)
 		}
-		if r.index[p.Seq&uint64(len(r.index)-1)].Words.Load() != uint32(p.Pos/4) {
-			return fmt.Errorf("record %d is not where the index says", p.Seq)
+		next := r.next(p)
+		for at := (p.Pos + pieceSize - 1) &^ (pieceSize - 1); at < next.Pos; at += pieceSize {
+			if first := r.piece(at).First.Load(); first != p {
+				return fmt.Errorf("record %d is at %d, and the index says %d/%d", p.Seq, p.Pos, first.Seq, first.Pos)
+			}
 		}
-		p = Place{p.Pos + uint64(wire.Padded(int(n))), p.Seq + 1}
-	}
-	if p != head {
-		return fmt.Errorf("records end at %d instead of %d", p.Pos, head.Pos)
+		p = next
 	}
 	return nil
 }
 
-// boundaryAt says whether p is the beginning of a record in the ring, or its head. Preconditions: walk was content.
-func (r *Ring) boundaryAt(p Place) bool {
-	head, tail := r.c.Head.load(), r.c.Tail.load()
-	return p.Seq >= tail.Seq && p.Seq <= head.Seq && r.place(tail, p.Seq) == p
-}
-
 // checkLanded looks at what waits in the landing zone.
 func (r *Ring) checkLanded() error {
-	c := r.c
 	if !r.Landed() {
 		return nil
 	}
-	landed, next, offset, land := c.Landed.Load(), c.Next.Load(), c.Offset.Load(), c.Land.Load()
-	for i := next; i < landed; i++ {
-		if r.recv.Hdr[i].Len() == sys.Untouched {
-			return fmt.Errorf("landed slot %d was never received", i)
+	c, s := r.c, r.c.Slots.Load()
+	offset, land := c.Offset.Load(), c.Land.Load()
+	if kind := land.kind(); kind != Datagrams && kind != Packets {
+		return fmt.Errorf("landed kind %d", kind)
+	}
+	for i := s.next(); i < s.landed(); i++ {
+		if n := r.recv.Hdr[i].Len(); n == sys.Untouched || uint64(n) > uint64(r.geo.room()) {
+			return fmt.Errorf("landed slot %d of %d bytes", i, n)
 		}
 	}
-	if split := land.split(); split > 0 {
-		n, begin := uint64(r.recv.Hdr[0].Len()), c.Head.Pos.Load()-offset
-		if landed != 1 || n > split || offset > n || begin+n-c.Tail.Pos.Load() > r.geo.Size {
-			return fmt.Errorf("packet of %d bytes, %d of them in the ring, behind head", n, offset)
+	n := uint64(r.recv.Hdr[s.next()].Len())
+	if land.kind() == Packets && s.landed() != 1 || offset > n {
+		return fmt.Errorf("%d packets, %d of %d bytes have entered", s.landed(), offset, n)
+	}
+	if window := land.inRing(); window > 0 {
+		begin, inRing := c.Head.Pos.Load()-offset, min(n, window)
+		if land.kind() != Packets || window != r.geo.window() || n > window && offset > 0 || begin+inRing-c.Tail.Pos.Load() > r.geo.Size {
+			return fmt.Errorf("packet of %d bytes, %d of them in the ring, behind head", n, window)
 		}
 	}
 	if offset == 0 {
 		return nil
 	}
-	packet := r.slot(next)
-	if _, err := wire.CheckRecords(packet, int(r.geo.MaxMessage)); land.kind() != Packets || err != nil {
+	packet, fits := r.slot(s.next())
+	if land.kind() != Packets || !fits || r.checkPacket(packet) != nil {
 		return fmt.Errorf("offset %d in what is no packet", offset)
 	}
-	for at := 0; at < len(packet); at += wire.Padded(int(getLength(packet[at:]))) {
+	for at := 0; at < packet.len(); at += wire.Padded(int(getLength(packet.first[at:]))) {
 		if uint64(at) == offset {
 			return nil
 		}
@@ -255,96 +262,75 @@ func (r *Ring) checkLanded() error {
 // adoptAll takes over the entries in use. An entry whose bytes are not what was written is freed, and what it counted
 // goes with it: the caller finds its descriptor without an entry.
 func (r *Ring) adoptAll() error {
-	var members []int
-	for i := range r.entries {
-		e := &r.entries[i]
-		e.Word.Store(0)
+	cursors := make(map[uint64]*Cursor)
+	for i := range r.cursorTable {
+		e := &r.cursorTable[i]
 		if e.State.Load() == free {
 			continue
 		}
 		id := e.Identity.Load()
 		spec, ok := id.spec()
-		if !ok || e.Sum.Load() != id.sum() || e.State.Load() > active || r.byID[spec.ID] != nil {
-			r.freed++
-			e.State.Store(free)
+		if !ok || e.Sum.Load() != sumOf(&id) || e.State.Load() != active || cursors[spec.ID] != nil {
+			r.giveUp(&e.State)
 			continue
 		}
 		r.Reserve(spec.ID)
-		if spec.ShareID != 0 {
-			members = append(members, i)
-			continue
-		}
-		if spec.Kind == Source {
-			r.adopt(i, spec)
-			continue
-		}
-		cur := e.Cursor.load()
-		if start := e.Start.Load(); !r.boundaryAt(cur) || start > cur.Seq || e.Lost.Load() > cur.Seq-start {
-			return fmt.Errorf("cursor %d/%d of sink %d", cur.Pos, cur.Seq, spec.ID)
+		at := e.Done.load()
+		if start := e.Start.Load(); !r.isPlace(at) || start > at.Seq || e.Lost.Load() > at.Seq-start {
+			return fmt.Errorf("cursor %d at %d/%d", spec.ID, at.Pos, at.Seq)
 		}
 		if e.Owed.Load() < 0 {
 			e.Owed.Store(0)
 		}
-		r.adopt(i, spec)
+		cursors[spec.ID] = r.adoptCursor(i, spec)
 	}
-	for _, i := range members {
-		id := r.entries[i].Identity.Load()
-		spec, _ := id.spec()
-		if share := r.byID[spec.ShareID]; share == nil || share.Spec().Kind != Share {
-			r.freed++
-			r.entries[i].State.Store(free)
+	for i := range r.sinkTable {
+		e := &r.sinkTable[i]
+		if e.State.Load() == free {
 			continue
 		}
-		r.adopt(i, spec)
-	}
-	r.freeSlot = r.freeSlot[:0]
-	for i := len(r.entries) - 1; i >= 0; i-- {
-		if r.entries[i].State.Load() == free {
-			r.freeSlot = append(r.freeSlot, int32(i))
+		id := e.Identity.Load()
+		spec, ok := id.spec()
+		c := cursors[spec.Cursor]
+		if !ok || e.Sum.Load() != sumOf(&id) || e.State.Load() > active || r.sinkByID[spec.ID] != nil || c == nil {
+			r.giveUp(&e.State)
+			continue
 		}
+		r.Reserve(spec.ID)
+		r.adoptSink(i, spec, c)
 	}
-	// A share whose last member went, or whose first never came.
-	for i := range r.table {
-		if s := r.table[i].Load(); s != nil && s.Spec().Kind == Share && s.members == 0 {
-			r.Remove(s)
+	for i := range r.clientTable {
+		e := &r.clientTable[i]
+		if e.State.Load() == free {
+			continue
+		}
+		id := e.Identity.Load()
+		spec, ok := id.spec()
+		if !ok || e.Sum.Load() != sumOf(&id) || e.State.Load() > active || r.clientByID[spec.ID] != nil {
+			r.giveUp(&e.State)
+			continue
+		}
+		r.Reserve(spec.ID)
+		r.adoptClient(i, spec)
+	}
+	r.findFree()
+	// A cursor goes with its last sink, so one without any is one whose first never came.
+	for _, c := range slices.Clone(r.cursors) {
+		if c.sinks == 0 {
+			r.removeOrphan(c)
 		}
 	}
 	return nil
 }
 
+// giveUp frees an entry whose bytes are not sound.
+func (r *Ring) giveUp(state *mem.Uint32) {
+	r.freed++
+	state.Store(free)
+}
+
 // Freed is how many entries Open had to give up because their bytes were not sound.
 func (r *Ring) Freed() int { return r.freed }
-
-// Salvage reads what can be known of the sinks from a state file that Open has called broken: the specs of all entries
-// whose sums hold. It changes nothing. A newer layout, after a downgrade, gives as much as it has kept of this one's shape:
-// the size of the file and the sum of each entry tell.
-func Salvage(stateFD int) (specs []Spec) {
-	size, err := sys.FileSize(stateFD)
-	if err != nil || size < headerSize {
-		return nil
-	}
-	b, err := sys.Map(stateFD, 0, int(size))
-	if err != nil {
-		return nil
-	}
-	defer sys.Unmap(b)
-	h := at[header](b, 0)
-	g := h.Geometry.Load()
-	if g.Check() != nil || g.StateBytes() != size {
-		return nil
-	}
-	for i, n := 0, g.slots(); i < n; i++ {
-		e := &slice[entry](b, g.sections().table, n)[i]
-		if e.State.Load() != active {
-			continue // free, or a client without its ok: it will connect again
-		}
-		id := e.Identity.Load()
-		if spec, ok := id.spec(); ok && e.Sum.Load() == id.sum() && spec.Kind != Share {
-			specs = append(specs, spec)
-		}
-	}
-	return specs
-}
 
 // GenerationOf reads the generation from the header of one file of a ring; ok is false if it has none.
 func GenerationOf(fd int) (generation uint64, ok bool) {

@@ -5,6 +5,7 @@ package ring
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -46,8 +47,8 @@ type Options struct {
 	IgnoreRecords bool
 }
 
-// Ring is one ring and its table of sinks, mapped into this process. The data thread calls its methods; Snapshot and
-// Spec values may be used anywhere.
+// Ring is one ring with its cursors, sinks and clients, mapped into this process. What may be used on any goroutine says so; all else
+// the data thread calls.
 type Ring struct {
 	geo   Geometry
 	opt   Options
@@ -55,26 +56,21 @@ type Ring struct {
 	mask  uint64
 	batch int
 
-	dataFD, stateFD int
-	dataHeader      []byte
-	twice           []byte    // what data is over
-	data            mem.Bytes // twice the ring
-	state           []byte
-	head            *header
-	c               *control
-	index           []indexEntry
-	entries         []entry
-	recv            *recvArea
-	send            *sendArea
-	consume         *consumeArea
-	greet           *greetArea
-	landing         mem.Bytes
+	files   files
+	data    mem.Bytes // twice the ring
+	head    *header
+	c       *control
+	index   []piece
+	recv    *recvArea
+	send    *sendArea
+	consume *consumeArea
+	greet   *greetArea
+	landing mem.Bytes
 
-	table    []atomic.Pointer[Sink] // by slot; readers of the snapshot load it
-	cursors  []*Sink                // those with a cursor of their own, shares included
-	byID     map[uint64]*Sink
-	freeSlot []int32
-	accounts map[uint32]*Account // of ordinary users, by uid
+	cursorTable []cursorEntry
+	sinkTable   []sinkEntry
+	clientTable []clientEntry
+	tables
 
 	built struct{ first, count uint64 } // the send array holds records first .. first+count-1, from slot 0 on
 	dirty int                           // headers of the receive area whose length is not Untouched
@@ -83,7 +79,6 @@ type Ring struct {
 
 	patience  Patience
 	standings []Standing
-	judged    []*Sink
 	verdicts  []Verdict
 	clock     time.Duration
 	full      bool          // the next landed record does not fit
@@ -107,17 +102,18 @@ func Create(g Geometry, generation uint64, o Options) (*Ring, error) {
 		sys.Close(dataFD)
 		return nil, fmt.Errorf("cannot create the state: %w", err)
 	}
-	r, err := mapRing(g, dataFD, stateFD, o)
+	f, err := mapFiles(g, dataFD, stateFD, o)
 	if err != nil {
 		sys.Close(dataFD)
 		sys.Close(stateFD)
 		return nil, err
 	}
+	r := newRing(g, f, o)
 	if _, err := sys.Guard(stateFD, lockOffset); err != nil {
 		r.Retire()
 		return nil, fmt.Errorf("cannot lock the state: %w", err)
 	}
-	for role, b := range map[uint32][]byte{roleData: r.dataHeader, roleState: r.state} {
+	for role, b := range map[uint32][]byte{roleData: f.header, roleState: f.state} {
 		h := at[header](b, 0)
 		h.Layout.Store(layout)
 		h.Role.Store(role)
@@ -126,6 +122,7 @@ func Create(g Geometry, generation uint64, o Options) (*Ring, error) {
 	}
 	r.c.Since.Store(time.Now().Unix())
 	r.c.NextID.Store(1)
+	r.c.Epoch.Store(rand.Uint64())
 	r.c.Land.Store(newLand(Datagrams, 0))
 	for i := range r.recv.Hdr {
 		r.recv.Hdr[i].Preset()
@@ -140,82 +137,119 @@ func Create(g Geometry, generation uint64, o Options) (*Ring, error) {
 
 // Publish makes the pair valid by its magic. Data first: a state is of no use without its data.
 func (r *Ring) Publish() {
-	at[header](r.dataHeader, 0).Magic.Store(magic)
+	at[header](r.files.header, 0).Magic.Store(magic)
 	r.head.Magic.Store(magic)
 }
 
-// mapRing maps the files; it checks nothing but that the mappings can be had.
-func mapRing(g Geometry, dataFD, stateFD int, o Options) (*Ring, error) {
-	if o.Ops == nil {
-		o.Ops = sys.Kernel{}
-	}
-	r := &Ring{geo: g, opt: o, ops: o.Ops, mask: g.Size - 1, batch: g.batch(), dataFD: dataFD, stateFD: stateFD,
-		byID: make(map[uint64]*Sink), accounts: make(map[uint32]*Account)}
-	var err error
-	if r.dataHeader, err = sys.Map(dataFD, 0, headerSize); err == nil {
-		var twice []byte
-		if twice, err = sys.MapTwice(dataFD, headerSize, int(g.Size)); err == nil {
-			r.data, r.twice = mem.Over(twice), twice
-			r.state, err = sys.Map(stateFD, 0, int(g.StateBytes()))
+// files are the two files of a ring, mapped into this process.
+type files struct {
+	dataFD, stateFD int
+	header          []byte // the pages of the data in front of the ring
+	twice           []byte // the ring behind it, twice
+	state           []byte
+}
+
+// mapFiles maps the files; it checks nothing but that the mappings can be had. All of the state is made present.
+func mapFiles(g Geometry, dataFD, stateFD int, o Options) (f files, err error) {
+	f = files{dataFD: dataFD, stateFD: stateFD}
+	if f.header, err = sys.Map(dataFD, 0, ringOffset); err == nil {
+		if f.twice, err = sys.MapTwice(dataFD, ringOffset, int(g.Size)); err == nil {
+			f.state, err = sys.Map(stateFD, 0, int(g.StateBytes()))
 		}
 	}
 	if err != nil {
-		r.unmap()
-		return nil, fmt.Errorf("cannot map the ring, which takes %d MiB of addresses: %w", (2*g.Size+uint64(g.StateBytes()))>>20, err)
+		f.unmap()
+		return files{}, fmt.Errorf("cannot map the ring, which takes %d MiB of addresses: %w", (2*g.Size+uint64(g.StateBytes()))>>20, err)
 	}
-	sys.Populate(r.state)
+	sys.Populate(f.state)
 	if o.Lock {
-		if err := sys.Lock(r.state); err != nil && o.LockError != nil {
+		if err := sys.Lock(f.state); err != nil && o.LockError != nil {
 			o.LockError(err)
 		}
 	}
+	return f, nil
+}
+
+// unmap releases the mappings. The descriptors stay open: closing the state's would drop the guard's lock, and both
+// end with the process.
+func (f *files) unmap() {
+	if f.header != nil {
+		sys.Unmap(f.header)
+	}
+	if f.twice != nil {
+		sys.UnmapTwice(f.twice)
+	}
+	if f.state != nil {
+		sys.Unmap(f.state)
+	}
+	f.header, f.twice, f.state = nil, nil, nil
+}
+
+// newRing is a ring over files whose headers have been looked at, or are to be written.
+func newRing(g Geometry, f files, o Options) *Ring {
+	if o.Ops == nil {
+		o.Ops = sys.Kernel{}
+	}
 	s := g.sections()
-	r.head = at[header](r.state, 0)
-	r.c = at[control](r.state, s.control)
-	r.index = slice[indexEntry](r.state, s.index, int(g.entries()))
-	r.entries = slice[entry](r.state, s.table, g.slots())
-	r.recv = at[recvArea](r.state, s.recv)
-	r.send = at[sendArea](r.state, s.send)
-	r.consume = at[consumeArea](r.state, s.consume)
-	r.greet = at[greetArea](r.state, s.greet)
-	r.landing = mem.Over(r.state[s.landing:s.end])
-	r.table = make([]atomic.Pointer[Sink], g.slots())
-	r.presence = make([]bool, g.Size/chunk)
-	return r, nil
+	return &Ring{
+		geo: g, opt: o, ops: o.Ops, mask: g.Size - 1, batch: g.batch(),
+		files:       f,
+		data:        mem.Over(f.twice),
+		head:        at[header](f.state, 0),
+		c:           at[control](f.state, s.control),
+		index:       slice[piece](f.state, s.index, g.index()),
+		cursorTable: slice[cursorEntry](f.state, s.cursors, g.cursors()),
+		sinkTable:   slice[sinkEntry](f.state, s.sinks, g.sinks()),
+		clientTable: slice[clientEntry](f.state, s.clients, g.clients()),
+		tables: tables{
+			sinks:      make([]atomic.Pointer[Sink], g.sinks()),
+			clients:    make([]atomic.Pointer[Client], g.clients()),
+			sinkByID:   make(map[uint64]*Sink),
+			clientByID: make(map[uint64]*Client),
+			accounts:   make(map[uint32]*Account),
+		},
+		recv:     at[recvArea](f.state, s.recv),
+		send:     at[sendArea](f.state, s.send),
+		consume:  at[consumeArea](f.state, s.consume),
+		greet:    at[greetArea](f.state, s.greet),
+		landing:  mem.Over(f.state[s.landing:s.end]),
+		presence: make([]bool, g.Size/chunk),
+	}
 }
 
 // begin makes ready what lives on the heap, once the state is sound.
 func (r *Ring) begin() {
 	r.clock = time.Duration(r.c.Clock.Load())
 	r.c.Starts.Store(r.c.Starts.Load() + 1)
-	for i := len(r.entries) - 1; i >= 0; i-- {
-		if r.entries[i].State.Load() == free {
-			r.freeSlot = append(r.freeSlot, int32(i))
-		}
-	}
+	r.findFree()
 }
 
-// unmap releases the mappings. The descriptors stay open: closing the state's would drop the guard's lock, and both
-// end with the process.
-func (r *Ring) unmap() {
-	if r.dataHeader != nil {
-		sys.Unmap(r.dataHeader)
+// findFree lists the entries of the tables that are free.
+func (r *Ring) findFree() {
+	r.freeCursors, r.freeSinks, r.freeClients = nil, nil, nil
+	for i := len(r.cursorTable) - 1; i >= 0; i-- {
+		if r.cursorTable[i].State.Load() == free {
+			r.freeCursors.give(i)
+		}
 	}
-	if r.twice != nil {
-		sys.UnmapTwice(r.twice)
+	for i := len(r.sinkTable) - 1; i >= 0; i-- {
+		if r.sinkTable[i].State.Load() == free {
+			r.freeSinks.give(i)
+		}
 	}
-	if r.state != nil {
-		sys.Unmap(r.state)
+	for i := len(r.clientTable) - 1; i >= 0; i-- {
+		if r.clientTable[i].State.Load() == free {
+			r.freeClients.give(i)
+		}
 	}
-	r.dataHeader, r.data, r.twice, r.state = nil, mem.Bytes{}, nil, nil
 }
 
 // Retire unmaps a ring that is no longer used and closes its descriptors, which drops the guard. No method may be
 // called afterwards, nor a Sink or Snapshot of it be used.
 func (r *Ring) Retire() {
-	r.unmap()
-	sys.Close(r.dataFD)
-	sys.Close(r.stateFD)
+	r.files.unmap()
+	sys.Close(r.files.dataFD)
+	sys.Close(r.files.stateFD)
 }
 
 // Geometry is the ring's shape.
@@ -226,7 +260,10 @@ func (r *Ring) Generation() uint64 { return r.head.Generation.Load() }
 
 // Descriptors are those of the data and the state file. They stay the Ring's: the caller may send them to somebody
 // else, but must neither duplicate nor close them (see sys.Guard).
-func (r *Ring) Descriptors() (data, state int) { return r.dataFD, r.stateFD }
+func (r *Ring) Descriptors() (data, state int) { return r.files.dataFD, r.files.stateFD }
+
+// Epoch names one life of the numbering: it stays as long as the sequence numbers go on.
+func (r *Ring) Epoch() uint64 { return r.c.Epoch.Load() }
 
 // Head is where the next record goes.
 func (r *Ring) Head() Place { return r.c.Head.load() }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,10 +42,25 @@ func newRig(t *testing.T, g Geometry) *rig {
 	return &rig{t: t, r: r, in: pair(t), out: map[*Sink][2]int{}, buf: make([]byte, 5<<20)}
 }
 
-func (g *rig) add(spec Spec, oldest bool) *Sink {
+// wish is what a test wants of a sink.
+type wish struct {
+	Kind                  Kind
+	Label, Address, Group string
+	UID, Inode            uint32
+	Tap, Frames, Ordinary bool
+	Patience              time.Duration
+}
+
+// spec is the sink with that id, and how it reads.
+func (w wish) spec(id uint64, oldest bool) (Spec, Reading) {
+	return Spec{ID: id, Kind: w.Kind, Label: w.Label, Address: w.Address, UID: w.UID, Inode: w.Inode, Frames: w.Frames},
+		Reading{CursorSpec{Share: w.Group, UID: w.UID, Tap: w.Tap, Ordinary: w.Ordinary, Patience: w.Patience}, from(oldest)}
+}
+
+func (g *rig) add(w wish, oldest bool) *Sink {
 	g.t.Helper()
-	spec.ID = g.r.NewID()
-	s, err := g.r.Add(spec, oldest, false)
+	spec, how := w.spec(g.r.NewID(), oldest)
+	s, err := g.r.Add(spec, how, false)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -64,7 +80,7 @@ func (g *rig) write(b []byte) {
 func (g *rig) enter(b []byte) Outcome {
 	g.t.Helper()
 	g.write(b)
-	if n, errno := g.r.Receive(g.in[1], Datagrams, MaxBatch); n != 1 || errno != 0 {
+	if n, errno := g.r.Receive(g.in[1], Datagrams, 0, MaxBatch); n != 1 || errno != 0 {
 		g.t.Fatalf("receive: %d %v", n, errno)
 	}
 	return g.r.Append()
@@ -97,7 +113,7 @@ func small() Geometry { return Geometry{Size: MinSize, MaxMessage: 64 << 10, Max
 
 func TestMessagesComeOutAsTheyWentIn(t *testing.T) {
 	g := newRig(t, small())
-	a, b := g.add(Spec{Kind: Dynamic, Label: "a"}, false), g.add(Spec{Kind: Dynamic, Label: "b"}, false)
+	a, b := g.add(wish{Kind: Dynamic, Label: "a"}, false), g.add(wish{Kind: Dynamic, Label: "b"}, false)
 	var want [][]byte
 	for i := range 2000 {
 		m := bytes.Repeat([]byte{byte(i)}, i*37%9000)
@@ -129,7 +145,7 @@ func TestMessagesComeOutAsTheyWentIn(t *testing.T) {
 
 func TestFullRingWaitsAndGoesOn(t *testing.T) {
 	g := newRig(t, small())
-	s := g.add(Spec{Kind: Dynamic, Label: "s"}, false)
+	s := g.add(wish{Kind: Dynamic, Label: "s"}, false)
 	m := make([]byte, 60<<10)
 	entered := 0
 	for !g.r.Full() {
@@ -162,10 +178,10 @@ func (g *rig) reopen() *Ring {
 
 func TestSuccessorGoesOn(t *testing.T) {
 	g := newRig(t, small())
-	a := g.add(Spec{Kind: Dynamic, Label: "a", Address: "@a", UID: 7, Inode: 99}, false)
-	m1 := g.add(Spec{Kind: Dynamic, Label: "m1", Group: "grp", UID: 7}, false)
-	m2 := g.add(Spec{Kind: Dynamic, Label: "m2", Group: "grp", UID: 7}, false)
-	if m1.cursor != m2.cursor || m1.cursor == m1 {
+	a := g.add(wish{Kind: Dynamic, Label: "a", Address: "@a", UID: 7, Inode: 99}, false)
+	m1 := g.add(wish{Kind: Dynamic, Label: "m1", Group: "grp", UID: 7}, false)
+	m2 := g.add(wish{Kind: Dynamic, Label: "m2", Group: "grp", UID: 7}, false)
+	if m1.cursor != m2.cursor || m1.cursor == nil {
 		t.Fatal("no share")
 	}
 	for i := range 100 {
@@ -174,14 +190,14 @@ func TestSuccessorGoesOn(t *testing.T) {
 	g.send(a)
 	g.r.Send(m1, g.out[m1][0])
 	r := g.reopen()
-	if r.Freed() != 0 || len(r.cursors) != 2 || len(r.byID) != 4 {
-		t.Fatalf("%d freed, %d cursors, %d entries", r.Freed(), len(r.cursors), len(r.byID))
+	if r.Freed() != 0 || len(r.cursors) != 2 || len(r.sinkByID) != 3 {
+		t.Fatalf("%d freed, %d cursors, %d entries", r.Freed(), len(r.cursors), len(r.sinkByID))
 	}
-	if got := r.Find(a.ID()); *got.Spec() != *a.Spec() || got.Cursor() != a.Cursor() {
+	if got := r.Sink(a.ID()); *got.Spec() != *a.Spec() || got.cursor.Place() != a.cursor.Place() {
 		t.Fatalf("%+v is not %+v", got.Spec(), a.Spec())
 	}
-	if got := r.Find(m2.ID()); got.Cursor() != r.Head() {
-		t.Fatalf("share at %v", got.Cursor())
+	if got := r.Sink(m2.ID()); got.cursor.Place() != r.Head() {
+		t.Fatalf("share at %v", got.cursor.Place())
 	}
 	if r.NewID() <= m2.ID() {
 		t.Fatal("id used twice")

@@ -67,5 +67,5 @@ func TestNoAddresses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again.unmap()
+	again.files.unmap()
 }

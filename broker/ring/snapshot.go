@@ -2,7 +2,11 @@
 
 package ring
 
-import "time"
+import (
+	"runtime"
+	"slices"
+	"time"
+)
 
 // Totals are the numbers of a channel at one moment. Counts are messages.
 type Totals struct {
@@ -39,10 +43,11 @@ func (t *Totals) RefusedBy() map[string]uint64 {
 	return m
 }
 
-// Numbers are those of one sink at one moment: Accepted + Lost + Waiting = what entered since Start. A member of a
-// share shows the share's cursor, and in Took how many messages it accepted itself.
+// Numbers are those of one sink at one moment: Accepted + Lost + Waiting = what entered since Start. Of a sink of a share
+// they are the share's, and Took is what it accepted itself.
 type Numbers struct {
 	Spec      *Spec
+	Reading   *CursorSpec
 	Slot      int // its place in the sink table; another sink may have it later
 	Cursor    Place
 	Start     uint64
@@ -60,39 +65,39 @@ type Numbers struct {
 	Owed      time.Duration // its account, or its user's
 }
 
-// Snapshot reads the totals, and appends the numbers of every sink with a cursor or a socket to buf. It may be called
-// from any goroutine; it never makes the data thread wait, which changes an entry under its sequence word.
+// Snapshot reads the totals, and appends the numbers of every sink to buf. It may be called from any goroutine; it never makes
+// the data thread wait, which changes an entry under its sequence word.
 func (r *Ring) Snapshot(buf []Numbers) (Totals, []Numbers) {
 	t := r.totals()
-	byID := map[uint64]Numbers{}
-	first := len(buf)
-	for i := range r.table {
-		s := r.table[i].Load()
-		if s == nil || s.Spec().Kind == Source {
-			continue
-		}
-		n := s.numbers(t.Head)
-		n.Slot = i
-		if r.table[i].Load() != s {
-			continue // gone meanwhile, and the numbers are perhaps those of who has its entry now
-		}
-		if n.Spec.Kind == Share {
-			byID[n.Spec.ID] = n
-		}
-		if n.Spec.ShareID == 0 {
-			t.Accepted += n.Accepted
-			t.Lost += n.Lost
-		}
-		buf = append(buf, n)
+	type row struct {
+		s *Sink
+		n Numbers
 	}
-	for i := range buf[first:] {
-		n := &buf[first+i]
-		if share, ok := byID[n.Spec.ShareID]; ok && n.Spec.ShareID != 0 {
-			own := *n
-			*n = share
-			n.Spec, n.Took, n.Attaching, n.Absent, n.Stalled = own.Spec, own.Took, own.Attaching, own.Absent, own.Stalled
-			n.Queue, n.Slot = own.Queue, own.Slot
+	rows := make([]row, 0, 64)
+	for i := range r.sinks {
+		if s := r.sinks[i].Load(); s != nil {
+			rows = append(rows, row{s, s.numbers(t.Head)})
 		}
+	}
+	// A sink that has gone since then has its counts among the totals, or will have in a moment.
+	for {
+		before := r.removals.Load()
+		t.Accepted, t.Lost, t.Abandoned = r.c.GoneAccepted.Load(), r.c.GoneLost.Load(), r.c.GoneAbandoned.Load()
+		rows = slices.DeleteFunc(rows, func(x row) bool { return r.sinks[x.n.Slot].Load() != x.s })
+		if before&1 == 0 && r.removals.Load() == before {
+			break
+		}
+		runtime.Gosched()
+	}
+	counted := make(map[*Cursor]bool, len(rows))
+	for i := range rows {
+		x := &rows[i]
+		if c := x.s.cursor; !counted[c] {
+			counted[c] = true
+			t.Accepted += x.n.Accepted
+			t.Lost += x.n.Lost
+		}
+		buf = append(buf, x.n)
 	}
 	return t, buf
 }
@@ -100,8 +105,7 @@ func (r *Ring) Snapshot(buf []Numbers) (Totals, []Numbers) {
 func (r *Ring) totals() (t Totals) {
 	c := r.c
 	t = Totals{Geometry: r.geo, Generation: r.head.Generation.Load(), Starts: c.Starts.Load(), Since: c.Since.Load(),
-		Uncertain: c.Uncertain.Load(), Accepted: c.GoneAccepted.Load(), Lost: c.GoneLost.Load(),
-		Abandoned: c.GoneAbandoned.Load()}
+		Uncertain: c.Uncertain.Load()}
 	stable(&c.Word, func() {
 		t.Head, t.Tail, t.Delivered = c.Head.load(), c.Tail.load(), c.Delivered.load()
 		for i := range t.Refused {
@@ -112,22 +116,19 @@ func (r *Ring) totals() (t Totals) {
 }
 
 func (s *Sink) numbers(head Place) (n Numbers) {
-	e := s.e
-	n.Spec, n.Start, n.Took = s.Spec(), e.Start.Load(), e.Accepted.Load()
-	stable(&e.Word, func() { n.Cursor, n.Lost = e.Cursor.load(), e.Lost.Load() })
+	c, e := s.cursor, s.cursor.e
+	n.Spec, n.Reading, n.Slot, n.Start, n.Took = s.Spec(), c.Spec(), s.slot, e.Start.Load(), s.e.Accepted.Load()
+	stable(&e.Word, func() { n.Cursor, n.Lost = e.Done.load(), e.Lost.Load() })
 	f := e.Flags.Load()
 	n.Lagging, n.Catching = f&flagLagging != 0, f&flagCatching != 0
 	n.Absent, n.Stalled = s.cookie.Load() == 0, s.stalled.Load()
 	n.Queue = s.queue.Load()
-	n.Attaching = e.State.Load() == attaching
+	n.Attaching = s.e.State.Load() == attaching
 	n.Owed = time.Duration(e.Owed.Load())
-	// Head was read before: a cursor may have gone past it meanwhile.
 	n.Accepted = n.Cursor.Seq - n.Start - n.Lost
+	// Head was read before: a cursor may have gone past it meanwhile.
 	if head.Seq > n.Cursor.Seq {
 		n.Waiting, n.LagBytes = head.Seq-n.Cursor.Seq, head.Pos-n.Cursor.Pos
-	}
-	if n.Spec.ShareID == 0 {
-		n.Took = n.Accepted
 	}
 	return n
 }

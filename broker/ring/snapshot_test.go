@@ -11,7 +11,7 @@ import (
 // of one sink and never those of two.
 func TestSnapshotWhileSlotsChangeHands(t *testing.T) {
 	g := newRig(t, small())
-	keeper := g.add(Spec{Kind: Dynamic, Label: "keeper"}, false)
+	keeper := g.add(wish{Kind: Dynamic, Label: "keeper"}, false)
 	stop, bad := make(chan struct{}), make(chan Numbers, 1)
 	done := make(chan struct{})
 	go func() {
@@ -42,7 +42,7 @@ func TestSnapshotWhileSlotsChangeHands(t *testing.T) {
 	// One begins behind all of these, and the next one before them.
 	oldest := false
 	for began := time.Now(); time.Since(began) < 500*time.Millisecond; oldest = !oldest {
-		s, err := g.r.Add(Spec{ID: g.r.NewID(), Kind: Dynamic, Label: "s"}, oldest, false)
+		s, err := g.r.Add(Spec{ID: g.r.NewID(), Kind: Dynamic, Label: "s"}, Reading{Start: from(oldest)}, false)
 		if err != nil {
 			t.Fatal(err)
 		}

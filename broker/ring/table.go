@@ -6,137 +6,41 @@ import (
 	"errors"
 	"sync/atomic"
 	"time"
+
+	"github.com/msgmux/msgmux/broker/ring/mem"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // ErrTableFull means that the table has no entry left.
-var ErrTableFull = errors.New("sink table full")
+var ErrTableFull = errors.New("table full")
 
-// Kind is what a sink is.
-type Kind uint8
+// slotList are the free entries of a table, the one to be used next last.
+type slotList []int32
 
-// The kinds. Their numbers are part of the layout.
-const (
-	Dynamic Kind = 1 + iota // a datagram socket that was registered at run time
-	Static                  // a declared datagram socket or POSIX message queue
-	Framed                  // a connection to the subscribe socket
-	Share                   // not a socket: the cursor that the members of a share have in common
-	Source                  // not a sink: a connection to the publish socket
-)
-
-func (k Kind) String() string {
-	if k < Dynamic || k > Source {
-		return "unknown"
-	}
-	return [...]string{"dynamic", "static", "framed", "share", "source"}[k-1]
+func (l *slotList) take() int {
+	n := len(*l) - 1
+	slot := (*l)[n]
+	*l = (*l)[:n]
+	return int(slot)
 }
 
-// Spec is what a sink is, apart from where its cursor stands. It is immutable: Update replaces it.
-type Spec struct {
-	ID       uint64
-	Kind     Kind
-	Label    string // at most 64 bytes
-	Address  string // as a registration has it: @name or /path; at most 112 bytes
-	UID      uint32 // owner
-	Inode    uint32 // of the peer socket, which is its identity; 0 where there is none
-	Group    string // name of the share; "" for none
-	ShareID  uint64 // id of the share's own entry; 0 for none
-	Tap      bool
-	Frames   bool
-	Ordinary bool // a dynamic sink of neither root nor the broker's user: it has its account in common with its user's others
-	Patience time.Duration
-	Since    int64 // unix seconds
+func (l *slotList) give(slot int) { *l = append(*l, int32(slot)) }
+
+// tables are the three of the state, as they are on the heap.
+type tables struct {
+	sinks   []atomic.Pointer[Sink]   // by slot; readers of the snapshot load it
+	clients []atomic.Pointer[Client] // likewise
+	cursors []*Cursor                // those in use, in no order
+
+	sinkByID   map[uint64]*Sink
+	clientByID map[uint64]*Client
+	accounts   map[uint32]*Account // of ordinary users, by uid
+
+	freeCursors, freeSinks, freeClients slotList
+
+	// removals is odd while a sink goes: what it counted is in the table or among the totals, and a reader may find it in both.
+	removals atomic.Uint32
 }
-
-// Bits of identity.Bits.
-const (
-	bitTap = 1 << iota
-	bitFrames
-	bitOrdinary
-)
-
-func (s *Spec) identity() (i identity) {
-	i.ID, i.Share, i.Since, i.Patience = s.ID, s.ShareID, s.Since, int64(s.Patience)
-	i.Inode, i.UID, i.Kind = s.Inode, s.UID, uint8(s.Kind)
-	for bit, set := range map[uint8]bool{bitTap: s.Tap, bitFrames: s.Frames, bitOrdinary: s.Ordinary} {
-		if set {
-			i.Bits |= bit
-		}
-	}
-	i.LabelLen = uint8(copy(i.Label[:], s.Label))
-	i.GroupLen = uint32(copy(i.Group[:], s.Group))
-	i.AddrLen = uint8(copy(i.Addr[:], s.Address))
-	return i
-}
-
-// spec reads an identity back. ok is false if its bytes cannot have been written by this program.
-func (i *identity) spec() (s Spec, ok bool) {
-	if i.LabelLen > maxLabel || i.GroupLen > maxLabel || i.AddrLen > maxAddress ||
-		Kind(i.Kind) < Dynamic || Kind(i.Kind) > Source || i.ID == 0 || i.Patience < 0 {
-		return s, false
-	}
-	return Spec{ID: i.ID, Kind: Kind(i.Kind), Label: string(i.Label[:i.LabelLen]), Address: string(i.Addr[:i.AddrLen]),
-		UID: i.UID, Inode: i.Inode, Group: string(i.Group[:i.GroupLen]), ShareID: i.Share,
-		Tap: i.Bits&bitTap != 0, Frames: i.Bits&bitFrames != 0, Ordinary: i.Bits&bitOrdinary != 0,
-		Patience: time.Duration(i.Patience), Since: i.Since}, true
-}
-
-// Sink is an entry of the table in use.
-type Sink struct {
-	spec    atomic.Pointer[Spec]
-	cookie  atomic.Uint64
-	stalled atomic.Bool
-	queue   atomic.Bool // a POSIX message queue
-	slot    int
-	e       *entry
-
-	// The data thread's own view; readers of the snapshot use none of it.
-	cursor    *Sink // whose cursor it uses: itself, or its share
-	account   *Account
-	connected int // how many sockets can take messages for this cursor just now
-	members   int // of a share
-	tap       bool
-	frames    bool
-	lagging   bool
-	catching  bool
-	self      bool   // this socket is connected
-	burst     uint64 // how many datagrams it is offered at once
-
-	joined time.Duration // the channel's clock when it came; 0 for what a predecessor left
-}
-
-// Spec is what the sink is. It may be read from any goroutine.
-func (s *Sink) Spec() *Spec { return s.spec.Load() }
-
-// Cookie is what Connect was told, 0 while the socket is not connected. It may be read from any goroutine.
-func (s *Sink) Cookie() uint64 { return s.cookie.Load() }
-
-// Queue says that what the sink's messages go to is a POSIX message queue, and no socket.
-func (s *Sink) Queue(yes bool) { s.queue.Store(yes) }
-
-// Stall says, for the snapshot, whether the socket is full.
-func (s *Sink) Stall(yes bool) {
-	if s.stalled.Load() != yes {
-		s.stalled.Store(yes)
-	}
-}
-
-// ID tells the sink from all others, past and future.
-func (s *Sink) ID() uint64 { return s.Spec().ID }
-
-// Cursor is where it stands.
-func (s *Sink) Cursor() Place { return s.cursor.e.Cursor.load() }
-
-// Uses says whether s takes from the cursor of c: it is c, or a member of the share c.
-func (s *Sink) Uses(c *Sink) bool { return s.cursor == c }
-
-// Lagging says whether it is no longer waited for.
-func (s *Sink) Lagging() bool { return s.cursor.lagging }
-
-// Lost is how many messages it has lost.
-func (s *Sink) Lost() uint64 { return s.cursor.e.Lost.Load() }
-
-// Attaching says whether it is a client that has not got its ok yet.
-func (s *Sink) Attaching() bool { return s.e.State.Load() == attaching }
 
 // NewID is an id that was never used before, and never will be again, whatever happens.
 func (r *Ring) NewID() uint64 {
@@ -152,161 +56,149 @@ func (r *Ring) Reserve(id uint64) {
 	}
 }
 
-// Add enters a sink into the table. Its cursor begins at delivered, so that it also gets what nobody has had, or with
-// oldest at the tail. A sink with a Group uses the cursor of that share; the share's own entry is made with the first
-// member. A sink that is Attaching gets nothing before Attach.
+// Reading is how a new sink reads: from a cursor of its own, or from that of a share.
+type Reading struct {
+	CursorSpec            // ID and Since are those of the sink, or of the share that there is
+	Start      wire.Start // where to begin; before what nobody has had
+}
+
+// Add enters a sink into the table. A sink of a share uses the share's cursor, which is made with the first one and then has
+// its options; what a later one asks for is not looked at. A new cursor begins at delivered, so that it also gets what nobody
+// has had, or before that, where Start says. A sink that is attaching gets nothing before Greet.
 //
-// The entry's state is its commit record: until it is written, last, there is no such sink.
-func (r *Ring) Add(spec Spec, oldest, attach bool) (*Sink, error) {
-	need := 1
-	var share *Sink
-	if spec.Group != "" {
-		if share = r.share(spec.Group, spec.UID); share == nil {
-			need++
-		}
+// An entry's state is its commit record: until it is written, last, there is no such sink. A cursor that is left without a
+// sink is removed by the successor.
+//
+// The error is ErrTableFull.
+func (r *Ring) Add(spec Spec, how Reading, attach bool) (*Sink, error) {
+	var c *Cursor
+	if how.Share != "" {
+		c = r.share(how.Share, how.UID)
 	}
-	if len(r.freeSlot) < need {
+	if len(r.freeSinks) == 0 || c == nil && len(r.freeCursors) == 0 {
 		return nil, ErrTableFull
 	}
-	if spec.Group != "" && share == nil {
-		common := spec
-		common.Kind, common.ID, common.Inode, common.Address = Share, r.NewID(), 0, ""
-		common.Label = spec.Group
-		share = r.add(common, oldest, false)
+	if c == nil {
+		how.ID, how.Since = spec.ID, spec.Since
+		if how.Share != "" {
+			how.ID = r.NewID()
+		}
+		c = r.addCursor(how)
 	}
-	if share != nil {
-		spec.ShareID = share.ID()
-	}
-	return r.add(spec, oldest, attach), nil
+	spec.Cursor = c.ID()
+	slot := r.freeSinks.take()
+	e := &r.sinkTable[slot]
+	e.Accepted.Store(0)
+	e.From.store(Place{})
+	e.To.store(Place{})
+	seal(&e.Identity, &e.Sum, spec.identity())
+	r.ops.Seam("add.filled")
+	e.State.Store(entryState(attach))
+	r.ops.Seam("add.done")
+	return r.adoptSink(slot, spec, c), nil
 }
 
-func (r *Ring) add(spec Spec, oldest, attach bool) *Sink {
-	slot := r.freeSlot[len(r.freeSlot)-1]
-	r.freeSlot = r.freeSlot[:len(r.freeSlot)-1]
-	e := &r.entries[slot]
-	start := r.c.Delivered.load()
-	flags := uint32(0)
-	if oldest && r.c.Tail.Seq.Load() < start.Seq {
-		start, flags = r.c.Tail.load(), flagCatching
+func (r *Ring) addCursor(how Reading) *Cursor {
+	slot := r.freeCursors.take()
+	e := &r.cursorTable[slot]
+	start, flags := r.startAt(how.Start), uint32(0)
+	if start.Seq < r.c.Delivered.Seq.Load() {
+		flags = flagCatching
 	}
-	e.Cursor.store(start)
+	e.Done.store(start)
+	e.Sent.store(start)
 	e.Start.Store(start.Seq)
 	e.Lost.Store(0)
-	e.Accepted.Store(0)
 	e.Owed.Store(0)
+	e.Left.Store(0)
 	e.Flags.Store(flags)
-	id := spec.identity()
-	e.Identity.Store(id)
-	e.Sum.Store(id.sum())
-	r.ops.Seam("add.filled")
-	state := uint32(active)
+	seal(&e.Identity, &e.Sum, how.CursorSpec.identity())
+	r.ops.Seam("add.cursor")
+	e.State.Store(active)
+	c := r.adoptCursor(slot, how.CursorSpec)
+	c.joined = r.clock
+	return c
+}
+
+// AddClient enters a connected source, which is attaching. The error is ErrTableFull.
+func (r *Ring) AddClient(spec ClientSpec) (*Client, error) {
+	if len(r.freeClients) == 0 {
+		return nil, ErrTableFull
+	}
+	slot := r.freeClients.take()
+	e := &r.clientTable[slot]
+	e.Mark.Store(0)
+	e.Taken.Store(0)
+	e.Left.Store(0)
+	seal(&e.Identity, &e.Sum, spec.identity())
+	e.State.Store(attaching)
+	r.ops.Seam("add.client")
+	return r.adoptClient(slot, spec), nil
+}
+
+// seal writes an identity and the sum over it.
+func seal[T any](identity *mem.Value[T], sum *mem.Value[uint64], v T) {
+	identity.Store(v)
+	sum.Store(sumOf(&v))
+}
+
+func entryState(attach bool) uint32 {
 	if attach {
-		state = attaching
+		return attaching
 	}
-	e.State.Store(state)
-	r.ops.Seam("add.done")
-	s := r.adopt(int(slot), spec)
-	s.joined = r.clock
-	return s
+	return active
 }
 
-// adopt makes the heap's side of an entry in use.
-func (r *Ring) adopt(slot int, spec Spec) *Sink {
-	e := &r.entries[slot]
+// adoptCursor makes the heap's side of an entry in use.
+func (r *Ring) adoptCursor(slot int, spec CursorSpec) *Cursor {
+	e := &r.cursorTable[slot]
 	flags := e.Flags.Load()
-	s := &Sink{slot: slot, e: e, burst: MaxSend, tap: spec.Tap, frames: spec.Frames,
-		lagging: flags&flagLagging != 0, catching: flags&flagCatching != 0}
-	s.cursor = s
+	c := &Cursor{slot: slot, e: e, tap: spec.Tap, lagging: flags&flagLagging != 0, catching: flags&flagCatching != 0,
+		account: r.account(&spec, time.Duration(e.Owed.Load()))}
+	c.spec.Store(&spec)
+	r.cursors = append(r.cursors, c)
+	return c
+}
+
+func (r *Ring) adoptSink(slot int, spec Spec, c *Cursor) *Sink {
+	s := &Sink{slot: slot, e: &r.sinkTable[slot], cursor: c, frames: spec.Frames, burst: MaxSend, room: wire.MaxPacket}
 	s.spec.Store(&spec)
-	if spec.Kind == Source {
-		r.byID[spec.ID] = s
-		r.table[slot].Store(s)
-		return s
+	if c.sinks++; c.Spec().Share == "" {
+		c.sole = s
 	}
-	if share := r.byID[spec.ShareID]; share != nil && spec.ShareID != 0 {
-		s.cursor = share
-		share.members++
-	} else {
-		s.account = r.account(&spec, time.Duration(e.Owed.Load()))
-		r.cursors = append(r.cursors, s)
-	}
-	r.byID[spec.ID] = s
-	r.table[slot].Store(s)
+	r.sinkByID[spec.ID] = s
+	r.sinks[slot].Store(s)
 	return s
 }
 
-// account is the one that a sink with this spec is charged to.
-func (r *Ring) account(spec *Spec, owed time.Duration) *Account {
-	if !spec.Ordinary {
-		return &Account{Owed: owed}
-	}
-	user := spec.UID
-	if r.opt.Owner != nil {
-		user = r.opt.Owner(user)
-	}
-	a := r.accounts[user]
-	if a == nil {
-		a = &Account{Shared: true, user: user}
-		r.accounts[user] = a
-	}
-	a.Owed = max(a.Owed, owed)
-	return a
+func (r *Ring) adoptClient(slot int, spec ClientSpec) *Client {
+	c := &Client{slot: slot, e: &r.clientTable[slot]}
+	c.spec.Store(&spec)
+	r.clientByID[spec.ID] = c
+	r.clients[slot].Store(c)
+	return c
 }
 
-// share finds the share of that name and user.
-func (r *Ring) share(name string, uid uint32) *Sink {
-	for _, s := range r.cursors {
-		if sp := s.Spec(); sp.Kind == Share && sp.UID == uid && sp.Group == name {
-			return s
-		}
-	}
-	return nil
-}
-
-// Connect says that the socket of s can take messages, or (false) that it cannot just now. The cookie is the kernel's
-// for that socket, for whoever asks after it.
-func (r *Ring) Connect(s *Sink, yes bool, cookie uint64) {
-	s.cookie.Store(cookie)
-	if s.self == yes {
-		return
-	}
-	s.self = yes
-	by := -1
-	if yes {
-		by = 1
-	}
-	s.cursor.connected += by
-	if !s.tap {
-		r.receivers += by
-	}
-}
-
-// Sinks calls yield for every sink that has a socket, in no order, until it returns false.
+// Sinks calls yield for every sink, in no order, until it returns false. It may be called on any goroutine.
 func (r *Ring) Sinks(yield func(*Sink) bool) {
-	for i := range r.table {
-		if s := r.table[i].Load(); s != nil && s.Spec().Kind < Share && !yield(s) {
+	for i := range r.sinks {
+		if s := r.sinks[i].Load(); s != nil && !yield(s) {
 			return
 		}
 	}
 }
 
-// Clients calls yield for every connected source, in no order, until it returns false.
-func (r *Ring) Clients(yield func(*Sink) bool) {
-	for i := range r.table {
-		if s := r.table[i].Load(); s != nil && s.Spec().Kind == Source && !yield(s) {
+// Clients calls yield for every connected source, in no order, until it returns false. It may be called on any goroutine.
+func (r *Ring) Clients(yield func(*Client) bool) {
+	for i := range r.clients {
+		if c := r.clients[i].Load(); c != nil && !yield(c) {
 			return
 		}
 	}
 }
 
-// Find is the sink with that id, or nil.
-func (r *Ring) Find(id uint64) *Sink { return r.byID[id] }
+// Sink is the one with that id, or nil.
+func (r *Ring) Sink(id uint64) *Sink { return r.sinkByID[id] }
 
-func (r *Ring) setFlag(s *Sink, flag uint32, on bool) {
-	f := s.e.Flags.Load() &^ flag
-	if on {
-		f |= flag
-	}
-	s.e.Flags.Store(f)
-	s.lagging, s.catching = f&flagLagging != 0, f&flagCatching != 0
-}
+// Client is the one with that id, or nil.
+func (r *Ring) Client(id uint64) *Client { return r.clientByID[id] }

@@ -11,54 +11,52 @@ import (
 // clock on by it. It says whether a sink was left behind or forgiven: then Append may find room.
 //
 // What holds at the moment of the call is taken for the whole of d, as a sample: whether the ring is full, and which
-// sinks have nothing left to read. idle is asked for the latter about a sink that was sent everything: has it, or for
-// a share has one of its members, also read everything? So the moments must not depend on what the sinks do. The
+// cursors have nothing left to read. idle is asked for the latter about one that was sent everything: has its sink, or
+// of a share one of them, also read everything? So the moments must not depend on what the sinks do. The
 // caller takes them by the clock, in the middle of its work if need be; right after the slowest sink has moved, all
 // others would always look idle. With d = 0 nobody is charged, and only sinks without patience are judged.
-func (r *Ring) Turn(d time.Duration, idle func(*Sink) bool) (changed bool) {
+func (r *Ring) Turn(d time.Duration, idle func(*Cursor) bool) (changed bool) {
 	d = Step(d)
 	r.Advance(d)
 	if !r.full && !r.Owing() {
 		return false
 	}
 	head, delivered := r.c.Head.load(), r.c.Delivered.load()
-	now, mask := r.ms(), uint64(len(r.index)-1)
-	r.standings, r.judged = r.standings[:0], r.judged[:0]
-	for _, s := range r.cursors {
-		cur := s.e.Cursor.load()
+	r.standings = r.standings[:0]
+	for _, c := range r.cursors {
+		at := c.e.Done.load()
 		st := Standing{
-			Patience:        s.patience(),
-			Account:         s.account,
-			Lag:             Occupied(head.Pos-cur.Pos, head.Seq-cur.Seq, r.geo.Size, uint64(len(r.index))),
-			BehindDelivered: cur.Seq < delivered.Seq,
-			CaughtUp:        d > 0 && r.full && cur.Seq == head.Seq && s.connected > 0 && !s.tap && idle(s),
-			Tap:             s.tap,
-			New:             (r.clock-s.joined)/payBackPart < s.Spec().Patience,
-			Lagging:         s.lagging,
+			Patience:        c.patience(),
+			Account:         c.account,
+			Lag:             head.Pos - at.Pos,
+			BehindDelivered: at.Seq < delivered.Seq,
+			CaughtUp:        d > 0 && r.full && at.Seq == head.Seq && c.connected > 0 && !c.tap && idle(c),
+			Tap:             c.tap,
+			New:             (r.clock-c.joined)/payBackPart < c.Spec().Patience,
+			Lagging:         c.lagging,
 		}
 		if st.BehindDelivered {
-			st.Behind = time.Duration(now-r.index[cur.Seq&mask].At.Load()) * time.Millisecond
+			st.Behind = r.acceptedFor(at)
 		}
 		r.standings = append(r.standings, st)
-		r.judged = append(r.judged, s)
 	}
 	changed = r.patience.Turn(d, r.geo.Size, r.full, r.standings)
-	for i, s := range r.judged {
-		if owed := int64(s.account.Owed); owed != s.e.Owed.Load() {
-			s.e.Owed.Store(owed)
+	for i, c := range r.cursors {
+		if owed := int64(c.account.Owed); owed != c.e.Owed.Load() {
+			c.e.Owed.Store(owed)
 		}
-		if lagging := r.standings[i].Lagging; lagging != s.lagging {
-			r.setFlag(s, flagLagging, lagging)
-			r.verdicts = append(r.verdicts, Verdict{s, lagging})
+		if lagging := r.standings[i].Lagging; lagging != c.lagging {
+			r.setFlag(c, flagLagging, lagging)
+			r.verdicts = append(r.verdicts, Verdict{c, lagging})
 		}
 	}
 	r.payBack(d)
 	return changed
 }
 
-// Verdict is a sink that was left behind, or (Lagging false) forgiven.
+// Verdict is a cursor that was left behind, or (Lagging false) forgiven.
 type Verdict struct {
-	Sink    *Sink
+	Cursor  *Cursor
 	Lagging bool
 }
 
@@ -69,15 +67,6 @@ func (r *Ring) Verdicts() []Verdict {
 	return v
 }
 
-// patience is how long others wait for s: its own, but none before it has caught up after a start at the tail, and
-// none for a tap.
-func (s *Sink) patience() time.Duration {
-	if s.tap || s.catching {
-		return 0
-	}
-	return s.Spec().Patience
-}
-
 // Owing says whether some account or verdict is open, so that the rule has something to do.
 func (r *Ring) Owing() bool {
 	for _, a := range r.accounts {
@@ -85,12 +74,28 @@ func (r *Ring) Owing() bool {
 			return true
 		}
 	}
-	for _, s := range r.cursors {
-		if s.lagging || s.account.Owed > 0 {
+	for _, c := range r.cursors {
+		if c.lagging || c.account.Owed > 0 {
 			return true
 		}
 	}
 	return false
+}
+
+// Contended says whether time may be charged to somebody: the ring is full, and beside a sink that takes messages there is
+// another one to be waited for. If not, nothing changes by looking again and again.
+func (r *Ring) Contended() bool {
+	if !r.full {
+		return false
+	}
+	there, others := false, 0
+	for _, c := range r.cursors {
+		if !c.tap {
+			there = there || c.connected > 0
+			others++
+		}
+	}
+	return there && others > 1
 }
 
 // payBack pays back the accounts of ordinary users that have no sink now, and closes those that owe nothing. The others
@@ -107,18 +112,25 @@ func (r *Ring) payBack(d time.Duration) {
 
 // closeAccount closes the account of an ordinary user's sink that has gone, if nothing is owed and it was the last one.
 func (r *Ring) closeAccount(a *Account) {
-	if a.Shared && a.Owed == 0 && !slices.ContainsFunc(r.cursors, func(s *Sink) bool { return s.account == a }) {
+	if a.Shared && a.Owed == 0 && !slices.ContainsFunc(r.cursors, func(c *Cursor) bool { return c.account == a }) {
 		delete(r.accounts, a.user)
 	}
 }
 
-// Blocker is the sink that the sources wait for while the ring is full: of those that hold the tail, one; nil if it
-// is nobody.
-func (r *Ring) Blocker() *Sink {
-	var b *Sink
-	for _, s := range r.cursors {
-		if !s.lagging && (b == nil || s.e.Cursor.Seq.Load() < b.e.Cursor.Seq.Load()) {
-			b = s
+// Blocker is the cursor that the sources wait for while the ring is full: the one that is furthest behind, of those that are
+// waited for; if all have been left behind, the one that needs least to give somebody what nobody has had. It is nil if there
+// is none but taps.
+func (r *Ring) Blocker() *Cursor {
+	var b *Cursor
+	for _, c := range r.cursors {
+		if c.tap {
+			continue
+		}
+		switch {
+		case b == nil || b.lagging && !c.lagging:
+			b = c
+		case b.lagging == c.lagging && (c.e.Done.Seq.Load() < b.e.Done.Seq.Load()) != c.lagging:
+			b = c
 		}
 	}
 	return b

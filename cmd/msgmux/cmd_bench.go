@@ -4,13 +4,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"math"
 	"os"
-	"os/exec"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,54 +19,41 @@ import (
 
 // benchOptions are the flags of bench.
 type benchOptions struct {
-	sinks    int
-	size     int
-	rate     float64 // messages a second, 0 for as many as go
-	duration span
-	frames   bool // what is there goes into one packet
-	plain    bool // each message is a datagram
-	force    bool
-	json     bool
+	sinks     int
+	size      byteSize
+	rate      float64 // messages a second, 0 for as many as go
+	duration  span
+	datagrams bool
+	force     bool
+	json      bool
 }
 
 // maxBenchSinks is far above what says something on one host, and below what exhausts it by mistake.
 const maxBenchSinks = 1024
 
 func benchCommand(where *location) *cobra.Command {
-	o := benchOptions{duration: span(5 * time.Second)}
+	o := benchOptions{size: 256, duration: span(5 * time.Second)}
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "measure the channel",
-		Long: `Measure the channel with one publisher and several sinks, each a process of its
-own: CPU time for a delivery in every process, deliveries a second, loss, and
-the time from sending to receiving. Without --rate the publisher sends as fast
-as the channel takes, and that time is mostly spent waiting in queues.
-
-Both ends are programs in Go that use frames: many messages in one packet. With
---datagrams each message is a packet of its own, as from programs that know
-nothing of frames.
+		Long: `Measure the channel with one source and several sinks: CPU time for a delivery,
+in the broker and in this program, deliveries a second, loss, and the time from
+sending to receiving. Without --rate the source sends as fast as the channel
+takes, and that time is mostly spent waiting in queues.
 
 The messages of the measurement go to every sink of the channel. Where there
 are others bench does not begin, unless forced.`,
-		Example: `  msgmux bench --sinks 16 --size 4096
+		Example: `  msgmux bench --sinks 16 --size 4K
   msgmux bench --rate 1000 --duration 10s --json`,
-		ValidArgsFunction: cobra.NoFileCompletions,
-		Args:              noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.plain && o.frames && cmd.Flags().Changed("frames") {
-				return usagef("--frames and --datagrams exclude each other")
-			}
-			o.frames = o.frames && !o.plain
-			return o.run(where)
-		},
+		Args: noArgs,
+		RunE: func(*cobra.Command, []string) error { return o.run(where) },
 	}
 	flags := cmd.Flags()
-	flags.IntVarP(&o.sinks, "sinks", "n", 4, "`N` sink processes")
-	flags.IntVar(&o.size, "size", 256, fmt.Sprintf("size of a message in `BYTES`, at least %d", stampSize))
+	flags.IntVarP(&o.sinks, "sinks", "n", 4, "`N` sinks")
+	flags.Var(&o.size, "size", fmt.Sprintf("`SIZE` of a message in bytes, at least %d; K and M may follow the number", stampSize))
 	flags.Float64Var(&o.rate, "rate", 0, "`N` messages a second; 0: as many as go")
 	flags.Var(&o.duration, "duration", "how long to send")
-	flags.BoolVar(&o.frames, "frames", true, "many messages in one packet")
-	flags.BoolVar(&o.plain, "datagrams", false, "each message is a datagram")
+	flags.BoolVar(&o.datagrams, "datagrams", false, "send each message as a datagram of its own, as programs do that know nothing of packets")
 	flags.BoolVar(&o.force, "force", false, "measure although other sinks will get the messages, too")
 	flags.BoolVar(&o.json, "json", false, "one JSON object")
 	return cmd
@@ -78,10 +64,20 @@ func (o *benchOptions) run(where *location) error {
 	switch {
 	case o.sinks < 1 || o.sinks > maxBenchSinks:
 		return usagef("--sinks %d: 1 to %d", o.sinks, maxBenchSinks)
-	case o.size < stampSize || o.size > msgmux.MaxMessage:
+	case o.size < stampSize:
 		return usagef("--size %d: %d to %d", o.size, stampSize, msgmux.MaxMessage)
-	case o.rate < 0 || !(o.rate <= 1e7):
+	case !(o.rate >= 0 && o.rate <= 1e7):
 		return usagef("--rate %v: 0 to 10000000", o.rate)
+	}
+	l, err := list(where)
+	switch {
+	case err != nil:
+		return err
+	case uint64(o.size) > l.Status.MaxMessage:
+		return fmt.Errorf("%w: the channel takes up to %s bytes", msgmux.ErrTooLarge, commas(l.Status.MaxMessage))
+	case len(l.Sinks) > 0 && !o.force:
+		return fmt.Errorf("the channel has %s, which would get the messages, too; --force measures nevertheless",
+			plural(uint64(len(l.Sinks)), "sink"))
 	}
 	channel, err := where.locate()
 	if err != nil {
@@ -89,134 +85,96 @@ func (o *benchOptions) run(where *location) error {
 	}
 	ctx, cancel := untilStopped(context.Background())
 	defer cancel(nil)
-	asking, answered := context.WithTimeout(ctx, answerWithin)
-	status, err := channel.Status(asking)
-	answered()
-	switch {
-	case err != nil:
-		return err
-	case uint64(o.size) > status.MaxMessage:
-		return fmt.Errorf("%w: the channel takes up to %s bytes", msgmux.ErrTooLarge, commas(status.MaxMessage))
-	case status.Sinks.Total > 0 && !o.force:
-		return fmt.Errorf("the channel has %s, which would get the messages, too; --force measures nevertheless",
-			plural(uint64(status.Sinks.Total), "sink"))
-	}
-	result, err := o.measure(ctx, channel, status)
+	result, err := o.measure(ctx, channel, l.Status.PID)
 	if end, ok := errors.AsType[stopped](context.Cause(ctx)); ok {
 		return exitError{end.status(), end}
 	}
 	if err != nil {
 		return err
 	}
+	result.BrokerBuild, result.ClientBuild = l.Status.Version, build.Version
 	if o.json {
-		return printJSON(result)
+		return printJSON(result, true)
 	}
-	return printText(result.append(nil))
+	return printText(o.appendResult(nil, result))
 }
 
-// measure runs the processes: all sinks are there before the first message, and all have ended before the account.
-func (o *benchOptions) measure(ctx context.Context, channel msgmux.Channel, status msgmux.Status) (*benchResult, error) {
-	run := strconv.FormatInt(time.Now().UnixNano(), 10)
-	common := []string{"--runtime-dir", channel.RuntimeDir, "--run", run, "--datagrams=" + strconv.FormatBool(!o.frames)}
-	var sinks []*benchProcess
-	defer func() {
-		for _, sink := range sinks {
-			sink.end()
+// benchJSON is what bench --json prints.
+type benchJSON struct {
+	Sinks       int     `json:"sinks"`
+	Size        int     `json:"size_bytes"`
+	Transport   string  `json:"transport"` // frames, datagrams
+	Rate        float64 `json:"rate_asked,omitempty"`
+	Seconds     float64 `json:"seconds"` // from the first message sent to the last one received
+	Sent        uint64  `json:"sent"`
+	Deliveries  uint64  `json:"deliveries"`
+	Lost        uint64  `json:"lost"`
+	Disordered  uint64  `json:"disordered"` // came after a later one, or twice
+	MessagesPS  float64 `json:"messages_per_second"`
+	PerSecond   float64 `json:"deliveries_per_second"`
+	BrokerCPU   float64 `json:"broker_cpu_seconds"` // user and system
+	ClientCPU   float64 `json:"client_cpu_seconds"`
+	CPU         float64 `json:"cpu_us_per_delivery"` // of both
+	P50         float64 `json:"latency_p50_us"`
+	P99         float64 `json:"latency_p99_us"`
+	P999        float64 `json:"latency_p999_us"`
+	BrokerBuild string  `json:"broker_version"`
+	ClientBuild string  `json:"client_version"`
+}
+
+// appendResult appends a measurement for people.
+func (o *benchOptions) appendResult(dst []byte, r *benchJSON) []byte {
+	rate := "as fast as the channel takes"
+	if o.rate > 0 {
+		rate = strconv.FormatFloat(o.rate, 'f', -1, 64) + " messages/s asked for"
+	}
+	dst = fmt.Appendf(dst, "%s, %d bytes, %s, %s, for %s; %s\n\n", plural(uint64(r.Sinks), "sink"), r.Size, r.Transport, rate,
+		roughly(time.Duration(o.duration)), queueNote())
+	each := func(seconds float64) float64 { return seconds * 1e6 / max(float64(r.Deliveries), 1) }
+	us := func(us float64) string { return threeDigits(time.Duration(us * 1e3)) }
+	dst = fmt.Appendf(dst, "messages    %s, %s/s\n", commas(r.Sent), commas(uint64(r.MessagesPS)))
+	dst = fmt.Appendf(dst, "deliveries  %s, %s/s, %s/s\n", commas(r.Deliveries), commas(uint64(r.PerSecond)), byteCount(uint64(r.PerSecond*float64(r.Size))))
+	dst = fmt.Appendf(dst, "lost        %s of %s\n", commas(r.Lost), commas(r.Deliveries+r.Lost))
+	if r.Disordered > 0 {
+		dst = fmt.Appendf(dst, "disordered  %s\n", commas(r.Disordered))
+	}
+	dst = fmt.Appendf(dst, "CPU         %.3f us a delivery: broker %.3f, clients %.3f\n", r.CPU, each(r.BrokerCPU), each(r.ClientCPU))
+	return fmt.Appendf(dst, "latency     p50 %s, p99 %s, p99.9 %s\n", us(r.P50), us(r.P99), us(r.P999))
+}
+
+// queueNote names the setting of the host that matters most: how many datagrams a queue holds.
+func queueNote() string {
+	text, err := os.ReadFile("/proc/sys/net/unix/max_dgram_qlen")
+	if err != nil {
+		return "net.unix.max_dgram_qlen unknown"
+	}
+	return "net.unix.max_dgram_qlen " + strings.TrimSpace(string(text))
+}
+
+// account makes the result of what the sinks have seen.
+func (o *benchOptions) account(run *benchRun, sinks []*benchSink) *benchJSON {
+	r := &benchJSON{Sinks: o.sinks, Size: int(o.size), Transport: "frames", Rate: o.rate, Sent: run.sent}
+	if o.datagrams {
+		r.Transport = "datagrams"
+	}
+	ended := run.ended
+	total := &sinks[0].times
+	for i, s := range sinks {
+		r.Deliveries += s.received.Load()
+		r.Disordered += s.disordered
+		if s.ended.After(ended) {
+			ended = s.ended
 		}
-	}()
-	for i := range o.sinks {
-		sink, err := startBench(ctx, fmt.Sprintf("sink %d", i+1), append([]string{"bench-sink"}, common...))
-		if err != nil {
-			return nil, err
-		}
-		sinks = append(sinks, sink)
-	}
-	for _, sink := range sinks {
-		if err := sink.read(nil); err != nil {
-			return nil, err
+		if i > 0 {
+			total.Merge(&s.times)
 		}
 	}
-	publisher, err := startBench(ctx, "publisher", append([]string{
-		"bench-source", "--size", strconv.Itoa(o.size), "--rate", strconv.FormatFloat(o.rate, 'f', -1, 64),
-		"--duration", o.duration.String(),
-	}, common...))
-	if err != nil {
-		return nil, err
-	}
-	defer publisher.end()
-
-	result := &benchResult{options: o, status: status}
-	before, err := cpuOf(status.PID)
-	if err != nil {
-		return nil, err
-	}
-	if err := publisher.read(&result.source); err != nil {
-		return nil, err
-	}
-	// A sink ends at the last message; one that has lost it, when nothing comes any more after its input was closed.
-	for _, sink := range sinks {
-		sink.input.Close()
-	}
-	for _, sink := range sinks {
-		var report benchSinkReport
-		if err := sink.read(&report); err != nil {
-			return nil, err
-		}
-		result.sinks = append(result.sinks, report)
-	}
-	after, err := cpuOf(status.PID)
-	if err != nil {
-		return nil, fmt.Errorf("the broker was replaced while it was measured: %w", err)
-	}
-	result.broker = after - before
-	result.account()
-	return result, nil
-}
-
-// benchProcess is one process of a measurement: this program again, with a command that is not for people. It says that
-// it is ready and what it has measured in JSON on its output, and ends when its input is closed.
-type benchProcess struct {
-	name   string
-	cmd    *exec.Cmd
-	input  io.WriteCloser
-	output *json.Decoder
-}
-
-func startBench(ctx context.Context, name string, args []string) (*benchProcess, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(ctx, self, args...)
-	cmd.Stderr = os.Stderr
-	input, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	output, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("cannot start the %s: %w", name, err)
-	}
-	return &benchProcess{name: name, cmd: cmd, input: input, output: json.NewDecoder(output)}, nil
-}
-
-// read waits for the next thing that the process says; nil is for what says only that it is ready.
-func (p *benchProcess) read(value any) error {
-	if value == nil {
-		value = &struct{}{}
-	}
-	if err := p.output.Decode(value); err != nil {
-		return fmt.Errorf("the %s ended too early: %w", p.name, err)
-	}
-	return nil
-}
-
-// end waits for the process, which leaves as soon as its input is closed.
-func (p *benchProcess) end() {
-	p.input.Close()
-	time.AfterFunc(stuckAfter, func() { _ = p.cmd.Process.Kill() })
-	_ = p.cmd.Wait() // what it had to say it has said
+	r.Lost = r.Sent*uint64(o.sinks) - min(r.Deliveries, r.Sent*uint64(o.sinks))
+	r.Seconds = max(ended.Sub(run.began).Seconds(), 1e-9)
+	r.MessagesPS, r.PerSecond = float64(r.Sent)/r.Seconds, float64(r.Deliveries)/r.Seconds
+	r.BrokerCPU, r.ClientCPU = run.broker.Seconds(), run.client.Seconds()
+	r.CPU = (r.BrokerCPU + r.ClientCPU) * 1e6 / max(float64(r.Deliveries), 1)
+	us := func(q float64) float64 { return math.Round(total.Quantile(q)) / 1e3 }
+	r.P50, r.P99, r.P999 = us(0.5), us(0.99), us(0.999)
+	return r
 }

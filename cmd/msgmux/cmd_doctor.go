@@ -43,8 +43,7 @@ units, what systemd grants the broker; and how the channel itself is. Each line
 says ok, warn or fail, and what to do. Run as root it sees everything.
 
 The exit status is 1 if anything fails, and 0 with warnings only.`,
-		ValidArgsFunction: cobra.NoFileCompletions,
-		Args:              noArgs,
+		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			p, err := newPatient(where)
 			if err != nil {
@@ -52,7 +51,7 @@ The exit status is 1 if anything fails, and 0 with warnings only.`,
 			}
 			findings := p.examine()
 			if asJSON {
-				err = printJSON(findings)
+				err = printJSON(findings, true)
 			} else {
 				err = printText(appendFindings(nil, findings))
 			}

@@ -55,7 +55,8 @@ func TestDoctorSeesSmallLimits(t *testing.T) {
 	}
 }
 
-// TestDoctorSeesWhoBlocks: a sink that has to have everything, and does not read.
+// TestDoctorSeesWhoBlocks: a sink that has to have everything, and does not read. What is advised helps: as the only sink, no
+// patience does, but another sink; beside another one, its patience.
 func TestDoctorSeesWhoBlocks(t *testing.T) {
 	_, dir := startBroker(t)
 	sub := startSub(t, dir, "--label", "archive", "--patience", "forever")
@@ -66,12 +67,23 @@ func TestDoctorSeesWhoBlocks(t *testing.T) {
 	pub.start()
 	until(t, "sources wait long", func() bool {
 		s, err := msgmux.Channel{RuntimeDir: dir}.Status(t.Context())
-		return err == nil && s.Sources.Blocked && s.Sources.ForSeconds > blockedLong
+		return err == nil && s.Sources.Blocked && s.Sources.For.Seconds() > blockedLong
 	})
 	f := diagnose(t, prepare(t, dir, "doctor", "--json"), exitFailure)["sources"]
-	if f.Verdict != bad || !strings.Contains(f.Text, "for the sink archive") || !strings.Contains(f.Advice, "sinks set archive") {
+	if f.Verdict != bad || !strings.Contains(f.Text, "for the sink archive") || strings.Contains(f.Advice, "sinks set") ||
+		!strings.Contains(f.Advice, "restart its program, or attach another sink: msgmux --runtime-dir "+dir+" sub") {
 		t.Errorf("sources: %+v", f)
 	}
+	startSub(t, dir, "--label", "other")
+	f = diagnose(t, prepare(t, dir, "doctor", "--json"), exitFailure)["sources"]
+	if f.Verdict != bad || !strings.Contains(f.Text, "for the sink archive") || !strings.Contains(f.Advice, "sinks set 'archive' --patience 1s") {
+		t.Errorf("beside another sink: %+v", f)
+	}
+	prepare(t, dir, "sinks", "set", "archive", "--patience", "1s").want(0)
+	until(t, "the sources go on", func() bool {
+		s, err := msgmux.Channel{RuntimeDir: dir}.Status(t.Context())
+		return err == nil && s.Lost > 0
+	})
 }
 
 // TestDoctorSeesAnAbsentSink and one that only a tap is left beside.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,19 +18,25 @@ import (
 
 // pubOptions are the flags of pub.
 type pubOptions struct {
-	lines, null, whole, empty bool
-	keepEmpty, nonblock       bool
-	file                      string
-	timeout                   span
+	lines, null, frames, whole, empty bool
+	input, file                       string
+	chunk                             byteSize
+	keepEmpty, nonblock               bool
+	retry, quiet                      bool
+	rate                              float64 // messages a second; 0: as many as go
+	timeout                           span
 }
 
 func pubCommand(where *location) *cobra.Command {
 	var o pubOptions
 	cmd := &cobra.Command{
-		Use:   "pub [TEXT... | -l | -0 | -s | -f FILE | --empty]",
+		Use:   "pub [TEXT... | -l | -0 | -s | -i FORMAT | --chunk SIZE | --empty] [-f FILE]",
 		Short: "send messages",
 		Long: `Send messages: each TEXT is one, or what comes on standard input is taken apart.
 Standard input that is not a terminal, with no TEXT and no flag, means -l.
+
+What sub has written with -o FORMAT is read with -i FORMAT: json, hex and frames
+give every message back byte by byte. msgmux-formats(5) describes them.
 
 While the channel takes no message, because no sink is connected or one has to
 be waited for, pub waits, and says so after a second.
@@ -39,95 +46,124 @@ the exit status is 6 in the end.`,
 		Example: `  msgmux pub hello
   journalctl -f -o json | msgmux pub
   find . -print0 | msgmux pub -0
-  msgmux pub -W 5s -s <report.json`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.run(where, args, cmd.Flags().Changed("file"))
-		},
+  msgmux pub -W 5s -s <report.json
+  msgmux sub -o frames >recorded; msgmux pub --frames --rate 1000 <recorded
+  msgmux sub -o frames | msgmux -c other pub --frames --retry`,
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(where, args) },
 	}
 	flags := cmd.Flags()
-	flags.BoolVarP(&o.lines, "lines", "l", false, "each line of standard input is a message, without its newline")
-	flags.BoolVarP(&o.null, "null", "0", false, "what NUL bytes separate on standard input are the messages")
+	flags.BoolVarP(&o.lines, "lines", "l", false, "each line of standard input is a message, without its newline; -i line")
+	flags.BoolVarP(&o.null, "null", "0", false, "what NUL bytes separate on standard input are the messages; -i nul")
+	flags.BoolVar(&o.frames, "frames", false, "each frame on standard input is a message; -i frames")
+	flags.StringVarP(&o.input, "input", "i", "", "`FORMAT` of standard input: "+strings.Join(inputNames(), ", ")+", as sub -o writes it")
 	flags.BoolVarP(&o.whole, "stdin", "s", false, "the whole of standard input is one message")
-	flags.StringVarP(&o.file, "file", "f", "", "the content of `FILE` is one message")
+	flags.Var(&o.chunk, "chunk", "standard input in messages of `SIZE` bytes; K and M may follow the number")
+	flags.StringVarP(&o.file, "file", "f", "", "read `FILE` instead of standard input; alone: its content is one message")
 	flags.BoolVar(&o.empty, "empty", false, "send one empty message")
 	flags.BoolVar(&o.keepEmpty, "keep-empty", false, "with -l and -0: what is empty is a message too")
+	flags.Float64Var(&o.rate, "rate", 0, "at most `N` messages a second; 0: as many as go")
 	flags.VarP(&o.timeout, "timeout", "W", "give up, with exit status 4, when a message has waited this long")
 	flags.BoolVar(&o.nonblock, "nonblock", false, "do not wait: exit status 75 when the channel takes no message")
+	flags.BoolVar(&o.retry, "retry", false, "wait for a broker while there is none; what it has taken and lost with its end is not sent again")
+	flags.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing but errors")
+	complete(cmd, "input", inputNames()...)
+	completeFiles(cmd, "file")
 	return cmd
 }
 
-// run checks the flags against each other and sends.
-func (o *pubOptions) run(where *location, args []string, file bool) error {
+// check checks the flags against each other, and settles how the input is taken apart.
+func (o *pubOptions) check(args []string) error {
 	chosen := 0
-	for _, given := range []bool{len(args) > 0, o.lines, o.null, o.whole, file, o.empty} {
-		if given {
+	for _, mode := range []struct {
+		given bool
+		input string
+	}{{o.lines, "line"}, {o.null, "nul"}, {o.frames, "frames"}, {o.input != "", o.input}, {o.chunk > 0, ""}, {o.whole, ""}, {o.empty, ""}, {len(args) > 0, ""}} {
+		if mode.given {
+			o.input = mode.input
 			chosen++
 		}
 	}
 	switch {
-	case chosen > 1:
-		return usagef("TEXT, -l, -0, -s, -f and --empty exclude each other")
-	case chosen == 0 && isTerminal(os.Stdin):
+	case chosen > 1, o.file != "" && (o.empty || len(args) > 0):
+		return usagef("TEXT, -l, -0, -s, -i, --frames, --chunk and --empty exclude each other, and -f does not go with TEXT and --empty")
+	case o.input != "" && inputs[o.input] == nil:
+		return usagef("--input %q: %s", o.input, orList(inputNames()))
+	case chosen == 0 && o.file == "" && isTerminal(os.Stdin):
 		return usagef("nothing to send: give TEXT, or pipe something into standard input")
+	case chosen == 0 && o.file == "":
+		o.input = "line"
 	case chosen == 0:
-		o.lines = true
+		o.whole = true
 	}
-	if o.keepEmpty && !o.lines && !o.null {
+	switch {
+	case o.keepEmpty && o.input != "line" && o.input != "nul":
 		return usagef("--keep-empty goes with -l and -0")
-	}
-	if o.nonblock && o.timeout > 0 {
+	case o.nonblock && o.timeout > 0:
 		return usagef("--nonblock and --timeout exclude each other")
+	case o.nonblock && o.retry:
+		return usagef("--nonblock and --retry exclude each other")
+	case !(o.rate >= 0 && o.rate <= 1e9):
+		return usagef("--rate %v: 0 to 1000000000", o.rate)
+	}
+	return nil
+}
+
+// run checks the flags and sends.
+func (o *pubOptions) run(where *location, args []string) error {
+	if err := o.check(args); err != nil {
+		return err
 	}
 	channel, err := where.locate()
 	if err != nil {
 		return err
 	}
-
 	ctx, cancel := untilStopped(context.Background())
 	defer cancel(nil)
 	// Before anything is read: who names a file that is not there, or a channel, should hear of it at once.
-	var input io.Reader = os.Stdin
-	if file && o.file != "-" {
+	var from io.Reader = os.Stdin
+	name := "standard input"
+	if o.file != "" && o.file != "-" {
 		f, err := os.Open(o.file)
 		if err != nil {
 			return err // "open FILE: no such file or directory"
 		}
 		defer f.Close()
-		input = f
+		from, name = f, visible(o.file)
 	}
-	p := &publisher{ctx: ctx, channel: channel, timeout: time.Duration(o.timeout), nonblock: o.nonblock}
+	p := &publisher{
+		ctx: ctx, channel: channel, timeout: time.Duration(o.timeout), nonblock: o.nonblock, retry: o.retry, quiet: o.quiet, rate: o.rate,
+	}
 	defer p.endOnSignal()()
-	if err := p.dial(o.lines || o.null); err != nil {
+	stream := o.input != "" || o.chunk > 0
+	if err := p.dial(stream); err != nil {
 		return p.finish(err)
 	}
 	defer p.source.Close()
-	if o.lines || o.null {
+	if stream && !o.quiet {
 		defer p.showProgress()()
 	}
-	return p.finish(o.feed(p, args, input))
-}
-
-// feed gives p one message after the other, and has them sent.
-func (o *pubOptions) feed(p *publisher, args []string, input io.Reader) error {
-	if err := o.take(p, args, flushing{input, p}); err != nil {
-		return err
+	err = o.take(p, args, input{flushing{from, p, name}, p.limit, o.keepEmpty})
+	if !p.failed { // an input that cannot be read further does not take along what came before
+		if failed := p.flush(); err == nil {
+			err = failed
+		}
 	}
-	return p.flush()
+	return p.finish(err)
 }
 
 // take gives p one message after the other.
-func (o *pubOptions) take(p *publisher, args []string, input io.Reader) error {
+func (o *pubOptions) take(p *publisher, args []string, in input) error {
 	switch {
 	case o.empty:
 		return p.send(nil, false)
-	case o.lines:
-		return split(input, '\n', p.limit, o.keepEmpty, p.send)
-	case o.null:
-		return split(input, 0, p.limit, o.keepEmpty, p.send)
-	case o.whole || o.file != "":
-		message, err := io.ReadAll(io.LimitReader(input, int64(p.limit)+1))
+	case o.input != "":
+		return inputs[o.input](in, p.send)
+	case o.chunk > 0:
+		return splitChunks(in, int(o.chunk), p.send)
+	case o.whole:
+		message, err := io.ReadAll(io.LimitReader(in, int64(p.limit)+1))
 		if err != nil {
-			return fmt.Errorf("cannot read the message: %w", err)
+			return err
 		}
 		return p.send(message, len(message) > p.limit)
 	}

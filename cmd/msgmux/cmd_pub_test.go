@@ -120,7 +120,7 @@ func fillChannel(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 		// For a while: a sink that was told to stop reads on for a moment.
-		blocked = status.Sources.Blocked && status.Sources.ForSeconds > 0.3
+		blocked = status.Sources.Blocked && status.Sources.For.Seconds() > 0.3
 		time.Sleep(50 * time.Millisecond)
 	}
 }

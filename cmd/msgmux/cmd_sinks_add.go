@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,13 +40,14 @@ channel's folder of sinks, keeps what is queued in it while the service
 restarts, and starts the service when a message comes. The service gets the
 socket as descriptor 3 (sd_listen_fds(3)).
 
-This writes a socket unit, and a file of options if there are any, prints both,
-enables and starts the unit, and tells what the channel says of the new sink.
+This writes the socket unit msgmux-sink@NAME.socket, a drop-in for the service,
+and a file of options if there are any, prints them, enables and starts the
+socket, and tells what the channel says of the new sink. The drop-in has systemd
+never give the service up, because what is queued in the socket would be lost.
 If something fails, the files are removed again. It needs to be run by root, or
-with --user by the user.`,
+with --user by the user. 'msgmux sinks remove' undoes it.`,
 		Example: `  msgmux sinks add archive --service archive.service
   msgmux sinks add archive --service archive.service --patience forever --dry-run`,
-		ValidArgsFunction: cobra.NoFileCompletions,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return errors.New("which NAME is the sink to have?")
@@ -73,6 +75,10 @@ with --user by the user.`,
 	flags.BoolVar(&o.frames, "frames", false, "many messages in one packet")
 	flags.BoolVar(&o.dry, "dry-run", false, "print what would be written, and do nothing")
 	flags.BoolVar(&o.force, "force", false, "replace files that are there already")
+	completeWith(cmd, "service", completeServices(where))
+	complete(cmd, "patience", patienceExamples...)
+	complete(cmd, "start", startNow, startOldest)
+	completeLive(where, cmd, "share", sharesOf)
 	return cmd
 }
 
@@ -81,9 +87,52 @@ type addition struct {
 	channel msgmux.Channel
 	units   channelUnits
 	sink    string // its label
-	unit    string // name of the socket unit
+	service string // the consumer
+	place   sinkPlace
 	files   []plannedFile
 }
+
+// sinkPlace is where a static sink's socket, unit and files are.
+type sinkPlace struct {
+	unit    string // name of the socket unit
+	socket  string // as the unit has it
+	folder  string // of units
+	options string // file of options; "" if the channel has no folder for them
+}
+
+// placeOf is where the static sink name of a channel is. A user's units are in the folder of his configuration.
+func placeOf(channel msgmux.Channel, units channelUnits, name string) (sinkPlace, error) {
+	prefix, etc := "msgmux", "/etc/msgmux"
+	if units.instance != "" {
+		prefix, etc = prefix+"."+units.instance, etc+"."+units.instance
+	}
+	place := sinkPlace{
+		unit:    prefix + "-sink@" + name + ".socket",
+		socket:  filepath.Join(channel.RuntimeDir, "sinks", name),
+		folder:  "/etc/systemd/system",
+		options: filepath.Join(etc, "sinks", name+".conf"),
+	}
+	if units.user {
+		config, err := os.UserConfigDir()
+		if err != nil {
+			return place, fmt.Errorf("cannot find the folder of your units: %w", err)
+		}
+		place.folder, place.socket, place.options = filepath.Join(config, "systemd/user"), "%t/msgmux/sinks/"+name, ""
+	}
+	return place, nil
+}
+
+// unitFile is the socket unit. The name is that of the instance of a template which is installed for the default channel, and
+// a file goes before a template.
+func (p sinkPlace) unitFile() string { return filepath.Join(p.folder, p.unit) }
+
+// dropIn is the file with what the consumer is told.
+func (p sinkPlace) dropIn(service string) string {
+	return filepath.Join(p.folder, service+".d", strings.TrimSuffix(p.unit, ".socket")+".conf")
+}
+
+// madeBy begins each file that sinks add writes; sinks remove takes nothing away that does not begin so.
+const madeBy = "# Made by: msgmux sinks add "
 
 // plannedFile is a file to be written.
 type plannedFile struct {
@@ -100,9 +149,8 @@ func planSink(channel msgmux.Channel, name string, o *addOptions) (*addition, er
 	if a.units.unmanaged {
 		return nil, usagef("%s is no channel of systemd's: a static sink of it is a socket, or a link to one, in %s", channel.RuntimeDir, filepath.Join(channel.RuntimeDir, "sinks"))
 	}
-	var options wire.Options
-	if err := options.Set("label", name); err != nil || strings.HasPrefix(name, ".") {
-		return nil, usagef("the name %q: 1 to 64 letters, digits, dots, dashes and underscores, and no dot at the beginning", name)
+	if err := checkSinkName(name); err != nil {
+		return nil, err
 	}
 	if o.service == "" {
 		return nil, usagef("which service reads the sink? Give --service")
@@ -113,62 +161,90 @@ func planSink(channel msgmux.Channel, name string, o *addOptions) (*addition, er
 	if !serviceName.MatchString(o.service) {
 		return nil, usagef("--service %q is not the name of a service", o.service)
 	}
+	a.service = o.service
 	lines, err := o.lines()
 	if err != nil {
 		return nil, err
 	}
-
-	socket := filepath.Join(channel.RuntimeDir, "sinks", name)
-	prefix, etc, unitFolder := "msgmux", "/etc/msgmux", "/etc/systemd/system"
-	access := "SocketMode=0660\nSocketGroup=msgmux\n"
-	if a.units.instance != "" {
-		prefix, etc = prefix+"."+a.units.instance, etc+"."+a.units.instance
+	if a.place, err = placeOf(channel, a.units, name); err != nil {
+		return nil, err
 	}
-	if a.units.user {
-		config, err := os.UserConfigDir()
-		if err != nil {
-			return nil, fmt.Errorf("cannot find the folder of your units: %w", err)
-		}
-		unitFolder, access = filepath.Join(config, "systemd/user"), "SocketMode=0600\n"
-		socket = "%t/msgmux/sinks/" + name
-		if len(lines) > 0 {
-			return nil, usagef("a user's own channel has no files of options for its static sinks")
-		}
+	if a.place.options == "" && len(lines) > 0 {
+		return nil, usagef("a user's own channel has no files of options for its static sinks")
 	}
-	a.unit = prefix + "-sink-" + name + ".socket"
-	a.files = append(a.files, plannedFile{filepath.Join(unitFolder, a.unit), fmt.Appendf(nil, `# Made by: msgmux sinks add %s --service %s
-[Unit]
-Description=Sink %s of a message channel
-Documentation=man:msgmux(7)
-
-[Socket]
-ListenDatagram=%s
-%sRemoveOnStop=yes
-Service=%s
-
-[Install]
-WantedBy=sockets.target
-`, name, o.service, name, socket, access, strings.ReplaceAll(o.service, `\`, `\\`))})
+	a.files = []plannedFile{{a.place.unitFile(), a.socketUnit()}, {a.place.dropIn(a.service), a.consumerLines(true)}}
 	if len(lines) > 0 {
-		a.files = append(a.files, plannedFile{filepath.Join(etc, "sinks", name+".conf"), lines})
+		a.files = append(a.files, plannedFile{a.place.options, append([]byte(a.header()), lines...)})
 	}
 	return a, nil
 }
 
+// checkSinkName refuses what is no label, or would be no entry of the folder.
+func checkSinkName(name string) error {
+	var options wire.Options
+	if err := options.Set("label", name); err != nil || strings.HasPrefix(name, ".") {
+		return usagef("the name %q: 1 to 64 letters, digits, dots, dashes and underscores, and no dot at the beginning", name)
+	}
+	return nil
+}
+
+// header is the first line of each file.
+func (a *addition) header() string { return madeBy + a.sink + " --service " + a.service + "\n" }
+
+// socketUnit is the text of the unit of the socket.
+func (a *addition) socketUnit() []byte {
+	access := "SocketMode=0660\nSocketGroup=msgmux\n"
+	if a.units.user {
+		access = "SocketMode=0600\n"
+	}
+	return fmt.Appendf(nil, `%s[Unit]
+Description=Sink %s of a message channel
+Documentation=man:msgmux(7)
+StartLimitIntervalSec=0
+
+[Socket]
+ListenDatagram=%s
+%sRemoveOnStop=yes
+TriggerLimitIntervalSec=0
+Service=%s
+
+[Install]
+WantedBy=sockets.target
+`, a.header(), a.sink, a.place.socket, access, strings.ReplaceAll(a.service, `\`, `\\`))
+}
+
+// consumerLines is the text of the drop-in for the service. One that has a Restart= of its own keeps it.
+func (a *addition) consumerLines(restart bool) []byte {
+	text := fmt.Appendf(nil, `%s# A service that systemd gives up takes its socket along, and what is queued in it is lost.
+[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+Sockets=%s
+`, a.header(), a.place.unit)
+	if restart {
+		text = append(text, restartLines...)
+	}
+	return text
+}
+
+const restartLines = "Restart=on-failure\nRestartSec=500ms\n"
+
 // lines is the file of options, empty if all are as they would be without one. The parser of the broker has to take it.
 func (o *addOptions) lines() ([]byte, error) {
-	var text strings.Builder
+	var options wire.Options
 	for _, option := range []struct {
 		key, value string
 	}{{"patience", o.patience.text()}, {"start", o.start}, {"share", o.share}, {"tap", yes(o.tap)}, {"frames", yes(o.frames)}} {
-		if option.value != "" {
-			fmt.Fprintf(&text, "%s=%s\n", option.key, option.value)
+		if option.value == "" {
+			continue
+		}
+		// Each by itself: a newline in one must not make another of it.
+		if err := options.Set(option.key, option.value); err != nil {
+			return nil, usageError{err}
 		}
 	}
-	if _, err := wire.ParseOptionLines([]byte(text.String())); err != nil {
-		return nil, usageError{err}
-	}
-	return []byte(text.String()), nil
+	return options.AppendLines(nil), nil
 }
 
 // text is the patience as a file of options has it, "" if none was given.
@@ -200,18 +276,24 @@ func (a *addition) print() error {
 
 // carryOut writes the files and has systemd act on them. What was written is removed when that fails.
 func (a *addition) carryOut(o *addOptions) (err error) {
-	if o.dry {
-		return a.print()
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), systemdAnswers)
 	defer cancel()
 	conn, err := a.units.connect(ctx)
+	if err == nil {
+		defer conn.Close()
+		err = a.lookAtConsumer(ctx, conn)
+	}
+	if o.dry {
+		return a.print() // a plan needs no systemd
+	}
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
 	if err := a.print(); err != nil {
 		return err
+	}
+	if o.force {
+		a.forgetOther()
 	}
 	var written []string
 	defer func() {
@@ -221,9 +303,11 @@ func (a *addition) carryOut(o *addOptions) (err error) {
 		for _, path := range written {
 			if os.Remove(path) == nil {
 				say("removed %s again", path)
+				removeEmpty(path)
 			}
 		}
 		// Not with ctx: it may be what has ended.
+		_ = conn.ResetFailedUnitContext(context.Background(), a.place.unit)
 		_ = conn.ReloadContext(context.Background())
 	}()
 	for _, f := range a.files {
@@ -235,11 +319,54 @@ func (a *addition) carryOut(o *addOptions) (err error) {
 			return fmt.Errorf("cannot write %s: %w", f.path, err)
 		}
 	}
-	if err := a.start(ctx, conn, o.service); err != nil {
+	if err := a.start(ctx, conn); err != nil {
 		return err
 	}
-	say("%s is enabled and listens at %s", a.unit, filepath.Join(a.channel.RuntimeDir, "sinks", a.sink))
+	say("%s is enabled and listens at %s", a.place.unit, filepath.Join(a.channel.RuntimeDir, "sinks", a.sink))
 	a.tell(ctx)
+	return nil
+}
+
+// forgetOther has a service that the sink had before be told nothing of it any more.
+func (a *addition) forgetOther() {
+	r, err := planRemoval(a.channel, a.sink)
+	if err != nil || r.service == a.service {
+		return
+	}
+	if other := a.place.dropIn(r.service); slices.Contains(r.files, other) && os.Remove(other) == nil {
+		say("removed %s", other)
+		removeEmpty(other)
+	}
+}
+
+// removeEmpty removes the folder of drop-ins that a file was in, if nothing else is.
+func removeEmpty(path string) {
+	if folder := filepath.Dir(path); strings.HasSuffix(folder, ".service.d") {
+		_ = os.Remove(folder)
+	}
+}
+
+// lookAtConsumer asks systemd for the service: whether it is there, whether its socket can be started beside it, and what it
+// has to be told.
+func (a *addition) lookAtConsumer(ctx context.Context, conn *dbus.Conn) error {
+	// It may have been written a moment ago.
+	if err := conn.ReloadContext(ctx); err != nil {
+		return fmt.Errorf("cannot make systemd read its units: %w", err)
+	}
+	p, err := conn.GetUnitPropertiesContext(ctx, a.service)
+	if err != nil || p["LoadState"] != "loaded" {
+		return fmt.Errorf("there is no service %s: write it first; it reads the datagrams of descriptor 3", a.service)
+	}
+	if q, err := conn.GetUnitTypePropertiesContext(ctx, a.service, "Service"); err == nil && q["Restart"] != "no" {
+		old, _ := os.ReadFile(a.files[1].path)
+		a.files[1].text = a.consumerLines(bytes.HasSuffix(old, []byte(restartLines))) // it may be ours
+	}
+	socket, err := conn.GetUnitPropertiesContext(ctx, a.place.unit)
+	listens := err == nil && socket["ActiveState"] == "active"
+	if state := p["ActiveState"]; !listens && state != "inactive" && state != "failed" {
+		return fmt.Errorf("%s is %v, and systemd starts no socket of a service that runs: %s stop %s, then this again; the first message starts it",
+			a.service, state, a.units.systemctl(), a.service)
+	}
 	return nil
 }
 
@@ -268,33 +395,36 @@ func (f plannedFile) write(force bool) (wrote bool, err error) {
 }
 
 // start enables and starts the socket.
-func (a *addition) start(ctx context.Context, conn *dbus.Conn, service string) error {
+func (a *addition) start(ctx context.Context, conn *dbus.Conn) error {
 	if err := conn.ReloadContext(ctx); err != nil {
 		return fmt.Errorf("cannot make systemd read its units: %w", err)
 	}
-	if p, err := conn.GetUnitPropertiesContext(ctx, service); err != nil || p["LoadState"] != "loaded" {
-		return fmt.Errorf("there is no service %s: write it first; it reads the datagrams of descriptor 3", service)
-	}
-	if _, _, err := conn.EnableUnitFilesContext(ctx, []string{a.unit}, false, false); err != nil {
-		return fmt.Errorf("cannot enable %s: %w", a.unit, err)
+	if _, _, err := conn.EnableUnitFilesContext(ctx, []string{a.place.unitFile()}, false, false); err != nil {
+		return fmt.Errorf("cannot enable %s: %w", a.place.unit, err)
 	}
 	result := make(chan string, 1)
-	_, err := conn.StartUnitContext(ctx, a.unit, "replace", result)
+	_, err := conn.StartUnitContext(ctx, a.place.unit, "replace", result)
 	if err == nil {
-		select {
-		case r := <-result:
-			if r != "done" {
-				err = fmt.Errorf("the job is %s; see systemctl status %s", r, a.unit)
-			}
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
+		err = outcome(ctx, result)
 	}
 	if err != nil {
-		_, _ = conn.DisableUnitFilesContext(context.Background(), []string{a.unit}, false)
-		return fmt.Errorf("cannot start %s: %w", a.unit, err)
+		_, _ = conn.DisableUnitFilesContext(context.Background(), []string{a.place.unit}, false)
+		return fmt.Errorf("cannot start %s: %w; see journalctl%s --unit %s", a.place.unit, err, a.units.userFlag(), a.place.unit)
 	}
 	return nil
+}
+
+// outcome waits for the end of a job.
+func outcome(ctx context.Context, result <-chan string) error {
+	select {
+	case r := <-result:
+		if r != "done" {
+			return fmt.Errorf("the job is %s", r)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // tell says what has become of the sink in the channel.
@@ -303,7 +433,7 @@ func (a *addition) tell(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for ctx.Err() == nil {
-		_, sinks, err := a.channel.List(ctx)
+		_, sinks, err := look(ctx, a.channel, wire.OpList)
 		if err != nil {
 			say("the broker does not answer; when it runs, it finds the sink: %v", err)
 			return

@@ -22,29 +22,43 @@ func at(t *testing.T, folder string, args ...string) *program {
 // TestSinksAddShowsItsPlan: the files for the default channel, for another one, and for a user's own.
 func TestSinksAddShowsItsPlan(t *testing.T) {
 	got := at(t, "/run/msgmux", "sinks", "add", "archive", "--service", "arch", "--patience", "forever", "--tap=false", "--dry-run").want(0).stdout.String()
-	want := `# /etc/systemd/system/msgmux-sink-archive.socket
+	want := `# /etc/systemd/system/msgmux-sink@archive.socket
 # Made by: msgmux sinks add archive --service arch.service
 [Unit]
 Description=Sink archive of a message channel
 Documentation=man:msgmux(7)
+StartLimitIntervalSec=0
 
 [Socket]
 ListenDatagram=/run/msgmux/sinks/archive
 SocketMode=0660
 SocketGroup=msgmux
 RemoveOnStop=yes
+TriggerLimitIntervalSec=0
 Service=arch.service
 
 [Install]
 WantedBy=sockets.target
 
+# /etc/systemd/system/arch.service.d/msgmux-sink@archive.conf
+# Made by: msgmux sinks add archive --service arch.service
+# A service that systemd gives up takes its socket along, and what is queued in it is lost.
+[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+Sockets=msgmux-sink@archive.socket
+Restart=on-failure
+RestartSec=500ms
+
 # /etc/msgmux/sinks/archive.conf
+# Made by: msgmux sinks add archive --service arch.service
 patience=forever
 `
 	if got != want {
 		t.Errorf("got\n%s", got)
 	}
-	_, lines, _ := strings.Cut(got, "archive.conf\n")
+	_, lines, _ := strings.Cut(got, "/sinks/archive.conf\n")
 	if o, err := wire.ParseOptionLines([]byte(lines)); err != nil || o.Patience != wire.Forever {
 		t.Errorf("the broker reads %+v, %v", o, err)
 	}
@@ -52,8 +66,9 @@ patience=forever
 		folder string
 		want   []string
 	}{
-		{"/run/msgmux.web", []string{"# /etc/systemd/system/msgmux.web-sink-archive.socket\n", "ListenDatagram=/run/msgmux.web/sinks/archive\n", "# /etc/msgmux.web/sinks/archive.conf\ntap=yes\n"}},
-		{"/run/user/1000/msgmux", []string{"# /srv/alice/.config/systemd/user/msgmux-sink-archive.socket\n", "ListenDatagram=%t/msgmux/sinks/archive\n", "SocketMode=0600\n"}},
+		{"/run/msgmux.web", []string{"# /etc/systemd/system/msgmux.web-sink@archive.socket\n", "ListenDatagram=/run/msgmux.web/sinks/archive\n", "# /etc/msgmux.web/sinks/archive.conf\n", "\ntap=yes\n",
+			"# /etc/systemd/system/arch@x.service.d/msgmux.web-sink@archive.conf\n", "\nSockets=msgmux.web-sink@archive.socket\n"}},
+		{"/run/user/1000/msgmux", []string{"# /srv/alice/.config/systemd/user/msgmux-sink@archive.socket\n", "ListenDatagram=%t/msgmux/sinks/archive\n", "SocketMode=0600\n"}},
 	} {
 		args := []string{"sinks", "add", "archive", "--service", "arch@x.service", "--dry-run"}
 		if strings.Contains(test.folder, "web") {
@@ -84,12 +99,35 @@ func TestSinksAddRefuses(t *testing.T) {
 		{"/run/msgmux", []string{"a", "--service", "x", "--share", "not good"}, "share"},
 		{"/run/msgmux", []string{"a", "--service", "x", "--start", "later"}, "start"},
 		{"/run/user/1000/msgmux", []string{"a", "--service", "x", "--tap"}, "no files of options"},
+		{"/run/msgmux", []string{"a", "--service", "x", "--share", "good\ntap=yes"}, "share"},
+		{"/run/msgmux", []string{"a", "--service", "x", "--start", "now\npatience=forever"}, "start"},
+		{"/run/msgmux", []string{"a", "--service", "x", "--share", "%H"}, "share"},
+		{"/run/msgmux.a\nExecStartPre=touch evil\n#", []string{"a", "--service", "x"}, "no channel of systemd's"},
+		{"/run/msgmux.%H", []string{"a", "--service", "x"}, "no channel of systemd's"},
+		{"/run/msgmux.UPPER", []string{"a", "--service", "x"}, "no channel of systemd's"},
 		{"/somewhere/else", []string{"a", "--service", "x"}, "no channel of systemd's"},
+		{"/run/msgmux.my-chan", []string{"a", "--service", "x"}, "no channel of systemd's"},
+		{"/run/msgmux.a\nb", []string{"a", "--service", "x"}, "no channel of systemd's"},
 	} {
 		p := at(t, test.folder, append([]string{"sinks", "add", "--dry-run"}, test.args...)...).want(exitUsage).says(test.want)
 		if p.stdout.String() != "" {
 			t.Errorf("%q prints %q", test.args, p.stdout.String())
 		}
+	}
+}
+
+// TestSinksRemoveRefuses what sinks add has not made, before anything is touched.
+func TestSinksRemoveRefuses(t *testing.T) {
+	for _, test := range []struct {
+		folder, sink, want string
+		status             int
+	}{
+		{"/run/msgmux", "a/b", "the name", exitUsage},
+		{"/run/msgmux", "nobody", "there is no /etc/systemd/system/msgmux-sink@nobody.socket", exitFailure},
+		{"/run/user/1000/msgmux", "nobody", "systemctl --user disable --now UNIT", exitFailure},
+		{"/somewhere/else", "nobody", "remove the entry /somewhere/else/sinks/nobody", exitUsage},
+	} {
+		at(t, test.folder, "sinks", "remove", test.sink).want(test.status).says(test.want)
 	}
 }
 
@@ -99,7 +137,7 @@ func TestSinksAddNeedsSystemd(t *testing.T) {
 		t.Skip("this host has a systemd, which is not to get a sink")
 	}
 	p := at(t, "/run/msgmux", "sinks", "add", "archive", "--service", "archive").want(exitFailure).says("systemd does not run this host")
-	if _, err := os.Stat("/etc/systemd/system/msgmux-sink-archive.socket"); err == nil || p.stdout.String() != "" {
+	if _, err := os.Stat("/etc/systemd/system/msgmux-sink@archive.socket"); err == nil || p.stdout.String() != "" {
 		t.Error("something was written all the same")
 	}
 }

@@ -4,7 +4,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -22,19 +22,18 @@ import (
 // answerWithin is how long a command waits for the control socket's answer.
 const answerWithin = 5 * time.Second
 
-// listing is what status --json prints.
+// listing is what a channel says of itself.
 type listing struct {
-	Status msgmux.Status       `json:"status"`
-	Sinks  []msgmux.SinkStatus `json:"sinks"`
-
-	Senders []sender `json:"senders,omitempty"` // those that --senders asks for
+	Status  wire.Status
+	Sinks   []wire.Sink
+	Senders []sender // those that --senders asks for
 }
 
 // ratesAfter is how long a status waits for its rates where nobody has looked at the channel lately.
 const ratesAfter = 30 * time.Millisecond
 
 func statusCommand(where *location) *cobra.Command {
-	var asJSON, watching, withSenders bool
+	var watching, withSenders bool
 	o := watchOptions{interval: span(time.Second)}
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -50,19 +49,18 @@ names the socket with each message, as logger does, is not connected.
 
 With --watch it goes on doing so until it is interrupted: on a terminal as a
 table with the rate and the lag of each sink over the last minutes, those in
-trouble first and marked (! lagging, ? absent, * stalled); into a pipe as a line
-for the channel and one for each sink, every interval.`,
+trouble first and marked (! lagging, ? absent, * stalled), where q leaves and ?
+explains the other keys; into a pipe as a line for the channel and one for each
+sink, every interval.`,
 		Example: `  msgmux status --watch
   msgmux status --watch --interval 10s | grep state=lagging
   msgmux status --watch --json | jq '.status.received'`,
-		ValidArgsFunction: cobra.NoFileCompletions,
-		Args:              noArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if watching && withSenders {
+				return usagef("--senders does not go with --watch")
+			}
 			if watching {
-				if withSenders {
-					return usagef("--senders does not go with --watch")
-				}
-				o.json = asJSON
 				return watchChannel(where, o)
 			}
 			for _, flag := range []string{"interval", "count"} {
@@ -70,37 +68,10 @@ for the channel and one for each sink, every interval.`,
 					return usagef("--%s goes with --watch", flag)
 				}
 			}
-			if !asJSON {
-				if err := awaitRates(where); err != nil {
-					return err
-				}
-			}
-			l, err := list(where)
-			if err != nil {
-				return err
-			}
-			if withSenders {
-				if l.Senders, err = connectedSenders(l.Status.RuntimeDir); err != nil {
-					return err
-				}
-			}
-			if asJSON {
-				return printJSON(l)
-			}
-			now := time.Now()
-			text := appendStatus(nil, l.Status, now)
-			if withSenders {
-				text = appendSenders(append(text, '\n'), l.Senders)
-			}
-			if len(l.Sinks) > 0 {
-				slices.SortFunc(l.Sinks, byTrouble(l.Status.Buffer))
-				rate := func(s *msgmux.SinkStatus) string { return perSecond(s.Rate, l.Status.RateSeconds) }
-				text = sinkTable(l.Sinks, now, rate).append(append(text, '\n'))
-			}
-			return printText(text)
+			return showStatus(where, o.json, withSenders)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object: status and sinks; with --watch one a line")
+	cmd.Flags().BoolVar(&o.json, "json", false, "one JSON object: status and sinks; with --watch one a line")
 	cmd.Flags().BoolVar(&withSenders, "senders", false, "with the users and processes that are connected as sources")
 	cmd.Flags().BoolVarP(&watching, "watch", "w", false, "go on until interrupted")
 	cmd.Flags().Var(&o.interval, "interval", "with --watch: how often")
@@ -108,20 +79,48 @@ for the channel and one for each sink, every interval.`,
 	return cmd
 }
 
-// awaitRates has the channel know how fast its messages pass: from a look that is some time ago, and if there was none, from
-// this one, which is a light one, and one a moment later.
-func awaitRates(where *location) error {
-	channel, err := where.locate()
+// showStatus prints how the channel is, once.
+func showStatus(where *location, asJSON, withSenders bool) error {
+	if !asJSON {
+		if err := awaitRates(where); err != nil {
+			return err
+		}
+	}
+	l, err := list(where)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
-	defer cancel()
-	status, err := channel.Status(ctx)
-	if err == nil && status.RateSeconds == 0 {
-		time.Sleep(ratesAfter)
+	if withSenders {
+		if l.Senders, err = connectedSenders(l.Status.RuntimeDir); err != nil {
+			return err
+		}
 	}
-	return err
+	now := time.Now()
+	if asJSON {
+		return printJSON(l.asJSON(now), true)
+	}
+	text := appendStatus(nil, l, now)
+	if withSenders {
+		text = appendSenders(append(text, '\n'), l.Senders)
+	}
+	if len(l.Sinks) > 0 {
+		slices.SortFunc(l.Sinks, byTrouble(l.Status.Buffer))
+		rate := func(s *wire.Sink) string { return perSecond(s.Rate, l.Status.RateSeconds) }
+		text = sinkTable(l.Sinks, now, rate).append(append(text, '\n'))
+	}
+	return printText(text)
+}
+
+// awaitRates has the channel know how fast its messages pass: from a look that is some time ago, and if there was none, from
+// this one, which is a light one, and one a moment later.
+func awaitRates(where *location) error {
+	return where.ask(answerWithin, func(ctx context.Context, c msgmux.Channel) error {
+		status, _, err := look(ctx, c, wire.OpStatus)
+		if err == nil && status.RateSeconds == 0 {
+			time.Sleep(ratesAfter)
+		}
+		return err
+	})
 }
 
 // perSecond is a rate as a table has it. Over no time none is known.
@@ -132,28 +131,30 @@ func perSecond(rate, seconds float64) string {
 	return commas(uint64(math.Round(rate)))
 }
 
-// list asks the channel for everything.
-func list(where *location) (listing, error) {
-	channel, err := where.locate()
-	if err != nil {
-		return listing{}, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
-	defer cancel()
-	status, sinks, err := channel.List(ctx)
-	if sinks == nil {
-		sinks = []msgmux.SinkStatus{} // "[]", not "null"
-	}
-	return listing{Status: status, Sinks: sinks}, err
+// list asks the channel for everything, and waits for the answer as long as answerWithin.
+func list(where *location) (listing, error) { return listWithin(where, answerWithin) }
+
+func listWithin(where *location, within time.Duration) (l listing, err error) {
+	err = where.ask(within, func(ctx context.Context, c msgmux.Channel) error {
+		l.Status, l.Sinks, err = look(ctx, c, wire.OpList)
+		return err
+	})
+	return l, err
 }
 
-// printJSON writes a value, indented, on standard output.
-func printJSON(value any) error {
-	text, err := json.MarshalIndent(value, "", "  ")
+// ask has do ask the channel's control socket, within some time.
+func (l *location) ask(within time.Duration, do func(context.Context, msgmux.Channel) error) error {
+	channel, err := l.locate()
 	if err != nil {
 		return err
 	}
-	return printText(append(text, '\n'))
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	err = do(ctx, channel)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = exitError{exitTimeout, fmt.Errorf("the broker in %s does not answer", channel.RuntimeDir)}
+	}
+	return err
 }
 
 // printText writes on standard output.
@@ -163,7 +164,8 @@ func printText(text []byte) error {
 }
 
 // appendStatus appends the channel's side of the status, a line for each question that people have.
-func appendStatus(dst []byte, s msgmux.Status, now time.Time) []byte {
+func appendStatus(dst []byte, l listing, now time.Time) []byte {
+	s := l.Status
 	row := func(name, format string, args ...any) {
 		dst = fmt.Appendf(dst, "%-9s "+format+"\n", append([]any{name}, args...)...)
 	}
@@ -175,14 +177,14 @@ func appendStatus(dst []byte, s msgmux.Status, now time.Time) []byte {
 	row("broker", "pid %d, version %s, since %s (%s)", s.PID, visible(s.Version),
 		time.Unix(s.SinceUnix, 0).Format(time.DateTime), roughly(now.Sub(time.Unix(s.SinceUnix, 0))))
 	row("messages", "%s received, %s accepted, %s lost%s", commas(s.Received), commas(s.Accepted), commas(s.Lost), extras(s))
-	row("ring", "%s of %s, %s", byteCount(s.Used), byteCount(s.Buffer), starts(s))
+	row("ring", "%s; %s; %s", byteCount(s.Buffer), behind(l), starts(s))
 	row("sources", "%s; %s a second", sources(s.Sources), perSecond(s.ReceivedRate, s.RateSeconds))
 	row("sinks", "%s", sinkCounts(s.Sinks))
 	return dst
 }
 
 // extras are the counts that are usually zero.
-func extras(s msgmux.Status) string {
+func extras(s wire.Status) string {
 	var text strings.Builder
 	for _, reason := range slices.Sorted(maps.Keys(s.Refused)) {
 		if n := s.Refused[reason]; n > 0 {
@@ -200,8 +202,18 @@ func extras(s msgmux.Status) string {
 	return text.String()
 }
 
+// behind says how much of the ring is needed. How much of it is in use says nothing: what all have had stays until there is
+// need of its place.
+func behind(l listing) string {
+	far := furthest(l.Sinks)
+	if far == nil {
+		return "no sink is behind"
+	}
+	return fmt.Sprintf("furthest behind: %s, %s (%.0f%%)", visible(far.Label), byteCount(far.LagBytes), percent(far.LagBytes, l.Status.Buffer))
+}
+
 // starts says how often the broker was started on this ring.
-func starts(s msgmux.Status) string {
+func starts(s wire.Status) string {
 	if s.Starts <= 1 {
 		return "not restarted"
 	}

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
-	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -27,7 +26,7 @@ func TestStatusShowsTheChannel(t *testing.T) {
 			t.Errorf("no %q in %q", want, got)
 		}
 	}
-	var l listing
+	var l statusJSON
 	if err := json.Unmarshal([]byte(prepare(t, dir, "status", "--json").want(0).stdout.String()), &l); err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +52,7 @@ func TestStatusShowsTheChannel(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, got)
 		}
 	}
-	var sinks []msgmux.SinkStatus
+	var sinks []sinkJSON
 	if err := json.Unmarshal([]byte(prepare(t, dir, "sinks", "list", "--json").want(0).stdout.String()), &sinks); err != nil || len(sinks) != 2 {
 		t.Errorf("got %+v and %v", sinks, err)
 	}
@@ -103,7 +102,7 @@ func TestStatusTellsRatesAndSenders(t *testing.T) {
 		return true
 	})
 	t.Log("\n" + got)
-	var l listing
+	var l statusJSON
 	if err := json.Unmarshal([]byte(prepare(t, dir, "status", "--senders", "--json").want(0).stdout.String()), &l); err != nil || len(l.Senders) != 2 {
 		t.Errorf("%v, %+v", err, l.Senders)
 	}
@@ -121,7 +120,7 @@ func TestStatusKnowsRatesAtOnce(t *testing.T) {
 		t.Errorf("the table:\n%s", got)
 	}
 	for _, known := range []bool{false, true} {
-		var l listing
+		var l statusJSON
 		if err := json.Unmarshal([]byte(prepare(t, other, "status", "--json").want(0).stdout.String()), &l); err != nil {
 			t.Fatal(err)
 		}
@@ -163,13 +162,15 @@ func TestStatusOfABrokerThatHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	prepare(t, dir, "status").want(exitTimeout).says("deadline exceeded")
+	for _, args := range []string{"status", "status --json", "sinks", "sinks drop x"} {
+		prepare(t, dir, strings.Fields(args)...).want(exitTimeout).says("the broker in " + dir + " does not answer\n")
+	}
 }
 
 // TestStatusLines of states that are hard to bring about.
 func TestStatusLines(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
-	s := msgmux.Status{
+	s := wire.Status{
 		Channel: "web", RuntimeDir: "/run/msgmux.web", PID: 7, Version: "1\x1b", SinceUnix: now.Unix() - 90, RingSince: now.Unix() - 3600,
 		Buffer: 16 << 20, Used: 1 << 20, Starts: 3, Received: 12345, Accepted: 37030, Lost: 5,
 		Refused: map[string]uint64{"too-large": 3, "bad-packet": 0}, Abandoned: 8, Landed: 2,
@@ -177,12 +178,13 @@ func TestStatusLines(t *testing.T) {
 		Sources:     wire.Sources{Blocked: true, Why: "sink archive", Sink: "archive", ForSeconds: 12},
 		RateSeconds: 1.5, ReceivedRate: 1234.4,
 	}
-	got := string(appendStatus(nil, s, now))
+	l := listing{Status: s, Sinks: []wire.Sink{{Label: "near", LagBytes: 1}, {Label: "far\x1b", LagBytes: 4 << 20}, {Label: "up"}}}
+	got := string(appendStatus(nil, l, now))
 	for _, want := range []string{
 		"channel   web in /run/msgmux.web\n",
 		`version 1\x1b, since`, "(1 min 30 s)\n",
 		"messages  12,345 received, 37,030 accepted, 5 lost, 3 refused: too-large, 8 abandoned, 2 waiting for room\n",
-		"ring      1.00 MiB of 16.0 MiB, 2 restarts since ",
+		`ring      16.0 MiB; furthest behind: far\x1b, 4.00 MiB (25%); 2 restarts since `,
 		"sources   blocked for 12.0 s: sink archive; 1,234 a second\n",
 		"sinks     3 (1 static, 2 dynamic; 1 stalled, 1 lagging)\n",
 	} {
@@ -190,8 +192,9 @@ func TestStatusLines(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
-	s.RateSeconds = 0
-	if got := string(appendStatus(nil, s, now)); !strings.Contains(got, "; - a second\n") {
+	s.RateSeconds, s.Starts = 0, 1
+	got = string(appendStatus(nil, listing{Status: s}, now))
+	if !strings.Contains(got, "; - a second\n") || !strings.Contains(got, "\nring      16.0 MiB; no sink is behind; not restarted\n") {
 		t.Errorf("without a known rate:\n%s", got)
 	}
 }
@@ -208,8 +211,8 @@ func TestSinksAreDroppedAndSet(t *testing.T) {
 			t.Errorf("sink %d has patience %s, want %s", i, got, want)
 		}
 	}
-	prepare(t, dir, "sinks", "drop", "nobody").want(exitFailure).says("nobody: ", "no such sink")
-	prepare(t, dir, "sinks", "drop", "one", "nobody", "three").want(exitFailure).says("nobody: ")
+	prepare(t, dir, "sinks", "drop", "nobody").want(exitNoSink).says("msgmux: the channel has no sink \"nobody\"; ")
+	prepare(t, dir, "sinks", "drop", "one", "nobody", "three").want(exitNoSink).says("\"nobody\"")
 	if left := sinksOf(t, dir); len(left) != 2 || left[0].Label != "two" {
 		t.Errorf("left are %+v", left)
 	}
@@ -238,7 +241,7 @@ func TestBenchMeasures(t *testing.T) {
 		t.Fatalf("%v: %s", err, p.stdout.String())
 	}
 	if got.Sinks != 2 || got.Size != 256 || got.Sent < 50 || got.Sent > 160 || got.Deliveries != 2*got.Sent || got.Lost != 0 ||
-		got.Disordered != 0 || len(got.Processes) != 4 || got.CPUAll <= 0 || got.P50 <= 0 || got.P99 < got.P50 || got.P999 < got.P99 {
+		got.Disordered != 0 || got.ClientCPU <= 0 || got.CPU <= 0 || got.P50 <= 0 || got.P99 < got.P50 || got.P999 < got.P99 {
 		t.Errorf("got %+v", got)
 	}
 	if left := sinksOf(t, dir); len(left) != 0 {
@@ -247,8 +250,8 @@ func TestBenchMeasures(t *testing.T) {
 	text := prepare(t, dir, "bench", "--sinks", "1", "--size", "5000", "--duration", "300ms").want(0).stdout.String()
 	for _, want := range []string{
 		`1 sink, 5000 bytes, frames, as fast as the channel takes, for 300 ms; net\.unix\.max_dgram_qlen \d+\n`,
-		`(?m)^publisher +[0-9,]+ +[0-9.]+ +[0-9.]+$`, `(?m)^broker +[0-9.]+ +[0-9.]+$`, `(?m)^sink 1 +[0-9,]+ `, `(?m)^all `,
-		`(?m)^deliveries  [0-9,]+/s, `, `(?m)^lost        0 of [0-9,]+$`, `(?m)^latency     p50 .*s, p99 .*s, p99\.9 .*s$`,
+		`(?m)^messages    [0-9,]+, [0-9,]+/s$`, `(?m)^CPU         [0-9.]+ us a delivery: broker [0-9.]+, clients [0-9.]+$`,
+		`(?m)^deliveries  [0-9,]+, [0-9,]+/s, `, `(?m)^lost        0 of [0-9,]+$`, `(?m)^latency     p50 .*s, p99 .*s, p99\.9 .*s$`,
 	} {
 		if !regexp.MustCompile(want).MatchString(text) {
 			t.Errorf("no %s in\n%s", want, text)

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -25,15 +25,21 @@ type subOptions struct {
 	timeout, idle span
 	output        string
 	strict        bool
+	reconnect     bool
+	quiet         bool
 	label         string
 	share         string
 	start         string
+	last          uint64
 	tap           bool
 	patience      patience
 }
 
-// startOldest is the value of --start that is not the default.
-const startOldest = "oldest"
+// The words that --start knows.
+const (
+	startNow    = "now"
+	startOldest = "oldest"
+)
 
 func subCommand(where *location) *cobra.Command {
 	o := subOptions{}
@@ -43,18 +49,22 @@ func subCommand(where *location) *cobra.Command {
 		Long: `Become a sink of the channel and print every message.
 
 On a terminal, bytes that would do something to it are shown as \xNN, except
-with -o raw. Into a pipe or a file every byte goes as it came.
+with -o raw. Into a pipe or a file every byte goes as it came. What -o json, hex
+and frames write, pub -i reads again byte by byte; msgmux-formats(5) describes
+them. -o json has a line of its own where messages are missing.
 
 SIGINT and SIGTERM end the sink in order: what it has already got is printed.
 The exit status is 0 then, or 130 and 143 if --count asked for more messages
 than came. SIGUSR1 prints the counts. When the broker hangs up, because the sink
-was dropped or the channel stopped, the exit status is 3.`,
+was dropped or the channel stopped, the exit status is 3, unless --reconnect has
+it look for a channel again.`,
 		Example: `  msgmux sub
   msgmux sub -C 1 -W 5s
+  msgmux sub -n 10
   msgmux sub -o json --tap | jq .text
+  msgmux sub -o frames >recorded
   msgmux sub -o nul --label archive --patience forever | xargs -0 -n 100 store`,
-		ValidArgsFunction: cobra.NoFileCompletions,
-		Args:              noArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.counted = cmd.Flags().Changed("count")
 			return o.run(where)
@@ -64,18 +74,20 @@ was dropped or the channel stopped, the exit status is 3.`,
 	flags.Uint64VarP(&o.count, "count", "C", 0, "end after `N` messages; 0: become a sink and leave at once")
 	flags.VarP(&o.timeout, "timeout", "W", "end after this time; exit status 4 if nothing came, or less than --count")
 	flags.Var(&o.idle, "idle", "end when nothing came for this time; exit status as with --timeout")
-	flags.StringVarP(&o.output, "output", "o", "line", "`FORMAT` of a message: raw, line, nul, json or hex")
+	flags.StringVarP(&o.output, "output", "o", "line", "`FORMAT` of a message: "+orList(formatNames()))
 	flags.BoolVar(&o.tap, "tap", false, "only look on: never hold up the channel")
 	flags.StringVar(&o.label, "label", "", "`NAME` of the sink in the status")
 	flags.Var(&o.patience, "patience", "how long the channel waits for this sink, or forever; default: the broker's")
 	flags.StringVar(&o.share, "share", "", "divide the messages with the sinks of the same `NAME` and user")
-	flags.StringVar(&o.start, "start", "now", "`WHERE` to begin: now, with what no sink has had yet, or oldest, with the oldest message kept")
+	flags.StringVar(&o.start, "start", startNow, "`WHERE` to begin: now, with what no sink has had yet; oldest, with the oldest message kept; or the number of a message")
+	flags.Uint64VarP(&o.last, "last", "n", 0, "begin with the last `N` messages, if they are kept")
 	flags.BoolVar(&o.strict, "strict", false, "say when this sink has lost messages; exit status 7 in the end")
-	for flag, values := range map[string][]string{
-		"output": formatNames(), "start": {"now", startOldest}, "patience": {"0", "1s", "10s", foreverWord},
-	} {
-		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
-	}
+	flags.BoolVar(&o.reconnect, "reconnect", false, "become a sink again, as a new one, when the broker has hung up; wait for one while there is none")
+	flags.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing but errors")
+	complete(cmd, "output", formatNames()...)
+	complete(cmd, "start", startNow, startOldest)
+	complete(cmd, "patience", patienceExamples...)
+	completeLive(where, cmd, "share", sharesOf)
 	return cmd
 }
 
@@ -93,10 +105,14 @@ const stuckAfter = 5 * time.Second
 func (o *subOptions) run(where *location) error {
 	format, ok := formats[o.output]
 	if !ok {
-		return usagef("--output %q: raw, line, nul, json or hex", o.output)
+		return usagef("--output %q: %s", o.output, orList(formatNames()))
 	}
-	if !slices.Contains([]string{"now", startOldest}, o.start) {
-		return usagef("--start %q: now or oldest", o.start)
+	if format.binary && isTerminal(os.Stdout) {
+		return usagef("-o %s is not for a terminal: redirect it into a file or a pipe", o.output)
+	}
+	start, err := o.startAt()
+	if err != nil {
+		return err
 	}
 	channel, err := where.locate()
 	if err != nil {
@@ -111,17 +127,15 @@ func (o *subOptions) run(where *location) error {
 	signal.Ignore(syscall.SIGPIPE)
 
 	s := &subscriber{
-		ctx: ctx, cancel: cancel, channel: channel,
+		ctx: ctx, cancel: cancel, channel: channel, reconnect: o.reconnect, quiet: o.quiet, strict: o.strict, gapLines: o.output == "json",
 		print: printer{out: os.Stdout, format: format, visible: isTerminal(os.Stdout)},
 	}
 	if o.counted {
 		s.most = &o.count
 	}
 	options := msgmux.SinkOptions{
-		Label: o.label, Patience: o.patience.value, Oldest: o.start == startOldest, Share: o.share, Tap: o.tap,
-	}
-	if o.strict {
-		options.OnGap = s.gap
+		Label: o.label, Patience: o.patience.value, Share: o.share, Tap: o.tap, Reconnect: o.reconnect, OnGap: s.gap,
+		Start: start,
 	}
 	err = s.subscribe(options)
 	if err != nil {
@@ -143,6 +157,25 @@ func (o *subOptions) run(where *location) error {
 	return o.end(s, cause)
 }
 
+// startAt is where the sink begins.
+func (o *subOptions) startAt() (msgmux.Start, error) {
+	switch {
+	case o.last > 0 && o.start != startNow:
+		return msgmux.Start{}, usagef("--last and --start exclude each other")
+	case o.last > 0:
+		return msgmux.Last(o.last), nil
+	case o.start == startNow:
+		return msgmux.Start{}, nil
+	case o.start == startOldest:
+		return msgmux.Oldest(), nil
+	}
+	seq, err := strconv.ParseUint(o.start, 10, 64)
+	if err != nil {
+		return msgmux.Start{}, usagef("--start %q: now, oldest, or the number of a message", o.start)
+	}
+	return msgmux.At(seq), nil
+}
+
 // end turns the reason for which the printing ended into the error of the command, and gives the summary.
 func (o *subOptions) end(s *subscriber, cause error) error {
 	count, lost := s.counts()
@@ -151,7 +184,7 @@ func (o *subOptions) end(s *subscriber, cause error) error {
 		return nil // the reader has what it wanted
 	}
 	if !errors.Is(cause, errCounted) || lost > 0 {
-		say("%s", s.summary())
+		s.speak("%s", s.summary())
 	}
 	end, isStopped := errors.AsType[stopped](cause)
 	switch {

@@ -86,6 +86,20 @@ func TestSubPrintsJSON(t *testing.T) {
 	}
 }
 
+// TestSubBeginsWhereItIsTold: with the last few, or with a number, of what is kept.
+func TestSubBeginsWhereItIsTold(t *testing.T) {
+	_, dir := startBroker(t)
+	first := startSub(t, dir, "-C", "5")
+	prepare(t, dir, "pub", "zero", "one", "two", "three", "four").want(0)
+	first.want(0)
+	for args, want := range map[string]string{
+		"-n 2 -C 2": "three\nfour\n", "-n 100 -C 5": "zero\none\ntwo\nthree\nfour\n", "--start 1 -C 4": "one\ntwo\nthree\nfour\n",
+		"--start oldest -C 1": "zero\n",
+	} {
+		prepare(t, dir, append([]string{"sub", "-W", "10s"}, strings.Fields(args)...)...).want(0).prints(want)
+	}
+}
+
 // TestSubSparesTerminals shows control bytes on a terminal as text, except with -o raw.
 func TestSubSparesTerminals(t *testing.T) {
 	_, dir := startBroker(t)
@@ -301,14 +315,17 @@ func TestStrictSubSaysWhereTheGapIs(t *testing.T) {
 		t.Fatalf("it says %q: %v", strict.stderr.String(), err)
 	}
 	for line := range strings.Lines(strict.stdout.String()) {
-		var m struct{ Seq int }
+		var m struct{ Seq *int }
 		if err := json.Unmarshal([]byte(line), &m); err != nil {
 			t.Fatal(err)
 		}
-		if missing := m.Seq - next; missing != 0 && (missing != lost || m.Seq != before) {
-			t.Errorf("%d messages are missing before number %d, it says %q", missing, m.Seq, strict.stderr.String())
+		if m.Seq == nil {
+			continue // that line tells of the gap, too
 		}
-		next = m.Seq + 1
+		if missing := *m.Seq - next; missing != 0 && (missing != lost || *m.Seq != before) {
+			t.Errorf("%d messages are missing before number %d, it says %q", missing, *m.Seq, strict.stderr.String())
+		}
+		next = *m.Seq + 1
 	}
 	strict.signal(syscall.SIGTERM)
 	strict.want(exitGap)

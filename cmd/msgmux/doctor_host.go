@@ -4,28 +4,30 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/user"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // patient is who the doctor looks at: a host, and one channel on it.
 type patient struct {
 	channel msgmux.Channel
 	units   channelUnits
-	status  *msgmux.Status // nil: the broker does not answer
-	sinks   []msgmux.SinkStatus
+	status  *wire.Status // nil: the broker does not answer
+	sinks   []wire.Sink
 	silence error // why it does not
+
+	explained []string // findings about sinks that say why these are as they are
 }
 
 func newPatient(where *location) (*patient, error) {
@@ -36,7 +38,7 @@ func newPatient(where *location) (*patient, error) {
 	p := &patient{channel: c, units: unitsOf(c)}
 	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 	defer cancel()
-	status, sinks, err := c.List(ctx)
+	status, sinks, err := look(ctx, c, wire.OpList)
 	if p.silence = err; err == nil {
 		p.status, p.sinks = &status, sinks
 	}
@@ -61,16 +63,18 @@ func kernelNumber(name string) (uint64, error) {
 }
 
 // queueLength is how many datagrams may wait in one socket. The kernel's own value of 10 makes senders wait for every
-// wink of the broker; systemd raises it at boot.
+// wink of the broker; systemd raises it at boot to 512, which two busy senders fill, and the packages to 4096.
 func (p *patient) queueLength() finding {
 	const name = "net.unix.max_dgram_qlen"
 	n, err := kernelNumber(name)
-	advice := "sysctl -w " + name + "=512, and a file in /etc/sysctl.d for the next boot; sockets that are there keep their limit, so stop and start the channel"
+	advice := "sysctl -w " + name + "=4096, and a file in /etc/sysctl.d for the next boot; sockets that are there keep their limit, so restart " + p.units.targetOr("the channel")
 	switch {
 	case err != nil:
 		return found(name, poor, "see whether /proc is mounted here", "cannot be read: %v", err)
-	case n < 100:
-		return found(name, poor, advice, "only %d datagrams may wait in a socket", n)
+	case n < 512:
+		return found(name, poor, advice, "only %d datagrams may wait in a socket: senders wait at every turn, and those that never wait lose messages", n)
+	case n < 4096:
+		return found(name, poor, advice, "%d datagrams may wait in a socket: beside two busy senders, one that never waits loses messages", n)
 	}
 	return found(name, good, "", "%d datagrams may wait in a socket", n)
 }
@@ -96,15 +100,6 @@ func (p *patient) sendBuffer() finding {
 	return found(name, good, "", "%s, for messages of up to %s", byteCount(n), byteCount(want))
 }
 
-// The numbers of the kernel's interface (sock_diag(7), linux/unix_diag.h).
-const (
-	netlinkSockDiag  = 4
-	sockDiagByFamily = 20
-	diagShowPeer     = 1 << 2
-	diagShowUID      = 1 << 6
-	diagUID          = 7
-)
-
 // sockDiag asks the kernel who made the socket at the other end of one of ours, as the broker does for each sink that is
 // registered.
 func sockDiag() finding { return judgeSockDiag(socketOwner()) }
@@ -122,6 +117,7 @@ func judgeSockDiag(uid uint32, err error) finding {
 	return found(name, good, "", "the kernel tells whose a socket is")
 }
 
+// socketOwner is the user that the kernel takes a socket of ours for to be of.
 func socketOwner() (uid uint32, err error) {
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -129,74 +125,16 @@ func socketOwner() (uid uint32, err error) {
 	}
 	defer syscall.Close(pair[0])
 	defer syscall.Close(pair[1])
-	var st syscall.Stat_t
-	if err := syscall.Fstat(pair[0], &st); err != nil {
-		return 0, os.NewSyscallError("fstat", err)
-	}
-	fd, err := syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_RAW|syscall.SOCK_CLOEXEC, netlinkSockDiag)
+	diag, err := sys.NewSockDiag()
 	if err != nil {
-		return 0, os.NewSyscallError("socket", err)
-	}
-	defer syscall.Close(fd)
-	if err := askDiag(fd, uint32(st.Ino), 0, diagShowPeer|diagShowUID); err != nil {
 		return 0, err
 	}
-	order := binary.NativeEndian
-	answer := make([]byte, 8192)
-	n, _, err := syscall.Recvfrom(fd, answer, 0)
-	if err != nil {
-		return 0, os.NewSyscallError("recvfrom", err)
+	defer diag.Close()
+	socket, err := diag.LookupFD(pair[0])
+	if err == nil && !socket.HasUID {
+		err = errors.New("its kernel is older than 5.3")
 	}
-	messages, err := syscall.ParseNetlinkMessage(answer[:n])
-	if err != nil || len(messages) == 0 {
-		return 0, errors.New("the answer is none")
-	}
-	m := messages[0]
-	if m.Header.Type == syscall.NLMSG_ERROR && len(m.Data) >= 4 {
-		return 0, syscall.Errno(-int32(order.Uint32(m.Data)))
-	}
-	known := false
-	eachAttribute(m.Data[min(16, len(m.Data)):], func(kind uint16, value []byte) { // behind struct unix_diag_msg
-		if kind == diagUID && len(value) >= 4 {
-			uid, known = order.Uint32(value), true
-		}
-	})
-	if !known {
-		return 0, errors.New("its kernel is older than 5.3")
-	}
-	return uid, nil
-}
-
-// askDiag asks for one unix socket, or with NLM_F_DUMP for all, on a netlink socket of which each answer is to be read for at
-// most a second.
-func askDiag(fd int, inode uint32, flags uint16, show uint32) error {
-	// struct nlmsghdr, and struct unix_diag_req: family, protocol, padding, states, inode, what to show, cookie.
-	order := binary.NativeEndian
-	q := order.AppendUint32(nil, 16+24)
-	q = order.AppendUint16(q, sockDiagByFamily)
-	q = order.AppendUint16(q, syscall.NLM_F_REQUEST|flags)
-	q = append(q, make([]byte, 8)...)
-	q = append(q, syscall.AF_UNIX, 0, 0, 0)
-	for _, n := range []uint32{^uint32(0), inode, show, ^uint32(0), ^uint32(0)} {
-		q = order.AppendUint32(q, n)
-	}
-	if err := syscall.Sendto(fd, q, 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
-		return os.NewSyscallError("sendto", err)
-	}
-	timeout := syscall.NsecToTimeval(int64(time.Second))
-	return os.NewSyscallError("setsockopt", syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &timeout))
-}
-
-// eachAttribute calls f with each of the attributes (netlink(7)): length, type, value, padded to 4.
-func eachAttribute(b []byte, f func(kind uint16, value []byte)) {
-	for len(b) >= 4 {
-		size := int(binary.NativeEndian.Uint16(b))
-		if size < 4 || size > len(b) {
-			return
-		}
-		f(binary.NativeEndian.Uint16(b[2:]), b[4:size])
-		b = b[min((size+3)/4*4, len(b)):]
-	}
+	return socket.UID, err
 }
 
 // groups are those that the units give the sockets to.
@@ -243,7 +181,7 @@ func (p *patient) descriptors() finding {
 	const name = "descriptors"
 	n, known := p.limitOf("Max open files")
 	if !known {
-		return found(name, poor, "run the doctor as root, and start the broker", "not known: there is no broker to be looked at")
+		return found(name, poor, p.toSeeTheBroker(), "not known: there is no broker to be looked at")
 	}
 	need := p.status.MaxSinks + 1024
 	if p.units.storeMax > 0 {
@@ -254,7 +192,7 @@ func (p *patient) descriptors() finding {
 		used = strconv.Itoa(len(entries))
 	}
 	if n < need {
-		return found(name, bad, fmt.Sprintf("LimitNOFILE=%d in a drop-in: systemctl edit %s; by hand, ulimit -n", need, p.units.serviceOr("msgmux.service")),
+		return found(name, bad, fmt.Sprintf("LimitNOFILE=%d in a drop-in: %s edit %s; by hand, ulimit -n", need, p.units.systemctl(), p.units.serviceOr("msgmux.service")),
 			"the broker may open %d, and %d sinks and the descriptor store need %d", n, p.status.MaxSinks, need)
 	}
 	return found(name, good, "", "%s of %d are open, %d may be needed", used, n, need)
@@ -265,7 +203,7 @@ func (p *patient) descriptors() finding {
 func (p *patient) lockedMemory() finding {
 	const name = "memlock"
 	if p.status == nil {
-		return found(name, poor, "start the broker", "not known: there is no broker to be looked at")
+		return found(name, poor, p.toSeeTheBroker(), "not known: there is no broker to be looked at")
 	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.status.PID))
 	if err != nil {
@@ -279,7 +217,7 @@ func (p *patient) lockedMemory() finding {
 	}
 	if locked == 0 {
 		limit, _ := p.limitOf("Max locked memory")
-		return found(name, poor, fmt.Sprintf("LimitMEMLOCK=infinity in a drop-in: systemctl edit %s; by hand, ulimit -l", p.units.serviceOr("msgmux.service")),
+		return found(name, poor, fmt.Sprintf("LimitMEMLOCK=infinity in a drop-in: %s edit %s; by hand, ulimit -l", p.units.systemctl(), p.units.serviceOr("msgmux.service")),
 			"nothing of the broker is locked in memory; its limit is %s", byteCount(limit))
 	}
 	return found(name, good, "", "%s of the broker are locked in memory", byteCount(locked<<10))
@@ -291,11 +229,7 @@ const blockedLong = 10 // seconds
 // examineChannel is how the channel itself is.
 func (p *patient) examineChannel() []finding {
 	if p.status == nil {
-		advice := "is it running? systemctl status " + p.units.serviceOr("msgmux.service")
-		if errors.Is(p.silence, fs.ErrPermission) {
-			advice = "be root, or in the group of " + filepath.Join(p.channel.RuntimeDir, "control")
-		}
-		return []finding{found("channel", bad, advice, "no broker answers: %v", p.silence)}
+		return []finding{found("channel", bad, p.toSeeTheBroker(), "no broker answers: %v", p.silence)}
 	}
 	s := p.status
 	findings := []finding{found("channel", good, "", "version %s in %s, %s received, %s lost", s.Version, s.RuntimeDir, commas(s.Received), commas(s.Lost))}
@@ -305,12 +239,19 @@ func (p *patient) examineChannel() []finding {
 		if b.ForSeconds >= blockedLong {
 			v = bad
 		}
-		findings = append(findings, found("sources", v, fmt.Sprintf("see what its program does; msgmux sinks set %s --patience 1s leaves it behind", visible(b.Sink)),
-			"they have waited for the sink %s for %s", b.Sink, roughly(seconds(b.ForSeconds))))
+		if p.hasOther(b.Sink) {
+			findings = append(findings, found("sources", v, fmt.Sprintf("see what its program does; %s sinks set '%s' --patience 1s leaves it behind", p.msgmux(), visible(b.Sink)),
+				"they have waited for the sink %s for %s", b.Sink, roughly(seconds(b.ForSeconds))))
+			break
+		}
+		// To leave the last one behind would be to lose what nobody has: its patience does not count.
+		findings = append(findings, found("sources", v, "restart its program, or attach another sink: "+p.anySink(),
+			"they have waited for the sink %s for %s; it is the only one that takes messages, and so is waited for whatever its patience",
+			b.Sink, roughly(seconds(b.ForSeconds))))
 	case b.Blocked && s.Sinks.Total == 0:
-		findings = append(findings, found("sources", poor, "start a consumer; msgmux sub is one", "there is no sink: what they send waits"))
+		findings = append(findings, found("sources", poor, "start a consumer: "+p.anySink(), "there is no sink: what they send waits"))
 	case b.Blocked:
-		findings = append(findings, found("sources", bad, "start one; taps do not count", "no sink is there to take their messages"))
+		findings = append(findings, found("sources", bad, "start one, taps do not count: "+p.anySink(), "no sink is there to take their messages"))
 	default:
 		findings = append(findings, found("sources", good, "", "nobody makes them wait"))
 	}
@@ -320,10 +261,13 @@ func (p *patient) examineChannel() []finding {
 			if k.Tap || k.Patience == "0" || k.Patience == "0s" {
 				continue // losing is its way of life
 			}
-			findings = append(findings, found("sink "+visible(k.Label), poor, fmt.Sprintf("see what its program does; msgmux sinks set '%s' --patience 10s has it waited for longer", visible(k.Label)),
+			findings = append(findings, found("sink "+visible(k.Label), poor, fmt.Sprintf("see what its program does; %s sinks set '%s' --patience 10s has it waited for longer", p.msgmux(), visible(k.Label)),
 				"it was left behind and has lost %s", plural(k.Lost, "message")))
 		case "absent":
-			findings = append(findings, found("sink "+visible(k.Label), poor, "start what binds it, or remove the entry", "nobody is at %s", k.Address))
+			// With what its service has, its absence is explained.
+			if f := p.absent(k); !slices.Contains(p.explained, f.Name) {
+				findings = append(findings, f)
+			}
 		}
 	}
 	return findings

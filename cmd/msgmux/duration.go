@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"strconv"
 	"time"
@@ -49,6 +50,9 @@ func parseDuration(text string) (time.Duration, error) {
 // foreverWord is a patience without end, here as in a registration.
 const foreverWord = "forever"
 
+// patienceExamples are what a TAB offers for it.
+var patienceExamples = []string{"0", "1s", "10s", foreverWord}
+
 // patience is a flag that holds a sink's patience; nil is "not given".
 type patience struct{ value *time.Duration }
 
@@ -73,5 +77,32 @@ func (p *patience) Set(text string) error {
 		return errors.New("want a duration such as 1.5s, a number of seconds, or forever")
 	}
 	p.value = &d
+	return nil
+}
+
+// byteSize is a flag that holds a number of bytes, which K and M multiply by 1024 and its square. 0 is "not given".
+type byteSize int
+
+func (b *byteSize) String() string {
+	if *b == 0 {
+		return ""
+	}
+	return strconv.Itoa(int(*b))
+}
+
+func (b *byteSize) Type() string { return "SIZE" }
+
+func (b *byteSize) Set(text string) error {
+	digits, unit := text, 1
+	if n := len(text) - 1; n > 0 && text[n] == 'K' {
+		digits, unit = text[:n], 1<<10
+	} else if n > 0 && text[n] == 'M' {
+		digits, unit = text[:n], 1<<20
+	}
+	n, err := strconv.Atoi(digits)
+	if err != nil || n < 1 || n > msgmux.MaxMessage/unit {
+		return fmt.Errorf("want a number of bytes from 1 to %d, or one with K or M", msgmux.MaxMessage)
+	}
+	*b = byteSize(n * unit)
 	return nil
 }

@@ -27,6 +27,7 @@ const (
 	exitRefused     = 5 // permission or quota
 	exitTooLarge    = 6
 	exitGap         = 7  // sub --strict: messages were lost
+	exitNoSink      = 8  // sinks: the one that was named is not there
 	exitBlocked     = 75 // pub --nonblock: EX_TEMPFAIL of sysexits.h, try again later
 	exitInterrupted = 128 + int(syscall.SIGINT)
 	exitTerminated  = 128 + int(syscall.SIGTERM)
@@ -65,6 +66,7 @@ func exitStatus(err error) int {
 		{msgmux.ErrNoBroker, exitNoBroker},
 		{msgmux.ErrRefused, exitRefused},
 		{msgmux.ErrTooLarge, exitTooLarge},
+		{msgmux.ErrNotFound, exitNoSink},
 		{msgmux.ErrWouldBlock, exitBlocked},
 		{context.DeadlineExceeded, exitTimeout},
 	} {

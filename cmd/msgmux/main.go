@@ -10,18 +10,20 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/flags"
+	"github.com/msgmux/msgmux/internal/stamp"
 )
 
 // Set by the linker: -ldflags "-X main.version=... -X main.commit=... -X main.date=...".
-var (
-	version = "unknown"
-	commit  = "unknown"
-	date    = "unknown"
-)
+var version, commit, date string
+
+// build is what is known about this program.
+var build = stamp.Of(stamp.Stamp{Version: version, Commit: commit, Date: date})
 
 func main() {
 	os.Exit(run(os.Args[1:]))
@@ -57,52 +59,62 @@ Exit status:
   1  failure
   2  the command line is wrong
   3  no broker is listening
-  4  timed out
+  4  timed out, or the broker does not answer
   5  refused: permission or quota
   6  message too large
   7  messages were lost (sub --strict)
+  8  there is no such sink (sinks)
   75 the channel takes no message now (pub --nonblock)
   130, 143  ended by SIGINT, SIGTERM`,
-		Version:       fmt.Sprintf("%s (commit %s, %s)", version, commit, date),
+		Version:       build.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
 		RunE:          chooseCommand,
+
+		SuggestionsMinimumDistance: suggestWithin,
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
-	flags := root.PersistentFlags()
-	flags.StringVarP(&where.channel, "channel", "c", "", "`NAME` of the channel ($"+msgmux.EnvChannel+"); default: the default channel")
-	flags.BoolVar(&where.user, "user", false, "the user's own instance, not the host's")
-	flags.StringVar(&where.runtimeDir, "runtime-dir", "", "`DIR` with the channel's sockets ($"+msgmux.EnvRuntimeDir+")")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flags.Plain(err) })
+	root.SetHelpCommand(helpCommand())
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	common := root.PersistentFlags()
+	common.StringVarP(&where.channel, "channel", "c", "", "`NAME` of the channel ($"+msgmux.EnvChannel+"); default: the default channel")
+	common.BoolVar(&where.user, "user", false, "the user's own instance, not the host's")
+	common.StringVar(&where.runtimeDir, "runtime-dir", "", "`DIR` with the channel's sockets ($"+msgmux.EnvRuntimeDir+")")
+	completeWith(root, "channel", completeChannels(&where))
+	completeWith(root, "runtime-dir", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs))
 	root.AddCommand(
 		pubCommand(&where),
 		subCommand(&where),
 		statusCommand(&where),
+		channelsCommand(&where),
 		sinksCommand(&where),
 		doctorCommand(&where),
 		benchCommand(&where),
-		benchSourceCommand(&where),
-		benchSinkCommand(&where),
+		completionCommand(),
 	)
-	tidyCompletion(root)
 	return root
 }
 
-// tidyCompletion makes cobra's own command complain about a shell that it does not know, as every other command would,
-// and offers no shell that Linux does not come with.
-func tidyCompletion(root *cobra.Command) {
-	root.InitDefaultCompletionCmd()
-	for _, cmd := range root.Commands() {
-		if cmd.Name() != "completion" {
-			continue
-		}
-		cmd.Short = "print the completion script of a shell: bash, zsh or fish"
-		cmd.Args, cmd.RunE = cobra.ArbitraryArgs, chooseCommand
-		for _, shell := range cmd.Commands() {
-			if shell.Name() == "powershell" {
-				cmd.RemoveCommand(shell)
+// helpCommand is the library's, but that a command which is not there is a mistake.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "explain a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
 			}
-		}
+			if len(rest) > 0 {
+				return chooseCommand(about, rest)
+			}
+			about.InitDefaultHelpFlag()
+			about.InitDefaultVersionFlag()
+			return about.Help()
+		},
 	}
 }
 
@@ -114,18 +126,35 @@ type location struct {
 }
 
 func (l *location) locate() (msgmux.Channel, error) {
-	return msgmux.Locate(l.channel, l.user, l.runtimeDir)
+	switch {
+	case l.runtimeDir != "" && (l.channel != "" || l.user):
+		return msgmux.Channel{}, usagef("a runtime folder names one channel by itself: no channel name and no user instance beside it")
+	case l.runtimeDir != "":
+		dir, err := filepath.Abs(l.runtimeDir)
+		return msgmux.Channel{RuntimeDir: dir}, err
+	case l.user:
+		return msgmux.User(l.channel)
+	case l.channel != "":
+		return msgmux.Named(l.channel)
+	}
+	return msgmux.Default()
 }
+
+// suggestWithin is how many letters may be wrong in a word that a suggestion is made for.
+const suggestWithin = 2
 
 // chooseCommand runs where a command below this one was expected.
 func chooseCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return usagef("a command is missing")
 	}
+	if close := cmd.SuggestionsFor(args[0]); len(close) > 0 {
+		return usagef("there is no command %q; did you mean %s?", args[0], orList(close))
+	}
 	return usagef("there is no command %q", args[0])
 }
 
-// say writes one line for people.
+// say writes one line for people, in which nothing acts on a terminal: what it tells may come from anybody.
 func say(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "msgmux: "+format+"\n", args...)
+	fmt.Fprintln(os.Stderr, "msgmux: "+visible(fmt.Sprintf(format, args...)))
 }

@@ -8,6 +8,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,6 +24,7 @@ import (
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // binaries is the folder with the two programs; anybody may run them.
@@ -204,6 +207,12 @@ func folder(t *testing.T) string {
 func startBroker(t *testing.T, flags ...string) (*program, string) {
 	t.Helper()
 	dir := folder(t)
+	return startBrokerIn(t, dir, flags...), dir
+}
+
+// startBrokerIn does so in a folder that is there.
+func startBrokerIn(t *testing.T, dir string, flags ...string) *program {
+	t.Helper()
 	p := &program{t: t, ended: make(chan struct{})}
 	p.cmd = exec.Command(filepath.Join(binaries, "msgmuxd"), append([]string{"--runtime-dir", dir, "--buffer", "1M"}, flags...)...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
@@ -218,15 +227,33 @@ func startBroker(t *testing.T, flags ...string) (*program, string) {
 		_, err := channel.Status(context.Background())
 		return err == nil
 	})
-	return p, dir
+	return p
+}
+
+// matches wants a text to match a pattern.
+func matches(t *testing.T, text, pattern string) {
+	t.Helper()
+	if !regexp.MustCompile(pattern).MatchString(text) {
+		t.Errorf("no %s in\n%s", pattern, text)
+	}
+}
+
+// decode reads JSON that has no other fields than the value.
+func decode(t *testing.T, text string, value any) {
+	t.Helper()
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(value); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
 }
 
 // sinksOf asks the broker for its sinks.
-func sinksOf(t *testing.T, dir string) []msgmux.SinkStatus {
+func sinksOf(t *testing.T, dir string) []wire.Sink {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	_, sinks, err := msgmux.Channel{RuntimeDir: dir}.List(ctx)
+	_, sinks, err := look(ctx, msgmux.Channel{RuntimeDir: dir}, wire.OpList)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,20 +307,54 @@ func TestVersionIsStamped(t *testing.T) {
 	prepare(t, "", "--version").want(0).prints("msgmux 1.2.3 (commit abc, 2026-01-02)\n")
 }
 
+// TestVersionWithoutALinker is that of the go command: the version of an install, or the commit of a checkout, never "unknown"
+// alone.
+func TestVersionWithoutALinker(t *testing.T) {
+	bin := folder(t)
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin+"/", ".", "../msgmuxd")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the programs: %v\n%s", err, out)
+	}
+	for _, name := range []string{"msgmux", "msgmuxd"} {
+		out, err := exec.Command(filepath.Join(bin, name), "--version").Output()
+		if err != nil || !regexp.MustCompile(`^`+name+` (devel|v[0-9]\S*) \(commit \S+, \S+\)\n$`).Match(out) {
+			t.Errorf("%s says %q: %v", name, out, err)
+		}
+	}
+}
+
 // TestWrongCommandLines end with status 2, one line that says what is wrong, one that says where to read, and no output.
 func TestWrongCommandLines(t *testing.T) {
 	for _, test := range []struct{ args, says string }{
 		{"", "a command is missing"},
 		{"publish", `no command "publish"`},
+		{"stauts", `there is no command "stauts"; did you mean status?`},
+		{"sinks drpo", `did you mean drop?`},
+		{"help nothing", `no command "nothing"`},
+		{"help sinks nothing", `no command "nothing"`},
+		{"channels x", `there is "x"`},
+		{"-c web channels", "lists all"},
+		{"status --json=maybe", `--json "maybe": want true or false`},
+		{"status --watch --count -1", `--count "-1": want a whole number, 0 or more`},
 		{"--frobnicate", "unknown flag"},
 		{"-c UPPER status", "a-z, 0-9 and _"},
 		{"--user status", "XDG_RUNTIME_DIR"},
 		{"-c x --runtime-dir /tmp status", "by itself"},
-		{"pub -q", "unknown shorthand"},
+		{"pub -z", "unknown shorthand"},
+		{"pub -i raw", "line, nul, json, hex or frames"},
+		{"pub -l --frames", "exclude each other"},
+		{"pub --chunk 0", "from 1 to"},
+		{"pub --chunk 1G", "from 1 to"},
+		{"pub --chunk 5M", "from 1 to"},
+		{"pub --chunk K", "from 1 to"},
+		{"pub --rate -1 x", "0 to"},
+		{"pub --rate many x", `--rate "many": want a number`},
+		{"pub --rate NaN x", "0 to"},
+		{"pub --nonblock --retry x", "exclude each other"},
 		{"pub -l -0", "exclude each other"},
 		{"pub -s text", "exclude each other"},
 		{"pub --empty text", "exclude each other"},
-		{"pub -f /etc/hostname text", "exclude each other"},
+		{"pub -f /etc/hostname text", "does not go with"},
 		{"pub --keep-empty text", "--keep-empty goes with"},
 		{"pub -W 0 text", "above 0"},
 		{"pub -W -1s text", "above 0"},
@@ -301,10 +362,13 @@ func TestWrongCommandLines(t *testing.T) {
 		{"pub -W soon text", "above 0"},
 		{"pub -W 1s --nonblock text", "exclude each other"},
 		{"sub topic", `there is "topic"`},
-		{"sub -C -1", "invalid argument"},
-		{"sub -C many", "invalid argument"},
-		{"sub -o xml", "raw, line, nul, json or hex"},
-		{"sub --start yesterday", "now or oldest"},
+		{"sub -C -1", `--count "-1": want a whole number, 0 or more`},
+		{"sub -C many", `--count "many": want a whole number, 0 or more`},
+		{"sub -o xml", "raw, line, nul, json, hex or frames"},
+		{"sub --start yesterday", "now, oldest, or the number"},
+		{"sub --start -3", "now, oldest, or the number"},
+		{"sub --start oldest -n 3", "exclude each other"},
+		{"sub -n -1", "0 or more"},
 		{"sub --patience -1s", "or forever"},
 		{"sub --patience never", "or forever"},
 		{"sub --label a/b", "cannot use"},
@@ -312,20 +376,20 @@ func TestWrongCommandLines(t *testing.T) {
 		{"sub --tap --share x", "tap"},
 		{"sub --idle", "needs an argument"},
 		{"status all", `there is "all"`},
-		{"sinks", "a command is missing"},
-		{"sinks remove x", `no command "remove"`},
+		{"sinks frob x", `no command "frob"`},
 		{"sinks list x", `there is "x"`},
 		{"sinks drop", "which SINK"},
 		{"sinks set x", "give --patience"},
 		{"sinks set --patience 1s", "which SINK"},
 		{"bench --sinks 0", "1 to 1024"},
 		{"bench --size 1", "24 to"},
+		{"bench --sinks x", `--sinks "x": want a whole number`},
 		{"bench --rate -1", "0 to"},
 		{"bench --rate NaN", "0 to"},
 		{"bench --duration 0s", "above 0"},
-		{"bench --frames --datagrams", "exclude each other"},
-		{"completion tcsh", `no command "tcsh"`},
-		{"completion bash x", "unknown command"},
+		{"completion", "bash, fish or zsh"},
+		{"completion tcsh", "bash, fish or zsh"},
+		{"completion bash x", "bash, fish or zsh"},
 	} {
 		p := prepare(t, "", strings.Fields(test.args)...).want(exitUsage).says(test.says).prints("")
 		lines := strings.Split(strings.TrimSpace(p.stderr.String()), "\n")
@@ -338,7 +402,7 @@ func TestWrongCommandLines(t *testing.T) {
 // TestWithoutABroker every command that needs one ends with status 3 and says what to look at.
 func TestWithoutABroker(t *testing.T) {
 	for _, args := range []string{
-		"pub x", "pub --nonblock x", "sub", "sub -C 1", "status", "status --json", "sinks list", "sinks drop x",
+		"pub x", "pub --nonblock x", "sub", "sub -C 1", "status", "status --json", "sinks", "sinks list", "sinks drop x",
 		"sinks set x --patience 0", "bench", "sub -W 10s",
 	} {
 		prepare(t, folder(t), strings.Fields(args)...).want(exitNoBroker).says("no broker is listening", "is it running?").prints("")
@@ -372,41 +436,6 @@ func TestRefusedByMode(t *testing.T) {
 	}
 }
 
-// TestCompletionKnowsCommandsAndValues asks the way the scripts do, and runs the scripts through their shells where
-// there are some.
-func TestCompletionKnowsCommandsAndValues(t *testing.T) {
-	_, dir := startBroker(t)
-	startSub(t, dir, "--label", "archive")
-	for args, want := range map[string]string{
-		"__complete sub -o |":      "raw\nline\nnul\njson\nhex\n",
-		"__complete sub --start |": "now\noldest\n",
-		"__complete sinks |":       "add\tadd a static sink whose socket systemd holds\ndrop\tremove sinks from the channel\nlist\tlist the sinks\nset\tchange how long the channel waits for sinks\n",
-		"__complete sinks drop |":  "archive\n",
-	} {
-		// The last word is the one being typed, here still empty.
-		fields := strings.Fields(strings.TrimSuffix(args, "|"))
-		p := prepare(t, dir, append(fields, "")...).want(0)
-		if got, _, _ := strings.Cut(p.stdout.String(), ":"); got != want {
-			t.Errorf("%s offers %q, want %q", args, got, want)
-		}
-	}
-	for _, shell := range []string{"bash", "zsh", "fish"} {
-		p := prepare(t, "", "completion", shell).want(0)
-		if len(p.stdout.String()) < 1000 {
-			t.Errorf("the script for %s is %q", shell, p.stdout.String())
-		}
-		path, err := exec.LookPath(shell)
-		if err != nil {
-			continue
-		}
-		check := exec.Command(path, "-n")
-		check.Stdin = strings.NewReader(p.stdout.String())
-		if out, err := check.CombinedOutput(); err != nil {
-			t.Errorf("%s does not take its script: %v: %s", shell, err, out)
-		}
-	}
-}
-
 // TestEveryClassHasItsStatus keeps the table of statuses from losing a line.
 func TestEveryClassHasItsStatus(t *testing.T) {
 	for _, test := range []struct {
@@ -420,7 +449,7 @@ func TestEveryClassHasItsStatus(t *testing.T) {
 		{context.DeadlineExceeded, 4},
 		{msgmux.ErrRefused, 5},
 		{msgmux.ErrTooLarge, 6},
-		{msgmux.ErrNotFound, 1},
+		{msgmux.ErrNotFound, 8},
 		{exitError{exitGap, nil}, 7},
 		{msgmux.ErrWouldBlock, 75},
 		{exitError{stopped{syscall.SIGINT}.status(), nil}, 130},

@@ -3,33 +3,41 @@
 package main
 
 import (
-	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"time"
 	"unicode/utf8"
+
+	msgmux "github.com/msgmux/msgmux/client"
 )
 
 // format appends a message as it is printed; seq is its number in the channel, nil if that is not known.
 type format struct {
 	append func(dst, message []byte, seq *uint64) []byte
 	bytes  bool // the message's own bytes are in the output: not for a terminal as they are
+	binary bool // nothing for a terminal at all
 }
 
 // formats are the values of sub --output. What raw prints is exact in any case: that is what it is for.
 var formats = map[string]format{
-	"raw":  {func(dst, message []byte, _ *uint64) []byte { return append(dst, message...) }, false},
-	"line": {func(dst, message []byte, _ *uint64) []byte { return append(append(dst, message...), '\n') }, true},
-	"nul":  {func(dst, message []byte, _ *uint64) []byte { return append(append(dst, message...), 0) }, true},
-	"hex":  {func(dst, message []byte, _ *uint64) []byte { return append(hex.AppendEncode(dst, message), '\n') }, false},
-	"json": {appendJSON, false},
+	"raw":    {append: func(dst, message []byte, _ *uint64) []byte { return append(dst, message...) }},
+	"line":   {append: func(dst, message []byte, _ *uint64) []byte { return append(append(dst, message...), '\n') }, bytes: true},
+	"nul":    {append: func(dst, message []byte, _ *uint64) []byte { return append(append(dst, message...), 0) }, bytes: true},
+	"json":   {append: appendJSON},
+	"hex":    {append: func(dst, message []byte, _ *uint64) []byte { return append(hex.AppendEncode(dst, message), '\n') }},
+	"frames": {append: appendFrame, binary: true},
 }
 
 // formatNames are the keys of formats in the order in which they are explained.
-func formatNames() []string { return []string{"raw", "line", "nul", "json", "hex"} }
+func formatNames() []string { return []string{"raw", "line", "nul", "json", "hex", "frames"} }
+
+// appendFrame appends a message behind its length, in four bytes, little-endian.
+func appendFrame(dst, message []byte, _ *uint64) []byte {
+	return append(binary.LittleEndian.AppendUint32(dst, uint32(len(message))), message...)
+}
 
 // printer writes messages.
 type printer struct {
@@ -55,38 +63,52 @@ func (p *printer) message(message []byte, seq *uint64) error {
 	return nil
 }
 
+// gap writes a line of JSON about what is missing.
+func (p *printer) gap(g msgmux.Gap) error {
+	line, err := encodeJSON(jsonGap{moment{time.Now()}, gapJSON{g.Before, g.Lost, g.Anew}}, false)
+	if err == nil {
+		_, err = p.out.Write(line)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write what is missing: %w", err)
+	}
+	return nil
+}
+
+// jsonGap is a line of -o json that stands where messages are missing.
+type jsonGap struct {
+	Time moment  `json:"time"`
+	Gap  gapJSON `json:"gap"`
+}
+
+type gapJSON struct {
+	Before uint64 `json:"before"`         // the number of the message that comes next
+	Lost   uint64 `json:"lost"`           // how many are missing before it, as far as is known
+	Anew   bool   `json:"anew,omitempty"` // more may be: this is a new sink, or the memory of the channel is
+}
+
 // jsonMessage is a line of -o json. A message is text if it is UTF-8 and base64 otherwise, never a damaged text.
 type jsonMessage struct {
-	Time   string  `json:"time"`          // when it was received
+	Time   moment  `json:"time"`          // when it was received
 	Seq    *uint64 `json:"seq,omitempty"` // its number in the channel; none from a sink that gets datagrams
 	Size   int     `json:"size"`          // bytes
 	Text   *string `json:"text,omitempty"`
 	Base64 *string `json:"base64,omitempty"`
 }
 
-// jsonTime is RFC 3339 with all nine digits, so that lines sort.
-const jsonTime = "2006-01-02T15:04:05.000000000Z07:00"
-
-// appendJSON appends a message as one line of JSON.
-func appendJSON(dst, message []byte, seq *uint64) []byte {
-	m := jsonMessage{Time: time.Now().Format(jsonTime), Seq: seq, Size: len(message)}
+// messageAsJSON is a message that was received at that time.
+func messageAsJSON(message []byte, seq *uint64, at time.Time) jsonMessage {
+	m := jsonMessage{Time: moment{at}, Seq: seq, Size: len(message)}
 	if utf8.Valid(message) {
 		m.Text = new(string(message))
 	} else {
 		m.Base64 = new(base64.StdEncoding.EncodeToString(message))
 	}
-	var line bytes.Buffer
-	encoder := json.NewEncoder(&line)
-	encoder.SetEscapeHTML(false)
-	_ = encoder.Encode(m) // strings and a number cannot fail
-	// The encoder leaves DEL, C1 controls and marks of direction as they are. Escaped they mean the same, and JSON can
-	// be shown on any terminal.
-	for _, r := range line.String() {
-		if r == 0x7f || r >= utf8.RuneSelf && isActive(r) {
-			dst = fmt.Appendf(dst, `\u%04x`, r)
-		} else {
-			dst = utf8.AppendRune(dst, r)
-		}
-	}
-	return dst
+	return m
+}
+
+// appendJSON appends a message as one line of JSON.
+func appendJSON(dst, message []byte, seq *uint64) []byte {
+	line, _ := encodeJSON(messageAsJSON(message, seq, time.Now()), false) // strings and a number cannot fail
+	return append(dst, line...)
 }

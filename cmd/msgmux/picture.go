@@ -8,26 +8,51 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
-	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// picture is the channel in at most rows lines of at most columns characters: what it is doing, and as many sinks as
-// there is room for, those in trouble first.
+// picture is the channel in at most rows lines of at most columns columns: what it is doing, and as many sinks as there is
+// room for, in the order that was asked for, from the one that was scrolled to.
 func picture(v *view, columns, rows int, s style) []string {
 	lines := headLines(v, s)
-	if v.trouble != nil {
-		lines = append(lines, paint(s, red, "no answer for "+roughly(time.Since(v.troubled))+": "+v.trouble.Error()))
-	} else if len(v.sinks) > 0 {
-		lines = append(lines, "")
-		room := max(rows-len(lines), 1)
-		lines = append(lines, sinkLines(v, columns, room, s)...)
+	switch {
+	case v.help:
+		lines = append(lines[:1], helpLines...)
+	case v.trouble != nil:
+		lines = append(lines[:min(len(lines), max(rows-1, 1))],
+			paint(s, red, "no answer for "+roughly(time.Since(v.troubled))+": "+visible(v.trouble.Error())))
+	case len(v.sinks) > 0:
+		// A small terminal shows sinks before it shows the channel in full; whether sources wait it shows always.
+		const sinksFirst = 4
+		switch room := rows - sinksFirst; {
+		case room >= len(lines)+1:
+			lines = append(lines, "")
+		case room >= len(lines):
+		case room >= 2:
+			lines = lines[1:3]
+		default:
+			lines = lines[1:2]
+		}
+		lines = append(lines, sinkLines(v, columns, max(rows-len(lines), 1), s)...)
 	}
 	for i, line := range lines {
 		lines[i] = cut(line, columns, s)
 	}
 	return lines[:min(len(lines), max(rows, 1))]
+}
+
+// helpLines explain the keys.
+var helpLines = []string{
+	"",
+	"q            leave                      Ctrl-Z   stop; fg goes on",
+	"s            sort by the next of: trouble, name, rate, lag, lost",
+	"j k, arrows  scroll the sinks           Home     to the first",
+	"space        stand still, or go on      Ctrl-L   draw anew",
+	"?            this page, and away",
+	"",
+	"! lagging: left behind, and losing      ? absent: nobody is there",
+	"* stalled: its queue is full, it is waited for",
 }
 
 // headLines are about the channel as a whole. What matters most stands first in each: the rest may be cut off.
@@ -45,13 +70,32 @@ func headLines(v *view, s style) []string {
 	if v.lost.last() > 0 {
 		lost = paint(s, red, lost)
 	}
+	still := ""
+	if v.still {
+		still = "  STANDS STILL"
+	}
+	behind := fmt.Sprintf("no sink is behind; the ring has %s", byteCount(st.Buffer))
+	if far := furthest(v.ordered()); far != nil {
+		behind = fmt.Sprintf("%.0f%% of the ring: %s", percent(far.LagBytes, st.Buffer), visible(far.Label))
+	}
 	const width = 20
 	return []string{
-		fmt.Sprintf("%s  %s  up %s", visible(name), v.at.Format(time.TimeOnly), roughly(v.at.Sub(time.Unix(st.SinceUnix, 0)))),
+		fmt.Sprintf("%s  %s%s  up %s  sinks %s  (q: leave, ?: help)", visible(name), v.at.Format(time.TimeOnly), still,
+			roughly(v.at.Sub(time.Unix(st.SinceUnix, 0))), sinkCounts(st.Sinks)),
 		fmt.Sprintf("in  %8s/s %s  %s", commas(uint64(v.in.last())), spark(v.in, width, 0, s), sources),
 		fmt.Sprintf("out %8s/s %s  %s", commas(uint64(v.out.last())), spark(v.out, width, 0, s), lost),
-		fmt.Sprintf("ring %3.0f%% of %s  sinks %s", percent(st.Used, st.Buffer), byteCount(st.Buffer), sinkCounts(st.Sinks)),
+		fmt.Sprintf("lag %10s %s  %s", byteCount(uint64(v.lag.last())), spark(v.lag, width, float64(st.Buffer), s), behind),
 	}
+}
+
+// furthest is the sink that is furthest behind, nil if none is.
+func furthest(sinks []wire.Sink) (far *wire.Sink) {
+	for i, s := range sinks {
+		if s.LagBytes > 0 && (far == nil || s.LagBytes > far.LagBytes) {
+			far = &sinks[i]
+		}
+	}
+	return far
 }
 
 // column is one that the table of sinks may have.
@@ -66,15 +110,15 @@ type column struct {
 func columnsByWorth(now time.Time) []column {
 	users := map[uint32]string{}
 	return []column{
-		{"SINK", false, func(w *watched) string { return mark(w.SinkStatus) + visible(w.Label) }},
-		{"STATE", false, func(w *watched) string { return stateWord(w.SinkStatus, now) }},
+		{"SINK", false, func(w *watched) string { return mark(w.Sink) + visible(w.Label) }},
+		{"STATE", false, func(w *watched) string { return stateWord(w.Sink, now) }},
 		{"rate/s", true, func(w *watched) string { return commas(uint64(w.rate.last())) }},
 		{"lag", true, func(w *watched) string { return byteCount(w.LagBytes) }},
 		{"lost", true, func(w *watched) string { return commas(w.Lost) }},
 		{rateSpark, false, nil},
 		{lagSpark, false, nil},
 		{"waiting", true, func(w *watched) string { return commas(w.Waiting) }},
-		{"left", true, func(w *watched) string { return patienceLeft(w.SinkStatus) }},
+		{"left", true, func(w *watched) string { return patienceLeft(w.Sink) }},
 		{"accepted", true, func(w *watched) string { return commas(w.Accepted) }},
 		{"USER", false, func(w *watched) string {
 			if _, known := users[w.UID]; !known {
@@ -82,7 +126,7 @@ func columnsByWorth(now time.Time) []column {
 			}
 			return users[w.UID]
 		}},
-		{"KIND", false, func(w *watched) string { return kind(w.SinkStatus) }},
+		{"KIND", false, func(w *watched) string { return kind(w.Sink) }},
 		{"since", true, func(w *watched) string { return roughly(now.Sub(time.Unix(w.SinceUnix, 0))) }},
 		{"ADDRESS", false, func(w *watched) string { return visible(w.Address) }},
 	}
@@ -101,55 +145,18 @@ const (
 // sinkLines is the table of the sinks, fitted into so many columns and rows.
 func sinkLines(v *view, columns, rows int, s style) []string {
 	sinks := make([]*watched, 0, len(v.sinks))
-	for _, w := range v.sinks {
-		sinks = append(sinks, w)
+	for _, k := range v.ordered() {
+		sinks = append(sinks, v.sinks[k.ID])
 	}
-	order := byTrouble(v.status.Buffer)
-	slices.SortFunc(sinks, func(a, b *watched) int { return order(a.SinkStatus, b.SinkStatus) })
+	above := min(v.scrolled, max(len(sinks)-max(rows-2, 1), 0))
+	sinks = sinks[above:]
 	left := 0
 	if len(sinks) > rows-1 {
 		left = len(sinks) - max(rows-2, 1)
 		sinks = sinks[:len(sinks)-left]
 	}
-	all := columnsByWorth(v.at)
-	cells := make([][]string, len(all))
-	widths := make([]int, len(all))
-	var chosen []int
-	used, sparks, nice := 0, 0, false
-	for i, c := range all {
-		widths[i] = utf8.RuneCountInString(c.name)
-		if c.cell == nil {
-			widths[i] = sparkMin
-		} else {
-			for _, w := range sinks {
-				text := c.cell(w)
-				if i == 0 {
-					text = cut(text, max(min(labelMax, columns), 1), s)
-				}
-				cells[i] = append(cells[i], text)
-				widths[i] = max(widths[i], utf8.RuneCountInString(text))
-			}
-		}
-		need := widths[i]
-		if len(chosen) > 0 {
-			need += 2
-		}
-		nice = nice || c.name == niceToKnow
-		if nice {
-			need += sparks * (sparkGood - sparkMin)
-		}
-		if used+need > columns && len(chosen) > 0 {
-			break
-		}
-		if nice {
-			need -= sparks * (sparkGood - sparkMin)
-		}
-		used += need
-		chosen = append(chosen, i)
-		if c.cell == nil {
-			sparks++
-		}
-	}
+	all, cells, widths := sinkCells(v, sinks, columns, s)
+	chosen, used, sparks := chooseColumns(all, widths, columns)
 	var most float64 // all rates are drawn to one scale, so that the slower sink shows
 	for _, w := range sinks {
 		most = max(most, slices.Max(append(slices.Clip(w.rate), 0)))
@@ -169,40 +176,81 @@ func sinkLines(v *view, columns, rows int, s style) []string {
 	}
 	// For the eye: what a sink is doing beside its name, numbers, pictures. That is their order already.
 	lines := make([]string, 0, len(sinks)+2)
-	heading := func(i int) string { return all[i].name }
-	lines = append(lines, row(all, chosen, widths, heading))
+	lines = append(lines, row(all, chosen, widths, func(i int) string { return all[i].name }))
 	for n, w := range sinks {
 		text := row(all, chosen, widths, func(i int) string { return cells[i][n] })
-		lines = append(lines, paint(s, colourOf(w.SinkStatus), text))
+		lines = append(lines, paint(s, colourOf(w.Sink), text))
 	}
-	if left > 0 {
+	switch {
+	case left > 0 && above > 0:
+		lines = append(lines, fmt.Sprintf("%s %d above, and %s more", s.more, above, plural(uint64(left), "sink")))
+	case left > 0:
 		lines = append(lines, fmt.Sprintf("%s and %s more", s.more, plural(uint64(left), "sink")))
 	}
 	return lines
+}
+
+// sinkCells are the texts of the table, by column and sink, and how wide each column is.
+func sinkCells(v *view, sinks []*watched, columns int, s style) (all []column, cells [][]string, widths []int) {
+	all = columnsByWorth(v.at)
+	cells, widths = make([][]string, len(all)), make([]int, len(all))
+	for i, c := range all {
+		widths[i] = textWidth(c.name)
+		if c.cell == nil {
+			widths[i] = sparkMin
+			continue
+		}
+		for _, w := range sinks {
+			text := c.cell(w)
+			if i == 0 {
+				text = cut(text, max(min(labelMax, columns), 1), s)
+			}
+			cells[i] = append(cells[i], text)
+			widths[i] = max(widths[i], textWidth(text))
+		}
+	}
+	return all, cells, widths
+}
+
+// chooseColumns are the columns that fit, how wide they are in all, and how many of them are spark lines.
+func chooseColumns(all []column, widths []int, columns int) (chosen []int, used, sparks int) {
+	nice := false
+	for i, c := range all {
+		need, better := widths[i], 0
+		if len(chosen) > 0 {
+			need += 2
+		}
+		if nice = nice || c.name == niceToKnow; nice {
+			better = sparks * (sparkGood - sparkMin)
+		}
+		if used+need+better > columns && len(chosen) > 0 {
+			break
+		}
+		used += need
+		chosen = append(chosen, i)
+		if c.cell == nil {
+			sparks++
+		}
+	}
+	return chosen, used, sparks
 }
 
 // row is one line of the table.
 func row(all []column, chosen, widths []int, cell func(i int) string) string {
 	var line strings.Builder
 	for k, i := range chosen {
-		text := cell(i)
-		space := strings.Repeat(" ", max(0, widths[i]-utf8.RuneCountInString(text)))
 		if k > 0 {
 			line.WriteString("  ")
 		}
-		if all[i].right {
-			line.WriteString(space + text)
-		} else {
-			line.WriteString(text + space)
-		}
+		line.WriteString(pad(cell(i), widths[i], all[i].right))
 	}
 	return strings.TrimRight(line.String(), " ")
 }
 
 // byTrouble orders sinks for who looks for the cause of something: those that are left behind, those that are not there,
 // and the others by how many eighths of the ring they are behind. A finer measure would have the lines jump about.
-func byTrouble(buffer uint64) func(a, b msgmux.SinkStatus) int {
-	trouble := func(s msgmux.SinkStatus) uint64 {
+func byTrouble(buffer uint64) func(a, b wire.Sink) int {
+	trouble := func(s wire.Sink) uint64 {
 		switch s.State {
 		case "lagging":
 			return 11
@@ -211,13 +259,13 @@ func byTrouble(buffer uint64) func(a, b msgmux.SinkStatus) int {
 		}
 		return min(8*s.LagBytes/max(buffer, 1), 8)
 	}
-	return func(a, b msgmux.SinkStatus) int {
+	return func(a, b wire.Sink) int {
 		return cmp.Or(cmp.Compare(trouble(b), trouble(a)), cmp.Compare(a.Label, b.Label), cmp.Compare(a.ID, b.ID))
 	}
 }
 
 // mark tells the state of a sink without colours and in one character.
-func mark(s msgmux.SinkStatus) string {
+func mark(s wire.Sink) string {
 	switch s.State {
 	case "lagging":
 		return "!"
@@ -230,7 +278,7 @@ func mark(s msgmux.SinkStatus) string {
 }
 
 // stateWord is the state, and since when if it is a bad one.
-func stateWord(s msgmux.SinkStatus, now time.Time) string {
+func stateWord(s wire.Sink, now time.Time) string {
 	if s.LaggingSince > 0 {
 		return visible(s.State) + " " + roughly(now.Sub(time.Unix(s.LaggingSince, 0)))
 	}
@@ -244,7 +292,7 @@ const (
 	magenta = "35"
 )
 
-func colourOf(s msgmux.SinkStatus) string {
+func colourOf(s wire.Sink) string {
 	switch s.State {
 	case "lagging":
 		return red
@@ -280,45 +328,4 @@ func spark(h history, width int, most float64, s style) string {
 		line = append(line, s.bars[bar])
 	}
 	return string(line)
-}
-
-// cut makes text fit into a width, and shows where something is missing. Colours take no room.
-func cut(text string, width int, s style) string {
-	var out strings.Builder
-	n, coloured := 0, false
-	for i := 0; i < len(text); {
-		if strings.HasPrefix(text[i:], "\x1b[") {
-			end := i + strings.IndexByte(text[i:], 'm') + 1
-			out.WriteString(text[i:end])
-			coloured = text[i:end] != "\x1b[0m"
-			i = end
-			continue
-		}
-		if n == width-1 && visibleLength(text[i:]) > 1 {
-			out.WriteString(s.more)
-			break
-		}
-		r, size := utf8.DecodeRuneInString(text[i:])
-		out.WriteRune(r)
-		n++
-		i += size
-	}
-	if coloured {
-		out.WriteString("\x1b[0m")
-	}
-	return out.String()
-}
-
-// visibleLength is how many characters of text take room.
-func visibleLength(text string) (n int) {
-	for i := 0; i < len(text); {
-		if strings.HasPrefix(text[i:], "\x1b[") {
-			i += strings.IndexByte(text[i:], 'm') + 1
-			continue
-		}
-		_, size := utf8.DecodeRuneInString(text[i:])
-		i += size
-		n++
-	}
-	return n
 }

@@ -20,6 +20,7 @@ const (
 	noticeEvery   = 2 * time.Second        // how often the reason is asked for again
 	controlWithin = time.Second            // how long an answer to such a question may take
 	limitWithin   = 250 * time.Millisecond // and one before the first message
+	retryAfter    = 500 * time.Millisecond // how long --retry waits for a broker before it looks again
 )
 
 // publisher sends the messages of one run of pub and keeps the account.
@@ -31,11 +32,16 @@ type publisher struct {
 	sizes    []int         // of the messages in it
 	timeout  time.Duration // for one message; 0 is none
 	nonblock bool
-	limit    int // the largest message that the channel takes, in bytes
+	retry    bool
+	quiet    bool
+	rate     float64   // messages a second; 0: as many as go
+	began    time.Time // when the first was due
+	limit    int       // the largest message that the channel takes, in bytes
 
 	sending     sync.Mutex // held while a message is under way
 	sent, bytes atomic.Uint64
 	tooLarge    uint64 // messages left out
+	failed      bool   // the channel did not take something, for a reason that finish tells
 
 	speaking sync.Mutex // whoever writes on standard error
 	drawn    bool       // a line of progress stands there, without its newline
@@ -46,34 +52,58 @@ type publisher struct {
 //
 // Datagrams of all go through one queue, so that even the shortest run waits, or is told, while the channel takes
 // nothing; a connection has a queue of its own, in which a single message always finds room. A connection is also no
-// good for who cannot know how large a message may be: of datagrams the broker drops the one that is too large, of a
-// connection all that comes behind it, too. To know it one must be allowed to ask, and get an answer.
+// good where nobody has told how large a message may be: of datagrams the broker drops the one that is too large, of a
+// connection all that comes behind it, too. A broker tells it with its ok; for datagrams, and to an older broker, the
+// question is one for its control socket, which not everybody may ask.
 func (p *publisher) dial(stream bool) error {
-	ctx, cancel := context.WithTimeout(p.ctx, limitWithin)
-	status, err := p.channel.Status(ctx)
-	cancel()
-	known := err == nil && status.MaxMessage > 0 && status.MaxMessage <= msgmux.MaxMessage
-	if p.limit = msgmux.MaxMessage; known {
-		p.limit = int(status.MaxMessage)
-	}
-	options := msgmux.SourceOptions{Label: "pub", Datagrams: !stream || !known || p.nonblock}
-	err = p.waiting(func(ctx context.Context) (err error) {
-		p.source, err = p.channel.DialWith(ctx, options)
+	options := msgmux.SourceOptions{Label: "pub", Datagrams: !stream || p.nonblock}
+	err := p.waiting(func(ctx context.Context) (err error) {
+		p.source, err = p.channel.Dial(ctx, options)
 		if failed, ok := errors.AsType[*msgmux.OpError](err); ok && failed.Code == "quota" {
 			options.Datagrams = true // there are too many connections already
-			p.source, err = p.channel.DialWith(ctx, options)
+			p.source, err = p.channel.Dial(ctx, options)
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	if p.limit = p.source.MaxMessage(); p.limit == 0 {
+		if err := p.dialDatagrams(options); err != nil {
+			return err
+		}
+	}
 	p.batch = p.source.Batch()
+	return nil
+}
+
+// dialDatagrams has the source be one for datagrams, and asks how large they may be.
+func (p *publisher) dialDatagrams(options msgmux.SourceOptions) (err error) {
+	if !options.Datagrams {
+		p.source.Close()
+		options.Datagrams = true
+		err = p.waiting(func(ctx context.Context) (err error) {
+			p.source, err = p.channel.Dial(ctx, options)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, limitWithin)
+	defer cancel()
+	p.limit = msgmux.MaxMessage
+	if status, err := p.channel.Status(ctx); err == nil && status.MaxMessage > 0 {
+		p.limit = int(min(status.MaxMessage, msgmux.MaxMessage))
+	}
 	return nil
 }
 
 // send takes one message to be sent, or leaves it out if it is too large. It is under way then: see flush.
 func (p *publisher) send(message []byte, tooLarge bool) error {
+	if err := p.pace(); err != nil {
+		return err
+	}
 	if !tooLarge && !p.batch.Fits(len(message)) {
 		if err := p.flush(); err != nil {
 			return err
@@ -91,6 +121,37 @@ func (p *publisher) send(message []byte, tooLarge bool) error {
 	}
 	p.sizes = append(p.sizes, len(message))
 	return nil
+}
+
+// pace waits until the next message is due. What was taken before goes now; what falls behind the rate is caught up with.
+func (p *publisher) pace() error {
+	if p.rate == 0 {
+		return nil
+	}
+	if p.began.IsZero() {
+		p.began = time.Now()
+	}
+	taken := p.sent.Load() + uint64(p.batch.Len()) + p.tooLarge
+	wait := time.Until(p.began.Add(time.Duration(float64(taken) / p.rate * float64(time.Second))))
+	if wait <= 0 {
+		return nil
+	}
+	if err := p.flush(); err != nil {
+		return err
+	}
+	return sleep(p.ctx, wait)
+}
+
+// sleep waits for d, or until ctx is done, whose error it returns then.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // leaveOut says that the next message is not sent.
@@ -111,7 +172,7 @@ func (p *publisher) flush() error {
 			// Mostly there is room, and waiting is what needs preparation.
 			err = p.batch.TryFlush()
 		}
-		if errors.Is(err, msgmux.ErrWouldBlock) && !p.nonblock {
+		if errors.Is(err, msgmux.ErrWouldBlock) && !p.nonblock || errors.Is(err, msgmux.ErrNoBroker) && p.retry {
 			err = p.waiting(p.batch.Flush)
 		}
 		left := len(p.sizes) - p.batch.Len()
@@ -125,27 +186,34 @@ func (p *publisher) flush() error {
 		}
 		p.sizes = p.sizes[:copy(p.sizes, p.sizes[left:])]
 		if sent == left {
+			p.failed = err != nil
 			return err
 		}
 		p.leaveOut()
 	}
 }
 
-// flushing is an input that has everything sent that was read from it before it is read again, because that may wait.
+// flushing is an input that has everything sent that was read from it before it is read again, because that may block. Its
+// errors are of either: the channel's as they are, the input's with its name.
 type flushing struct {
-	io.Reader
-	*publisher
+	from io.Reader
+	p    *publisher
+	name string
 }
 
 func (f flushing) Read(b []byte) (int, error) {
-	if err := f.flush(); err != nil {
+	if err := f.p.flush(); err != nil {
 		return 0, err
 	}
-	return f.Reader.Read(b)
+	n, err := f.from.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("cannot read %s: %w", f.name, err)
+	}
+	return n, err
 }
 
 // waiting does what the channel has to be waited for, within the time that there is for a message, and says what it
-// waits for where that takes long.
+// waits for where that takes long. With --retry it also waits for a broker.
 func (p *publisher) waiting(do func(context.Context) error) error {
 	ctx, cancel := p.ctx, context.CancelFunc(func() {})
 	if p.timeout > 0 {
@@ -160,6 +228,11 @@ func (p *publisher) waiting(do func(context.Context) error) error {
 		p.explain(waiting)
 	})
 	err := do(ctx)
+	for p.retry && errors.Is(err, msgmux.ErrNoBroker) {
+		if err = sleep(ctx, retryAfter); err == nil {
+			err = do(ctx)
+		}
+	}
 	over()
 	if !notice.Stop() {
 		<-explained
@@ -228,8 +301,11 @@ func (p *publisher) endOnSignal() (off func()) {
 	return func() { stop() }
 }
 
-// speak writes a line for people, in place of the progress if that stands there.
+// speak writes a line for people, in place of the progress if that stands there, unless they want none.
 func (p *publisher) speak(format string, args ...any) {
+	if p.quiet {
+		return
+	}
 	p.speaking.Lock()
 	defer p.speaking.Unlock()
 	p.erase()
@@ -245,7 +321,7 @@ func (p *publisher) summary() {
 func (p *publisher) stop(end stopped) {
 	p.stopping.Do(func() {
 		p.summary()
-		say("%v", end)
+		p.speak("%v", end)
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 const (
@@ -30,20 +31,40 @@ type subscriber struct {
 	print   printer
 	most    *uint64 // end after so many; nil is never
 
+	reconnect, quiet, strict bool
+	gapLines                 bool // what is missing is a line of the output, too
+
 	began       time.Time
 	count, size atomic.Uint64 // messages printed, their bytes
+	failed      error         // of a line about a gap
 	broken      atomic.Bool   // there may be messages missing that nobody has counted
 	lost        atomic.Uint64 // as the broker has said last, asked or not
 }
 
-// subscribe becomes a sink, and says so where that takes long.
-func (s *subscriber) subscribe(options msgmux.SinkOptions) error {
+// speak writes a line for people, unless they want none.
+func (s *subscriber) speak(format string, args ...any) {
+	if !s.quiet {
+		say(format, args...)
+	}
+}
+
+// subscribe becomes a sink, and says so where that takes long. With --reconnect it waits for a broker.
+func (s *subscriber) subscribe(options msgmux.SinkOptions) (err error) {
 	s.began = time.Now()
-	notice := time.AfterFunc(noticeAfter, func() { say("waiting: the broker has not answered yet") })
+	notice := time.AfterFunc(noticeAfter, func() { s.speak("waiting: the broker has not answered yet") })
 	defer notice.Stop()
-	var err error
-	s.sink, err = s.channel.Subscribe(s.ctx, options)
-	return err
+	for {
+		s.sink, err = s.channel.Subscribe(s.ctx, options)
+		if !s.reconnect || !errors.Is(err, msgmux.ErrNoBroker) {
+			return err
+		}
+		if notice.Stop() {
+			s.speak("waiting: no broker is running")
+		}
+		if err := sleep(s.ctx, retryAfter); err != nil {
+			return err
+		}
+	}
 }
 
 // receive prints messages until there is a reason to end, and returns it.
@@ -56,7 +77,7 @@ func (s *subscriber) receive(idle time.Duration) error {
 		quiet = time.AfterFunc(idle, func() { s.cancel(errIdle) })
 		defer quiet.Stop()
 	}
-	err := s.sink.Each(s.ctx, func(message msgmux.Message) error {
+	err := s.each(s.ctx, func(message msgmux.Message) error {
 		if quiet != nil {
 			quiet.Reset(idle)
 		}
@@ -68,13 +89,25 @@ func (s *subscriber) receive(idle time.Duration) error {
 	return err
 }
 
+// each calls f with every message until ctx is done or f returns an error, which it returns.
+func (s *subscriber) each(ctx context.Context, f func(msgmux.Message) error) error {
+	for message, err := range s.sink.Messages(ctx) {
+		if err == nil {
+			err = f(message)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // take prints one message; errCounted means that it was the last one wanted.
 func (s *subscriber) take(message msgmux.Message) error {
-	var seq *uint64
-	if s.sink.Address() == "" {
-		seq = &message.Seq
+	if s.failed != nil {
+		return s.failed
 	}
-	if err := s.print.message(message.Payload, seq); err != nil {
+	if err := s.print.message(message.Payload, &message.Seq); err != nil {
 		return err
 	}
 	s.size.Add(uint64(len(message.Payload)))
@@ -84,14 +117,22 @@ func (s *subscriber) take(message msgmux.Message) error {
 	return nil
 }
 
-// gap says what is missing.
+// gap says what is missing: to people if they have asked for it, and in the output where that has a form for it.
 func (s *subscriber) gap(g msgmux.Gap) {
-	if g.Lost > 0 {
-		say("%s lost before number %d", plural(g.Lost, "message"), g.Before)
+	if s.gapLines {
+		s.failed = errors.Join(s.failed, s.print.gap(g))
 	}
 	if g.Anew {
 		s.broken.Store(true)
-		say("the channel's memory was made anew: there may be messages missing before number %d", g.Before)
+	}
+	switch {
+	case g.Anew && s.reconnect:
+		s.speak("a new sink: messages may be missing before number %d", g.Before)
+	case !s.strict:
+	case g.Anew:
+		s.speak("the channel's memory was made anew: there may be messages missing before number %d", g.Before)
+	default:
+		s.speak("%s lost before number %d", plural(g.Lost, "message"), g.Before)
 	}
 }
 
@@ -110,7 +151,7 @@ func (s *subscriber) leave(cause error) error {
 		return cause
 	}
 	// A broker that is late, or gone, sends nothing more; what is there comes at once.
-	err := s.sink.Each(ctx, s.take)
+	err := s.each(ctx, s.take)
 	if errors.Is(err, io.EOF) || errors.Is(err, context.DeadlineExceeded) {
 		return cause
 	}
@@ -119,10 +160,10 @@ func (s *subscriber) leave(cause error) error {
 
 // askLost learns what this sink has lost: what the last packet told, and what was lost since then, if the broker answers.
 func (s *subscriber) askLost() {
-	s.lost.Store(max(s.lost.Load(), s.sink.Lost()))
+	s.lost.Store(max(s.lost.Load(), s.sink.Stats().Lost))
 	ctx, cancel := context.WithTimeout(context.Background(), lostWithin)
 	defer cancel()
-	_, sinks, err := s.channel.List(ctx)
+	_, sinks, err := look(ctx, s.channel, wire.OpList)
 	if err != nil {
 		return
 	}

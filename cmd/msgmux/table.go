@@ -9,9 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
-	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // table is rows of text in columns; the first row has the headings. Headings in lower case mark columns of numbers,
@@ -26,20 +25,15 @@ func (t table) append(dst []byte) []byte {
 	}
 	for _, row := range t {
 		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+			widths[i] = max(widths[i], textWidth(cell))
 		}
 	}
 	for _, row := range t {
 		for i, cell := range row {
-			space := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
 			if i > 0 {
 				dst = append(dst, "  "...)
 			}
-			if numbers[i] {
-				dst = append(append(dst, space...), cell...)
-			} else {
-				dst = append(append(dst, cell...), space...)
-			}
+			dst = append(dst, pad(cell, widths[i], numbers[i])...)
 		}
 		dst = append(bytes.TrimRight(dst, " "), '\n')
 	}
@@ -51,7 +45,7 @@ const rateColumn = 5
 
 // sinkTable has a row for each sink, in the given order. rate, unless it is nil, tells how many messages a second a sink
 // accepts.
-func sinkTable(sinks []msgmux.SinkStatus, now time.Time, rate func(*msgmux.SinkStatus) string) table {
+func sinkTable(sinks []wire.Sink, now time.Time, rate func(*wire.Sink) string) table {
 	t := table{{"id", "SINK", "KIND", "USER", "STATE", "rate/s", "waiting", "lag", "patience", "left", "accepted", "lost", "since", "ADDRESS"}}
 	users := map[uint32]string{}
 	for _, s := range sinks {
@@ -76,7 +70,7 @@ func sinkTable(sinks []msgmux.SinkStatus, now time.Time, rate func(*msgmux.SinkS
 }
 
 // kind is a sink's kind with what sets it apart.
-func kind(s msgmux.SinkStatus) string {
+func kind(s wire.Sink) string {
 	text := visible(s.Kind)
 	if s.Tap {
 		text += ",tap"
@@ -88,7 +82,7 @@ func kind(s msgmux.SinkStatus) string {
 }
 
 // patienceLeft is how long the sink would still be waited for.
-func patienceLeft(s msgmux.SinkStatus) string {
+func patienceLeft(s wire.Sink) string {
 	if s.PatienceLeft < 0 {
 		return "-" // forever
 	}

@@ -174,38 +174,3 @@ func TestTablesLineUp(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
-
-// TestQuantilesAreClose to those of the sorted times, within the width of a bucket.
-func TestQuantilesAreClose(t *testing.T) {
-	for n := range uint64(100_000) {
-		b := bucket(n)
-		if n > bound(b) || b > 0 && n <= bound(b-1) {
-			t.Fatalf("%d is in bucket %d, which ends at %d", n, b, bound(b))
-		}
-	}
-	if b := bucket(1<<64 - 1); b >= latencyBuckets || bound(b) != 1<<64-1 {
-		t.Errorf("the largest number is in bucket %d of %d", b, latencyBuckets)
-	}
-	var one, other latencies
-	var all []time.Duration
-	for i := range 10_000 {
-		d := time.Duration(rand.ExpFloat64() * float64(time.Millisecond))
-		all = append(all, d)
-		if i%2 == 0 {
-			one.add(d)
-		} else {
-			other.add(d)
-		}
-	}
-	one.merge(other)
-	slices.Sort(all)
-	for _, q := range []float64{0, 0.5, 0.99, 0.999, 1} {
-		exact := all[max(int(q*10_000)-1, 0)]
-		if got := one.quantile(q); got < exact || float64(got) > float64(exact)*1.04+1 {
-			t.Errorf("quantile %v: %v, exactly %v", q, got, exact)
-		}
-	}
-	if got := (&latencies{}).quantile(0.5); got != 0 {
-		t.Errorf("of nothing: %v", got)
-	}
-}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
@@ -30,13 +29,12 @@ type channelUnits struct {
 
 func unitsOf(c msgmux.Channel) channelUnits {
 	parent, folder := filepath.Split(c.RuntimeDir)
-	name, isOurs := strings.CutPrefix(folder, "msgmux")
-	instance, named := strings.CutPrefix(name, ".")
-	isOurs = isOurs && (name == "" || named && instance != "")
+	// Only what is the name of a channel: it becomes a part of the names and texts of units.
+	name := channelFolder.FindStringSubmatch(folder)
 	switch {
-	case isOurs && filepath.Clean(parent) == "/run":
-		return channelUnits{instance: instance}
-	case isOurs && name == "" && os.Getenv("XDG_RUNTIME_DIR") != "" && filepath.Clean(parent) == filepath.Clean(os.Getenv("XDG_RUNTIME_DIR")):
+	case name != nil && filepath.Clean(parent) == "/run":
+		return channelUnits{instance: name[1]}
+	case name != nil && name[1] == "" && os.Getenv("XDG_RUNTIME_DIR") != "" && filepath.Clean(parent) == filepath.Clean(os.Getenv("XDG_RUNTIME_DIR")):
 		return channelUnits{user: true}
 	}
 	return channelUnits{unmanaged: true}
@@ -60,6 +58,25 @@ func (u channelUnits) serviceOr(other string) string {
 	}
 	return u.name("", "service")
 }
+
+// targetOr is the name of the target, or another if there is none.
+func (u channelUnits) targetOr(other string) string {
+	if u.unmanaged {
+		return other
+	}
+	return u.name("", "target")
+}
+
+// userFlag is what systemctl and journalctl need to mean the systemd of the units, with a space before it.
+func (u channelUnits) userFlag() string {
+	if u.user {
+		return " --user"
+	}
+	return ""
+}
+
+// systemctl begins a command line for the systemd of the units.
+func (u channelUnits) systemctl() string { return "systemctl" + u.userFlag() }
 
 // errNoSystemd is a host that systemd does not run (sd_booted(3)).
 var errNoSystemd = errors.New("systemd does not run this host: there is no /run/systemd/system")
@@ -113,36 +130,14 @@ func (p *patient) examineUnits() []finding {
 		return []finding{found(name, poor, "start a broker by hand: msgmuxd --runtime-dir DIR; then msgmux doctor --runtime-dir DIR", "%v", err)}
 	}
 	if err != nil {
-		return []finding{found(name, poor, "see whether D-Bus runs, or be root", "%v", err)}
+		return []finding{found(name, poor, "be root, or see whether D-Bus runs", "%v", err)}
 	}
 	defer conn.Close()
-	var missing, idle []string
-	for _, unit := range []string{u.name("", "target"), u.name("source", "socket"), u.name("publish", "socket"), u.name("register", "socket"),
-		u.name("subscribe", "socket"), u.name("control", "socket"), u.name("", "service")} {
-		properties, err := conn.GetUnitPropertiesContext(ctx, unit)
-		switch {
-		case err != nil || properties["LoadState"] != "loaded":
-			missing = append(missing, unit)
-		case properties["ActiveState"] != "active":
-			idle = append(idle, fmt.Sprintf("%s is %v", unit, properties["ActiveState"]))
-		}
-	}
-	start := "systemctl enable --now "
-	if u.user {
-		start = "systemctl --user enable --now "
-	}
-	var findings []finding
-	switch {
-	case len(missing) > 0:
-		findings = append(findings, found(name, bad, "install the package, or copy units/ and run systemctl daemon-reload", "not there: %s", strings.Join(missing, ", ")))
-	case len(idle) == 1 && strings.HasPrefix(idle[0], u.name("", "service")):
-		findings = append(findings, found(name, poor, start+u.name("", "service")+"; or send a message, which starts it", "%s, the sockets listen", idle[0]))
-	case len(idle) > 0:
-		findings = append(findings, found(name, bad, start+u.name("", "target")+" "+u.name("", "service"), "%s", strings.Join(idle, ", ")))
-	default:
-		findings = append(findings, found(name, good, "", "%s, its sockets and its broker are active", u.name("", "target")))
-	}
-	return append(findings, p.descriptorStore(ctx, conn))
+	findings := p.judgeUnits(u.lookAt(ctx, conn))
+	findings = append(findings, p.restarts(ctx, conn)...)
+	findings = append(findings, p.paths(ctx, conn)...)
+	findings = append(findings, p.descriptorStore(ctx, conn))
+	return append(findings, p.consumers(ctx, conn)...)
 }
 
 // descriptorStore is where the ring and the sinks outlive the broker.
@@ -152,7 +147,7 @@ func (p *patient) descriptorStore(ctx context.Context, conn *dbus.Conn) finding 
 	service := u.name("", "service")
 	properties, err := conn.GetUnitTypePropertiesContext(ctx, service, "Service")
 	if err != nil {
-		return found(name, poor, "see what systemctl status "+service+" says", "not known: %v", err)
+		return found(name, poor, "see what "+u.systemctl()+" status "+service+" says", "not known: %v", err)
 	}
 	most, _ := properties["FileDescriptorStoreMax"].(uint32)
 	held, _ := properties["NFileDescriptorStore"].(uint32)
@@ -170,14 +165,14 @@ func (p *patient) descriptorStore(ctx context.Context, conn *dbus.Conn) finding 
 		if !known { // such a systemd does not tell the broker
 			then = "a restart loses the sinks that find no room"
 		}
-		return found(name, bad, fmt.Sprintf("FileDescriptorStoreMax=%d in a drop-in: systemctl edit %s", need+1024, service),
+		return found(name, bad, fmt.Sprintf("FileDescriptorStoreMax=%d in a drop-in: %s edit %s", need+1024, u.systemctl(), service),
 			"it takes %d descriptors, and %d sinks and %d clients may need %d: %s", most, sinks, clients, need, then)
 	}
 	if !known {
 		return found(name, good, "", "%d of %d; this systemd keeps them over a restart, and not over a stop", held, most)
 	}
 	if preserve != "yes" {
-		return found(name, poor, "FileDescriptorStorePreserve=yes in a drop-in: systemctl edit "+service, "%d of %d; a stop of %s gives up what it holds", held, most, service)
+		return found(name, poor, "FileDescriptorStorePreserve=yes in a drop-in: "+u.systemctl()+" edit "+service, "%d of %d; a stop of %s gives up what it holds", held, most, service)
 	}
 	return found(name, good, "", "%d of %d; kept over restarts and stops", held, most)
 }

@@ -3,17 +3,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
 	"syscall"
 	"time"
 
-	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // watchOptions are the flags of status --watch.
@@ -46,7 +47,7 @@ func (h history) last() float64 {
 
 // watched is one sink, now and in the last intervals.
 type watched struct {
-	msgmux.SinkStatus
+	wire.Sink
 	rate history // messages accepted a second
 	lag  history // bytes
 }
@@ -54,11 +55,18 @@ type watched struct {
 // view is the channel, now and in the last intervals.
 type view struct {
 	at            time.Time
-	status        msgmux.Status
+	status        wire.Status
 	sinks         map[uint64]*watched
 	in, out, lost history
-	trouble       error // why the channel does not answer; nil if it does
+	lag           history // bytes, of the sink that is furthest behind
+	trouble       error   // why the channel does not answer; nil if it does
 	troubled      time.Time
+
+	// What keys have changed.
+	order    int // into orders
+	scrolled int // sinks that stand above
+	still    bool
+	help     bool
 }
 
 // take enters what the channel answered at that moment. The first answer has no rates.
@@ -77,6 +85,10 @@ func (v *view) take(l listing, at time.Time) {
 		v.out.add(rate(l.Status.Accepted, v.status.Accepted))
 		v.lost.add(rate(l.Status.Lost, v.status.Lost))
 	}
+	v.lag.add(0)
+	if far := furthest(l.Sinks); far != nil {
+		v.lag[len(v.lag)-1] = float64(far.LagBytes)
+	}
 	sinks := make(map[uint64]*watched, len(l.Sinks))
 	for _, s := range l.Sinks {
 		w := v.sinks[s.ID]
@@ -86,7 +98,7 @@ func (v *view) take(l listing, at time.Time) {
 			w.rate.add(rate(s.Accepted, w.Accepted))
 		}
 		w.lag.add(float64(s.LagBytes))
-		w.SinkStatus = s
+		w.Sink = s
 		sinks[s.ID] = w
 	}
 	v.at, v.status, v.sinks, v.trouble = at, l.Status, sinks, nil
@@ -100,64 +112,132 @@ func (v *view) fail(err error, at time.Time) {
 	v.trouble = err
 }
 
+// orders are those that the sinks may stand in; s on the keyboard goes from one to the next.
+var orders = []struct {
+	name    string
+	compare func(v *view, a, b *watched) int
+}{
+	{"trouble", func(v *view, a, b *watched) int { return byTrouble(v.status.Buffer)(a.Sink, b.Sink) }},
+	{"name", func(*view, *watched, *watched) int { return 0 }},
+	{"rate", func(_ *view, a, b *watched) int { return cmp.Compare(b.rate.last(), a.rate.last()) }},
+	{"lag", func(_ *view, a, b *watched) int { return cmp.Compare(b.LagBytes, a.LagBytes) }},
+	{"lost", func(_ *view, a, b *watched) int { return cmp.Compare(b.Lost, a.Lost) }},
+}
+
+// press does what a key asks for; true: to leave.
+func (v *view) press(key string) (leave bool) {
+	switch key {
+	case "q", "Q":
+		return true
+	case "s":
+		v.order = (v.order + 1) % len(orders)
+	case "j", "down":
+		v.scrolled = min(v.scrolled+1, max(len(v.sinks)-1, 0))
+	case "k", "up":
+		v.scrolled = max(v.scrolled-1, 0)
+	case "page down":
+		v.scrolled = min(v.scrolled+10, max(len(v.sinks)-1, 0))
+	case "page up":
+		v.scrolled = max(v.scrolled-10, 0)
+	case "g", "home":
+		v.scrolled = 0
+	case " ":
+		v.still = !v.still
+	case "?", "h":
+		v.help = !v.help
+	}
+	return false
+}
+
 // watchChannel shows the channel until it is interrupted: a screen on a terminal, and lines, or objects of JSON, on anything
 // else. A channel that does not answer any more is waited for: brokers are restarted.
 func watchChannel(where *location, o watchOptions) error {
-	ctx, cancel := untilStopped(context.Background())
+	// SIGQUIT and SIGHUP too: neither may leave a terminal without its cursor.
+	ctx, cancel := untilStopped(context.Background(), syscall.SIGQUIT, syscall.SIGHUP)
 	defer cancel(nil)
-	var v view
+	v := new(view)
 	l, err := list(where)
 	if err != nil {
 		return err
 	}
 	v.take(l, time.Now())
-	var show func(*view) error
-	var resized <-chan os.Signal // never, but on a screen
 	switch {
 	case o.json:
-		show = func(v *view) error { return printJSONLine(v) }
+		err = v.follow(ctx, where, o, nil)
 	case isTerminal(os.Stdout) && os.Getenv("TERM") != "" && os.Getenv("TERM") != "dumb":
-		s, err := openScreen(os.Stdout)
-		if err != nil {
+		var s *screen
+		if s, err = openScreen(os.Stdout); err != nil {
 			return err
 		}
 		defer s.close()
-		c := make(chan os.Signal, 1)
-		signal.Notify(c, syscall.SIGWINCH)
-		defer signal.Stop(c)
-		resized = c
-		show = s.show
-		if err := show(&v); err != nil {
+		err = v.follow(ctx, where, o, s)
+	default:
+		err = v.follow(ctx, where, o, nil)
+	}
+	if errors.Is(err, syscall.EPIPE) {
+		return nil
+	}
+	return err
+}
+
+// follow shows the channel every interval, on a screen if there is one, and does what keys and signals ask for.
+func (v *view) follow(ctx context.Context, where *location, o watchOptions, s *screen) error {
+	show := func() error { return printText(appendLines(nil, v)) }
+	caught, resumed := make(chan os.Signal, 4), make(chan os.Signal, 1)
+	var keys <-chan string
+	switch {
+	case o.json:
+		show = func() error { return printJSONLine(v) }
+	case s != nil:
+		signal.Notify(caught, syscall.SIGWINCH, syscall.SIGTSTP)
+		signal.Notify(resumed, syscall.SIGCONT)
+		defer signal.Stop(caught)
+		defer signal.Stop(resumed)
+		keys = s.keys()
+		show = func() error { return s.show(v) }
+		if err := show(); err != nil {
 			return err
 		}
-	default:
-		show = func(v *view) error { return printText(appendLines(nil, v)) }
 	}
 	tick := time.NewTicker(time.Duration(o.interval))
 	defer tick.Stop()
 	for n := uint(0); o.count == 0 || n < o.count; {
+		var err error
 		select {
 		case <-ctx.Done():
-			// To interrupt is how one leaves.
-			if s, ok := context.Cause(ctx).(stopped); ok && s.signal == syscall.SIGTERM { //nolint:errorlint // a cause is what it was made
-				return exitError{status: s.status()}
+			return interrupted(ctx)
+		case key := <-keys:
+			if v.press(key) {
+				return nil
 			}
-			return nil
-		case <-resized:
+		case c := <-caught:
+			if c == syscall.SIGTSTP {
+				err = s.suspend(resumed)
+			}
+		case <-resumed: // after a stop that nobody asked us for: the shell may have had the terminal
+			err = s.take()
 		case <-tick.C:
 			n++
+			if v.still {
+				continue
+			}
 			if l, err := list(where); err != nil {
 				v.fail(err, time.Now())
 			} else {
 				v.take(l, time.Now())
 			}
 		}
-		if err := show(&v); err != nil {
-			if errors.Is(err, syscall.EPIPE) {
-				return nil
-			}
+		if err = errors.Join(err, show()); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// interrupted is how a watch ends: to interrupt it is how one leaves, and any other signal is an end from outside.
+func interrupted(ctx context.Context) error {
+	if s, ok := errors.AsType[stopped](context.Cause(ctx)); ok && s.signal != syscall.SIGINT {
+		return exitError{status: s.status()}
 	}
 	return nil
 }
@@ -168,30 +248,24 @@ func printJSONLine(v *view) error {
 		say("%v", v.trouble)
 		return nil
 	}
-	l := struct {
-		Time string `json:"time"`
-		listing
-	}{v.at.Format(jsonTime), listing{Status: v.status, Sinks: v.ordered()}}
-	text, err := json.Marshal(l)
-	if err != nil {
-		return err
-	}
-	return printText(append(text, '\n'))
+	return printJSON(listing{Status: v.status, Sinks: v.ordered()}.asJSON(v.at), false)
 }
 
-// ordered is the sinks, those in trouble first, and by name among those.
-func (v *view) ordered() []msgmux.SinkStatus {
-	sinks := make([]msgmux.SinkStatus, 0, len(v.sinks))
-	for _, w := range v.sinks {
-		sinks = append(sinks, w.SinkStatus)
+// ordered is the sinks in the chosen order, which begins with those in trouble, and by name where that is the same.
+func (v *view) ordered() []wire.Sink {
+	all := slices.SortedFunc(maps.Values(v.sinks), func(a, b *watched) int {
+		return cmp.Or(orders[v.order].compare(v, a, b), cmp.Compare(a.Label, b.Label), cmp.Compare(a.ID, b.ID))
+	})
+	sinks := make([]wire.Sink, 0, len(all))
+	for _, w := range all {
+		sinks = append(sinks, w.Sink)
 	}
-	slices.SortFunc(sinks, byTrouble(v.status.Buffer))
 	return sinks
 }
 
 // appendLines appends a line for the channel and one for each sink, of words as in key=value.
 func appendLines(dst []byte, v *view) []byte {
-	at := v.at.UTC().Format("2006-01-02T15:04:05.000Z")
+	at := formatTime(v.at)
 	if v.trouble != nil {
 		say("%v", v.trouble)
 		return dst
@@ -204,8 +278,8 @@ func appendLines(dst []byte, v *view) []byte {
 			blocked = visible(s.Sources.Sink)
 		}
 	}
-	dst = fmt.Appendf(dst, "%s channel in=%.0f/s out=%.0f/s lost=%.0f/s used=%.0f%% blocked_by=%s blocked_for=%.1fs sinks=%d stalled=%d lagging=%d absent=%d\n",
-		at, v.in.last(), v.out.last(), v.lost.last(), percent(s.Used, s.Buffer), blocked, s.Sources.ForSeconds,
+	dst = fmt.Appendf(dst, "%s channel in=%.0f/s out=%.0f/s lost=%.0f/s lag=%.0f%% blocked_by=%s blocked_for=%.1fs sinks=%d stalled=%d lagging=%d absent=%d\n",
+		at, v.in.last(), v.out.last(), v.lost.last(), percent(uint64(v.lag.last()), s.Buffer), blocked, s.Sources.ForSeconds,
 		s.Sinks.Total, s.Sinks.Stalled, s.Sinks.Lagging, s.Sinks.Absent)
 	for _, k := range v.ordered() {
 		dst = fmt.Appendf(dst, "%s sink=%s state=%s rate=%.0f/s waiting=%d lag_bytes=%d left=%s accepted=%d lost=%d\n",
@@ -222,7 +296,7 @@ func percent(part, whole uint64) float64 {
 }
 
 // leftWord is how long the sink would still be waited for, in one word.
-func leftWord(s msgmux.SinkStatus) string {
+func leftWord(s wire.Sink) string {
 	if s.PatienceLeft < 0 {
 		return foreverWord
 	}

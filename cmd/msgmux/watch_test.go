@@ -8,12 +8,16 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
-	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -23,11 +27,11 @@ func aView(sinks int) *view {
 	at := time.Unix(1_800_000_000, 0)
 	var v view
 	for i := range 100 {
-		l := listing{Status: msgmux.Status{RuntimeDir: "/run/msgmux", SinceUnix: at.Unix() - 7000, Buffer: 1 << 20, Used: 1 << 19,
+		l := listing{Status: wire.Status{RuntimeDir: "/run/msgmux", SinceUnix: at.Unix() - 7000, Buffer: 1 << 20, Used: 1 << 19,
 			Received: uint64(1000 * i), Accepted: uint64(3000 * i), Lost: uint64(7 * i), Sinks: wire.SinkCounts{Total: sinks, Dynamic: sinks, Lagging: 1},
 			Sources: wire.Sources{Blocked: true, Why: "sink archive", Sink: "archive", ForSeconds: 12}}}
 		for n := range sinks {
-			s := msgmux.SinkStatus{ID: uint64(n + 1), Label: fmt.Sprintf("sink-number-%d", n), Kind: "dynamic", Address: "@some/where",
+			s := wire.Sink{ID: uint64(n + 1), Label: fmt.Sprintf("sink-number-%d", n), Kind: "dynamic", Address: "@some/where",
 				State: []string{"ready", "stalled", "lagging", "absent"}[n%4], Accepted: uint64(i * 1000 / (n + 1)), Lost: uint64(n),
 				LagBytes: uint64(n) << 16, Patience: "1s", PatienceLeft: 0.5, SinceUnix: at.Unix() - 100}
 			if s.State == "lagging" {
@@ -54,7 +58,7 @@ func TestPictureFits(t *testing.T) {
 					}
 					for _, line := range lines {
 						plain := escape.ReplaceAllString(line, "")
-						if n := utf8.RuneCountInString(plain); n > columns || strings.Contains(plain, "\x1b") {
+						if n := textWidth(plain); n > columns || strings.Contains(plain, "\x1b") {
 							t.Errorf("%d sinks, %dx%d: %d characters: %q", sinks, columns, rows, n, line)
 						}
 						if strings.Contains(line, "\x1b") && !strings.HasSuffix(strings.TrimRight(line, s.more), "\x1b[0m") &&
@@ -74,7 +78,7 @@ func TestPictureTellsWhatMatters(t *testing.T) {
 	plain := style{false, unicodeBars, "…"}
 	small := strings.Join(picture(v, 80, 24, plain), "\n")
 	for _, want := range []string{
-		"SOURCES WAIT 12.0 s: sink archive", "in     1,000/s █", "out    3,000/s █", "lost 693, 7/s", "50% of 1.00 MiB",
+		"SOURCES WAIT 12.0 s: sink archive", "in     1,000/s █", "out    3,000/s █", "lost 693, 7/s", "lag    320 KiB ▃", "31% of the ring: sink-number-5",
 		`(?m)^!sink-number-2 +lagging 2 min 21 s +334 +128 KiB +2 `, `(?m)^ sink-number-0 +ready +1,000 +0 B +0 `, "\\*sink-number-1", "\\?sink-number-3",
 	} {
 		if !regexp.MustCompile(want).MatchString(small) {
@@ -99,8 +103,8 @@ func TestPictureTellsWhatMatters(t *testing.T) {
 	if last := many[len(many)-1]; !strings.Contains(last, "… and 483 sinks more") || len(many) != 24 {
 		t.Errorf("%d lines, the last is %q", len(many), last)
 	}
-	v.fail(fmt.Errorf("no broker"), time.Now())
-	if gone := strings.Join(picture(v, 80, 24, plain), "\n"); !strings.Contains(gone, "no answer for") || strings.Contains(gone, "sink-number") {
+	v.fail(fmt.Errorf("no \x1b[2Jbroker"), time.Now())
+	if gone := strings.Join(picture(v, 80, 24, plain), "\n"); !strings.Contains(gone, `: no \x1b[2Jbroker`) || strings.Contains(gone, "SINK ") {
 		t.Errorf("without an answer:\n%s", gone)
 	}
 }
@@ -152,7 +156,7 @@ func TestWatchIntoAPipe(t *testing.T) {
 	startSub(t, dir, "--label", "archive")
 	p := prepare(t, dir, "status", "--watch", "--interval", "100ms").start()
 	until(t, "three intervals", func() bool { return strings.Count(p.stdout.String(), " channel in=") >= 3 })
-	line := regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z sink=archive state=ready rate=0/s waiting=0 lag_bytes=0 left=1.0s accepted=0 lost=0$`)
+	line := regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z sink=archive state=ready rate=0/s waiting=0 lag_bytes=0 left=1.0s accepted=0 lost=0$`)
 	if !line.MatchString(p.stdout.String()) || strings.Contains(p.stdout.String(), "\x1b") {
 		t.Errorf("got %q", p.stdout.String())
 	}
@@ -174,8 +178,8 @@ func TestWatchIntoAPipe(t *testing.T) {
 	for _, line := range lines {
 		var got struct {
 			Time   time.Time
-			Status msgmux.Status
-			Sinks  []msgmux.SinkStatus
+			Status channelJSON
+			Sinks  []sinkJSON
 		}
 		if err := json.Unmarshal([]byte(line), &got); err != nil || got.Status.PID == 0 || got.Sinks == nil || time.Since(got.Time) > time.Minute {
 			t.Errorf("%v in %s", err, line)
@@ -213,9 +217,19 @@ func TestWatchGivesTheTerminalBack(t *testing.T) {
 	until(t, "a line", func() bool { return strings.Contains(shown.String(), " channel in=") })
 }
 
-// TestWatchInTmux: in real terminals of several sizes, one of which becomes another, and under load. That is followed at once,
-// however long the interval is.
-func TestWatchInTmux(t *testing.T) {
+// pane is a terminal of tmux, with a server of its own that ends with the test.
+type pane struct {
+	t    *testing.T
+	tmux string
+	name string
+	env  []string
+}
+
+var panes atomic.Int32
+
+// openPane has a command run in a terminal of that size.
+func openPane(t *testing.T, dir string, columns, rows int, command string) *pane {
+	t.Helper()
 	tmux, err := exec.LookPath("tmux")
 	if err != nil {
 		if strings.Contains(os.Getenv("MSGMUX_REQUIRE"), "unit") {
@@ -223,6 +237,79 @@ func TestWatchInTmux(t *testing.T) {
 		}
 		t.Skip("there is no tmux (Debian: apt-get install tmux)")
 	}
+	p := &pane{t: t, tmux: tmux, name: fmt.Sprintf("mm-%d-%d", os.Getpid(), panes.Add(1)),
+		env: append(os.Environ(), "LC_ALL=C.UTF-8", "TERM=xterm-256color", msgmux.EnvRuntimeDir+"="+dir)}
+	p.run("new-session", "-d", "-x", fmt.Sprint(columns), "-y", fmt.Sprint(rows), "-s", "s", command)
+	t.Cleanup(func() { p.run("kill-server") })
+	return p
+}
+
+// run runs a command of tmux.
+func (p *pane) run(args ...string) string {
+	p.t.Helper()
+	cmd := exec.Command(p.tmux, append([]string{"-u", "-L", p.name, "-f", "/dev/null"}, args...)...)
+	cmd.Env = p.env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("tmux %v: %v: %s", args, err, out)
+	}
+	return string(out)
+}
+
+// shows is what can be read in it.
+func (p *pane) shows() string { p.t.Helper(); return p.run("capture-pane", "-p", "-t", "s") }
+
+// untilShows waits until all texts can be read in it at once.
+func (p *pane) untilShows(texts ...string) string {
+	p.t.Helper()
+	var shown string
+	defer func() {
+		if p.t.Failed() {
+			p.t.Logf("it shows\n%s", shown)
+		}
+	}()
+	until(p.t, fmt.Sprintf("it shows %q", texts), func() bool {
+		shown = p.shows()
+		for _, text := range texts {
+			if !strings.Contains(shown, text) {
+				return false
+			}
+		}
+		return true
+	})
+	return shown
+}
+
+// press presses keys; C-c is Ctrl-C.
+func (p *pane) press(keys ...string) {
+	p.t.Helper()
+	p.run(append([]string{"send-keys", "-t", "s"}, keys...)...)
+}
+
+// isWhole wants the terminal as a shell wants it: its first screen, a cursor, what is typed shown, and line by line.
+func (p *pane) isWhole() {
+	p.t.Helper()
+	var state string
+	until(p.t, "the terminal is whole", func() bool {
+		state = strings.TrimSpace(p.run("display-message", "-p", "-t", "s", "#{alternate_on} #{cursor_flag} #{pane_tty}"))
+		fields := strings.Fields(state)
+		if len(fields) != 3 || fields[0] != "0" || fields[1] != "1" {
+			return false
+		}
+		tty, err := os.OpenFile(fields[2], os.O_RDWR|unix.O_NOCTTY, 0)
+		if err != nil {
+			return false
+		}
+		defer tty.Close()
+		settings, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+		state = fmt.Sprintf("%s %+v", state, settings)
+		return err == nil && settings.Lflag&(unix.ICANON|unix.ECHO|unix.ISIG) == unix.ICANON|unix.ECHO|unix.ISIG
+	})
+}
+
+// TestWatchInTmux: in real terminals of several sizes, one of which becomes another, and under load. That is followed at once,
+// however long the interval is.
+func TestWatchInTmux(t *testing.T) {
 	_, dir := startBroker(t)
 	startSub(t, dir, "--label", "archive")
 	hung := startSub(t, dir, "--label", "hung", "--patience", "100ms")
@@ -235,53 +322,193 @@ func TestWatchInTmux(t *testing.T) {
 	for _, size := range []struct {
 		columns, rows int
 		interval      string
-	}{{80, 24, "100ms"}, {80, 24, "1h"}, {200, 50, "100ms"}, {10, 10, "100ms"}} {
+		shows         []string
+	}{
+		{80, 24, "100ms", []string{"lagging", "archive", "of the ring: hung", "█"}}, {80, 24, "1h", []string{"lagging"}},
+		{200, 50, "100ms", []string{"ADDRESS", "LAG ", "lagging"}}, {10, 10, "100ms", []string{"!hung"}},
+		{30, 6, "100ms", []string{"in  ", "out ", "SINK", "!hung", "archive"}}, {30, 4, "100ms", []string{"in  ", "SINK", "!hung"}},
+	} {
 		t.Run(fmt.Sprintf("%dx%d every %s", size.columns, size.rows, size.interval), func(t *testing.T) {
-			// Each has a server of its own, which ends with it.
-			run := func(args ...string) string {
-				t.Helper()
-				cmd := exec.Command(tmux, append([]string{"-u", "-L", fmt.Sprintf("mm-%d-%d-%s", os.Getpid(), size.columns, size.interval), "-f", "/dev/null"}, args...)...)
-				cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "TERM=xterm-256color", msgmux.EnvRuntimeDir+"="+dir)
-				out, err := cmd.CombinedOutput()
-				if err != nil {
-					t.Fatalf("tmux %v: %v: %s", args, err, out)
-				}
-				return string(out)
-			}
-			run("new-session", "-d", "-x", fmt.Sprint(size.columns), "-y", fmt.Sprint(size.rows), "-s", "s",
-				"echo before; "+binaries+"/msgmux status --watch --interval "+size.interval+"; sleep 60")
-			defer run("kill-server")
-			want := "!hung"
-			if size.columns >= 80 {
-				want = "lagging"
-			}
-			var shown string
-			until(t, "the picture", func() bool {
-				shown = run("capture-pane", "-p", "-t", "s")
-				bars := size.columns >= 80 && size.interval == "100ms" // of more than one interval
-				return strings.Contains(shown, want) && (!bars || strings.Contains(shown, "▇") || strings.Contains(shown, "█"))
-			})
-			if size.columns == 200 && (!strings.Contains(shown, "ADDRESS") || !strings.Contains(shown, "LAG ")) {
-				t.Errorf("it shows\n%s", shown)
-			}
+			// No program but the one: the size has to be known without a tool.
+			p := openPane(t, dir, size.columns, size.rows,
+				"echo before; PATH=/nowhere "+binaries+"/msgmux status --watch --interval "+size.interval+"; exec sleep 60")
+			shown := p.untilShows(size.shows...)
 			if strings.Contains(shown, "before") {
 				t.Errorf("what was there before is still there:\n%s", shown)
 			}
 			if size.columns == 80 {
-				run("resize-window", "-t", "s", "-x", "40", "-y", "12")
+				p.run("resize-window", "-t", "s", "-x", "40", "-y", "12")
 				until(t, "it fits the smaller window", func() bool {
-					shown = run("capture-pane", "-p", "-t", "s")
+					shown = p.shows()
 					for line := range strings.Lines(shown) {
-						if utf8.RuneCountInString(strings.TrimRight(line, " \n")) > 40 {
+						if textWidth(strings.TrimRight(line, " \n")) > 40 {
 							return false
 						}
 					}
 					return strings.Contains(shown, "!hung") && strings.Contains(shown, "…")
 				})
 			}
-			run("send-keys", "-t", "s", "C-c")
-			until(t, "the terminal as it was", func() bool { return strings.Contains(run("capture-pane", "-p", "-t", "s"), "before") })
+			p.press("C-c")
+			p.untilShows("before")
+			p.isWhole()
 		})
+	}
+}
+
+// TestWatchHasKeys that do what its page of help says, and no other key is shown.
+func TestWatchHasKeys(t *testing.T) {
+	_, dir := startBroker(t)
+	for i := range 9 {
+		startSub(t, dir, "--label", fmt.Sprintf("sink%d", i), "--tap")
+	}
+	p := openPane(t, dir, 80, 10, "echo before; "+binaries+"/msgmux status --watch --interval 100ms; echo it was $?; exec sleep 60")
+	p.untilShows("sink0", "sink2", "more")
+	for range 7 {
+		p.press("j")
+	}
+	p.untilShows("sink8")
+	p.press("Home")
+	p.untilShows("sink0")
+	p.press("Down", "Down", "Down", "Down", "Down", "Down", "x", "y", "Enter", "F5")
+	if shown := p.untilShows("sink8"); strings.Contains(shown, "xy") || strings.Contains(shown, "~") {
+		t.Errorf("keys are shown:\n%s", shown)
+	}
+	p.press("?")
+	p.untilShows("Ctrl-Z", "sort by")
+	p.press("?", "Space")
+	p.untilShows("STANDS STILL", "SINK")
+	p.press("Space", "q")
+	if shown := p.untilShows("before", "it was 0"); strings.Contains(shown, "SINK") {
+		t.Errorf("the picture is still there:\n%s", shown)
+	}
+	p.isWhole()
+}
+
+// TestSortingOfTheWatch goes through the orders.
+func TestSortingOfTheWatch(t *testing.T) {
+	v := aView(4)
+	first := func() string { return v.ordered()[0].Label }
+	for i, want := range []string{"sink-number-2", "sink-number-0", "sink-number-0", "sink-number-3", "sink-number-3", "sink-number-2"} {
+		if got := first(); got != want {
+			t.Errorf("by %s: %s stands first, want %s", orders[i%len(orders)].name, got, want)
+		}
+		v.press("s")
+	}
+}
+
+// TestKeysAreTakenApart as terminals send them.
+func TestKeysAreTakenApart(t *testing.T) {
+	for text, want := range map[string][]string{
+		"q": {"q"}, "jk": {"j", "k"}, "\x1b[A\x1b[B": {"up", "down"}, "\x1bOA": {"up"}, "\x1b[5~\x1b[6~": {"page up", "page down"},
+		"\x1b": nil, "\x1b[15~q": {"q"}, "\x1b[1;5A": nil, "\x1b[": nil, "\x1bq": {"q"}, " ": {" "},
+	} {
+		if got := splitKeys(text); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestWatchUnderAShell that stops it, goes on with it, and quits it: the terminal is whole whenever the shell has it.
+func TestWatchUnderAShell(t *testing.T) {
+	dash, err := exec.LookPath("dash") // does nothing for the terminal by itself, as bash does
+	if err != nil {
+		t.Skip("there is no dash")
+	}
+	_, dir := startBroker(t)
+	startSub(t, dir, "--label", "archive")
+	p := openPane(t, dir, 80, 20, dash+" -i")
+	p.press(`PS1=prom""pt:`, "Enter")
+	p.untilShows("prompt:")
+	watch := binaries + "/msgmux status --watch --interval 100ms; echo it was $?"
+	for range 2 {
+		p.press(watch, "Enter")
+		p.untilShows("archive", "SINK")
+		for range 2 {
+			p.press("C-z")
+			p.untilShows("Stopped")
+			p.isWhole()
+			p.press(`clear; echo ty""ped`, "Enter")
+			p.untilShows("typed")
+			p.press("fg", "Enter")
+			p.untilShows("archive", "SINK")
+		}
+		p.press("q")
+		p.untilShows("prompt:")
+		p.isWhole()
+		p.press("clear", "Enter")
+	}
+	p.press(watch, "Enter")
+	p.untilShows("archive", "SINK")
+	p.press(`C-\`)
+	if shown := p.untilShows("it was 131"); strings.Contains(shown, "goroutine") {
+		t.Errorf("it dumps:\n%s", shown)
+	}
+	p.isWhole()
+	// A signal that cannot be caught stops it with the picture; after SIGCONT that is there again.
+	p.press("clear; "+watch, "Enter")
+	p.untilShows("archive", "SINK")
+	pid := strings.TrimSpace(p.run("display-message", "-p", "-t", "s", "#{pane_pid}"))
+	children, err := os.ReadFile("/proc/" + pid + "/task/" + pid + "/children")
+	if err != nil {
+		t.Skipf("this kernel does not tell children: %v", err)
+	}
+	var child int
+	if _, err := fmt.Sscan(string(children), &child); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(child, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	p.untilShows("Stopped")
+	p.press("fg", "Enter")
+	p.untilShows("archive", "SINK")
+	if err := syscall.Kill(child, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	p.untilShows("prompt:")
+	p.isWhole()
+}
+
+// TestWideCharactersTakeTwoColumns in the picture and in tables, and those that stand over others none.
+func TestWideCharactersTakeTwoColumns(t *testing.T) {
+	for text, want := range map[string]int{
+		"": 0, "abc": 3, "日本": 4, "ｆｕ": 4, "e\u0301": 1, "한글": 4, "\u1112\u1161\u11ab": 2, "🙂": 2, "wörld": 5, "\x1b[31mred\x1b[0m": 3, "▁█…": 3, "\x1b[2J": 4, "\x1b[": 2,
+	} {
+		if got := textWidth(text); got != want {
+			t.Errorf("%q takes %d columns, want %d", text, got, want)
+		}
+	}
+	s := style{bars: asciiBars, more: "…"}
+	for columns, want := range map[int]string{1: "…", 2: "…", 3: "日…", 4: "日…", 5: "日本…", 6: "日本語", 7: "日本語"} {
+		if got := cut("日本語", columns, s); got != want {
+			t.Errorf("%d columns of it: %q, want %q", columns, got, want)
+		}
+	}
+	v := aView(4)
+	for _, w := range v.sinks {
+		w.Address = "@" + strings.Repeat("漢字", 100)
+	}
+	for columns := 20; columns < 300; columns += 7 {
+		for _, line := range picture(v, columns, 24, s) {
+			if n := textWidth(line); n > columns {
+				t.Errorf("a line of %d columns where there are %d: %q", n, columns, line)
+			}
+		}
+	}
+}
+
+// TestAddressesOfAllScripts do not push the last line out of a real terminal.
+func TestAddressesOfAllScripts(t *testing.T) {
+	_, dir := startBroker(t)
+	wide := brokertest.NewSocket(t, fmt.Sprintf("@%s-%d", strings.Repeat("漢字", 12), os.Getpid()))
+	if r := brokertest.Register(t, dir, wide.Name, "label=wide"); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	startSub(t, dir, "--label", "other")
+	p := openPane(t, dir, 220, 8, binaries+"/msgmux status --watch --interval 100ms")
+	shown := p.untilShows("漢字", "other", "in  ")
+	if !strings.Contains(shown, "(q: leave") {
+		t.Errorf("the first line was pushed out:\n%s", shown)
 	}
 }
 

@@ -15,20 +15,22 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/control"
+	"github.com/msgmux/msgmux/internal/flags"
+	"github.com/msgmux/msgmux/internal/stamp"
 )
 
 // Set by the linker.
-var (
-	version = "devel"
-	commit  = ""
-	date    = ""
-)
+var version, commit, date string
+
+// build is what is known about this program.
+var build = stamp.Of(stamp.Stamp{Version: version, Commit: commit, Date: date})
 
 // Exit codes.
 const (
@@ -39,24 +41,33 @@ const (
 // usageError is a command line that makes no sense.
 type usageError struct{ error }
 
+// shortestLife is how long a broker that a service manager has started lives at least when it ends by an error: one that cannot
+// start is started again for ever, and should not burn a processor. A crash or a kill is none that this process could prolong,
+// and its successor comes at once.
+const shortestLife = time.Second
+
 func main() {
+	began := time.Now()
 	var o options
+	// What fails before the broker itself begins is a mistake in the command line, whoever noticed it.
+	started := false
 	cmd := &cobra.Command{
 		Use:           "msgmuxd [flags]",
 		Short:         "one-to-many message passing between the processes of a host",
-		Version:       versionText(),
+		Version:       build.String(),
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.finish(); err != nil {
-				return usageError{err}
+				return err
 			}
+			started = true
 			return serve(cmd.Context(), &o)
 		},
 	}
 	cmd.SetVersionTemplate("msgmuxd {{.Version}}\n")
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flags.Plain(err) })
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	o.register(cmd.Flags())
 	err := cmd.ExecuteContext(context.Background())
@@ -64,24 +75,14 @@ func main() {
 		return
 	}
 	fmt.Fprintln(os.Stderr, "msgmuxd:", err)
-	if errors.As(err, new(usageError)) || isArgument(err) {
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		time.Sleep(shortestLife - time.Since(began)) // SIGTERM ends it, as nobody catches that any more
+	}
+	if !started || errors.As(err, new(usageError)) {
+		fmt.Fprintln(os.Stderr, "Try 'msgmuxd --help'.")
 		os.Exit(exitUsage)
 	}
 	os.Exit(exitFailure)
-}
-
-// isArgument recognises cobra's own complaint about arguments, which has no type.
-func isArgument(err error) bool {
-	var wrapped interface{ Unwrap() error }
-	return !errors.As(err, &wrapped) && len(os.Args) > 1 && os.Args[1] != "" && os.Args[1][0] != '-'
-}
-
-func versionText() string {
-	s := version
-	if commit != "" {
-		s += " (" + commit + ", " + date + ")"
-	}
-	return s
 }
 
 // serve is the broker until a signal ends it.
@@ -106,14 +107,14 @@ func serve(ctx context.Context, o *options) error {
 		return err
 	}
 	cfg := o.config()
-	cfg.Version, cfg.Inherited, cfg.Notifier, cfg.Log = version, set, notifier, log
+	cfg.Version, cfg.Notifier, cfg.Log = build.Version, notifier, log
 	if d, ok := activation.WatchdogInterval(); ok {
 		cfg.Watchdog = d
 	}
 	if err := limits(o, &cfg); err != nil {
 		return err
 	}
-	channel, err := broker.Open(cfg)
+	channel, err := broker.Open(cfg, set)
 	if err != nil {
 		return err
 	}
@@ -160,8 +161,7 @@ func sockets(o *options, log slog.Handler) (set activation.Set, unlink func(), e
 	if err != nil {
 		return set, unlink, err
 	}
-	set.Source, set.Publish, set.Register = bound.Source, bound.Publish, bound.Register
-	set.Subscribe, set.Control = bound.Subscribe, bound.Control
+	set.Own = bound.Own
 	// Whoever can put an entry there has the broker send to it what everybody sends.
 	sinks := filepath.Join(o.runtimeDir, "sinks")
 	err = os.Mkdir(sinks, 0o755)

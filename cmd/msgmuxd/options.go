@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -37,14 +36,14 @@ type options struct {
 func (o *options) register(f *pflag.FlagSet) {
 	*o = options{buffer: 16 << 20, maxMessage: 256 << 10, queue: 512 << 10, queueTotal: 4 << 30, patience: patience(time.Second)}
 	f.SortFlags = false
-	f.StringVarP(&o.channel, "channel", "c", "", "name of the channel, when the service manager hands the sockets over")
+	f.StringVarP(&o.channel, "channel", "c", "", "`NAME` of the channel, when the service manager hands the sockets over")
 	f.StringVar(&o.runtimeDir, "runtime-dir", "", "make the sockets in `DIR`, when nobody hands them over")
 	f.Var(&o.buffer, "buffer", "`SIZE` of the ring: a power of two from 1M to 1G")
 	f.Var(&o.maxMessage, "max-message", "`SIZE` of the largest message: up to 4M and half the buffer")
-	f.Var(&o.patience, "patience", "how long a sink may make others wait: `DURATION`, or forever")
-	f.Uint64Var(&o.maxSinks, "max-sinks", 4096, "how many sinks there may be")
-	f.Uint64Var(&o.maxSinksPerUser, "max-sinks-per-user", 256, "how many sinks, and how many connected sources, one user may have; root may have all")
-	f.Uint64Var(&o.maxClients, "max-clients", 1024, "how many connected sources there may be")
+	f.Var(&o.patience, "patience", "how long a sink may make others wait: a `DURATION`, or forever")
+	f.Uint64Var(&o.maxSinks, "max-sinks", 4096, "`N` sinks may be there at most")
+	f.Uint64Var(&o.maxSinksPerUser, "max-sinks-per-user", 256, "`N` sinks, and as many connected sources, may be of one user; root may have all")
+	f.Uint64Var(&o.maxClients, "max-clients", 1024, "`N` connected sources may be there at most")
 	f.Var(&o.queue, "queue", "`SIZE` of what may wait in the kernel for one sink")
 	f.Var(&o.queueTotal, "queue-total", "`SIZE` of what may wait in the kernel for all sinks")
 	f.StringArrayVar(&o.sinks, "sink", nil, "a static sink: `PATH[,option=value...]`; may be repeated")
@@ -53,11 +52,9 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.level, "log-level", "info", "`LEVEL` of what is logged: debug, info, warn, error")
 }
 
-var channelName = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
-
 // finish checks what the flags say together.
 func (o *options) finish() error {
-	if o.channel != "" && !channelName.MatchString(o.channel) {
+	if o.channel != "" && !wire.IsChannelName(o.channel) {
 		return fmt.Errorf("--channel %q: a name is 1 to 32 of a-z, 0-9 and _", o.channel)
 	}
 	if o.runtimeDir != "" {

@@ -9,7 +9,7 @@
 # DIR is the folder of the channel's sockets, such as /run/msgmux. docs/protocol.md shows and explains what stands
 # between the two marks.
 
-import sys
+import signal, sys
 
 # begin
 import socket, struct, time
@@ -67,17 +67,27 @@ def main(command, folder, *words):
     if command == "send":
         messages = [word.encode() for word in words] or (line.rstrip(b"\n") for line in sys.stdin.buffer)
         source = connect(folder + "/publish")
-        for p in packets(messages):
-            source.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, max(len(p), 212992))
-            source.send(p)
+        try:
+            for p in packets(messages):
+                source.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, max(len(p), 212992))
+                source.send(p)
+            source.shutdown(socket.SHUT_WR)
+        except ConnectionError:
+            pass  # the broker says why
+        try: refusal = source.recv(1024)  # or nothing, when it has read all
+        except ConnectionError: refusal = source.recv(1024)
+        if refusal:
+            sys.exit(refusal.decode())
     elif command == "receive":
         known = 0
         for number, lost, message in receive(connect(folder + "/subscribe", "\n".join(words))):
             if lost > known:
                 print(lost - known, "messages lost", file=sys.stderr)
                 known = lost
-            print(number, message.decode(errors="replace"), flush=True)
+            sys.stdout.buffer.write(b"%d %s\n" % (number, message))
+            sys.stdout.flush()
         sys.exit("the broker has hung up")
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, and no more
     main(*sys.argv[1:])

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	_ "github.com/msgmux/msgmux/client" // what a page's program imports, for go.mod
+	_ "github.com/msgmux/msgmux/client/brokertest"
 	"github.com/msgmux/msgmux/docs/recipes/stage"
 )
 

@@ -107,14 +107,16 @@ func TestLanguages(t *testing.T) {
 	for _, name := range []string{"source", "sink"} {
 		build(t, "gcc", "-Wall", "-Wextra", "-Werror", "-O2", "-o", dir+"/"+name, examples+"/"+name+".c")
 	}
-	program := stage.Write(t, dir, "main.go", recipe.Source("go"))
-	build(t, "go", "build", "-o", dir+"/example", program)
+	for _, name := range []string{"source", "sink"} {
+		build(t, "go", "build", "-o", dir+"/go"+name, examples+"/"+name+".go")
+	}
+	build(t, "go", "test", stage.Write(t, dir, "hello_test.go", recipe.Source("go")))
 	sources := map[string][]string{
-		"shell": {examples + "/source.sh"}, "python": {examples + "/source.py"}, "c": {dir + "/source"}, "go": {dir + "/example"},
+		"shell": {examples + "/source.sh"}, "python": {examples + "/source.py"}, "c": {dir + "/source"}, "go": {dir + "/gosource"},
 	}
 	sinks := map[string]*stage.Program{}
 	for name, argv := range map[string][]string{
-		"shell": {examples + "/sink.sh"}, "python": {examples + "/sink.py"}, "c": {dir + "/sink"}, "go": {dir + "/example", "sink"},
+		"shell": {examples + "/sink.sh"}, "python": {examples + "/sink.py"}, "c": {dir + "/sink"}, "go": {dir + "/gosink"},
 	} {
 		sinks[name] = stage.Start(t, argv)
 	}
@@ -141,7 +143,7 @@ func TestLanguages(t *testing.T) {
 // TestExamplesAreShort holds the examples in languages to what the page says.
 func TestExamplesAreShort(t *testing.T) {
 	found, err := filepath.Glob(filepath.Join(stage.Top(t), "docs", "examples", "languages", "*.*"))
-	if err != nil || len(found) != 6 {
+	if err != nil || len(found) != 8 {
 		t.Fatalf("there are %v", found)
 	}
 	for _, file := range found {
@@ -168,15 +170,17 @@ func numbers(n int) string {
 	return lines.String()
 }
 
-// TestDrawing holds the picture of the architecture to the program that draws it.
-func TestDrawing(t *testing.T) {
+// TestDrawings holds the pictures to the programs that draw them.
+func TestDrawings(t *testing.T) {
 	stage.Need(t, "python3")
 	docs := filepath.Join(stage.Top(t), "docs")
-	drawn, err := exec.Command("python3", docs+"/architecture.py").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(drawn) != read(t, docs+"/architecture.svg") {
-		t.Error("docs/architecture.svg is not what docs/architecture.py draws: python3 docs/architecture.py >docs/architecture.svg")
+	for _, name := range []string{"architecture", "rooms"} {
+		drawn, err := exec.Command("python3", "-B", filepath.Join(docs, name+".py")).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(drawn) != read(t, filepath.Join(docs, name+".svg")) {
+			t.Errorf("docs/%[1]s.svg is not what docs/%[1]s.py draws: python3 docs/%[1]s.py >docs/%[1]s.svg", name)
+		}
 	}
 }

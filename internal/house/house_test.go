@@ -33,23 +33,38 @@ const (
 	dbusModule    = "github.com/godbus/dbus/v5"
 	cobraModule   = "github.com/spf13/cobra"
 	pflagModule   = "github.com/spf13/pflag"
+	textModule    = "golang.org/x/text" // docs/decisions/0013, how wide a character is
 )
 
 // imports holds every import edge that is allowed, from the ground up: a room may import what stands here and the
 // standard library. An edge that is missing is not forbidden by accident: imports only go down, and a new one is a
 // decision about the design (docs/design.md).
 var imports = map[string][]string{
-	"internal/wire":   {},
-	"internal/sys":    {unixModule},
-	"internal/subuid": {},
-	"broker/ring/mem": {unixModule, "internal/sys"},
-	"broker/ring":     {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
-	"activation":      {unixModule, systemdModule},
-	"broker":          {"internal/sys", "internal/wire", "broker/ring", "activation"},
-	"broker/control":  {systemdModule, dbusModule, "internal/wire", "internal/subuid", "broker/ring"},
-	"client":          {"internal/wire", "internal/sys"}, // sys for calls that wait without the scheduler; it brings x/sys/unix alone
-	"cmd/msgmuxd":     {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
-	"cmd/msgmux":      {cobraModule, pflagModule, systemdModule, dbusModule, "client", "internal/wire"},
+	"internal/wire":       {},
+	"internal/fair":       {},
+	"internal/flags":      {pflagModule},
+	"internal/histogram":  {},
+	"internal/stamp":      {},
+	"internal/sys":        {unixModule},
+	"internal/subuid":     {},
+	"broker/ring/mem":     {unixModule, "internal/sys"},
+	"broker/ring/layout2": {unixModule, "internal/sys"},
+	"broker/ring":         {unixModule, "broker/ring/mem", "broker/ring/layout2", "internal/sys", "internal/wire"},
+	"activation":          {unixModule, systemdModule, "internal/wire"},
+	"broker/journal":      {"internal/wire"},
+	"broker/owner":        {"internal/sys", "internal/wire"},
+	"broker/store":        {"activation", "broker/journal", "broker/ring", "internal/sys"},
+	"broker/loop":         {"activation", "broker/journal", "broker/ring", "broker/store", "internal/sys", "internal/wire"},
+	"broker/gate": {"activation", "broker/journal", "broker/loop", "broker/owner", "broker/ring", "broker/store",
+		"internal/fair", "internal/sys", "internal/wire"},
+	"broker/status": {"activation", "broker/journal", "broker/loop", "broker/ring", "internal/sys", "internal/wire"},
+	"broker": {"activation", "broker/gate", "broker/journal", "broker/loop", "broker/ring", "broker/status", "broker/store",
+		"internal/sys", "internal/wire"},
+	"broker/control": {systemdModule, dbusModule, "internal/subuid", "internal/wire"},
+	"client":         {"internal/wire", "internal/sys"}, // sys for calls that do not tell the scheduler; it brings x/sys/unix alone
+	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/flags", "internal/stamp", "internal/wire"},
+	// sys for terminals, and for what the kernel tells of sockets.
+	"cmd/msgmux": {cobraModule, systemdModule, dbusModule, textModule, "client", "internal/flags", "internal/histogram", "internal/stamp", "internal/sys", "internal/wire"},
 
 	"internal/house":     {},
 	"packaging":          {},
@@ -57,29 +72,34 @@ var imports = map[string][]string{
 	"units":              {},
 
 	// For tests only: nothing but tests and one another may import them.
-	"activation/activationtest": {unixModule},
-	"units/client":              {"client"},
-	"units/rig":                 {unixModule, "units/rig/load/tally"},
-	"units/rig/load":            {unixModule, "internal/sys", "units/rig/load/tally"},
-	"units/rig/load/tally":      {},
-	"broker/brokertest":         {unixModule, "activation", "broker", "broker/control", "broker/ring", "internal/sys", "internal/wire"},
-	"broker/crashtest":          {unixModule, "activation", "activation/activationtest", "broker", "broker/brokertest", "broker/control", "broker/ring", "internal/sys", "internal/wire"},
+	"broker/ring/model":          {},
+	"broker/ring/layout2/writer": {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
+	"activation/activationtest":  {unixModule},
+	"units/client":               {"client"},
+	"units/rig":                  {unixModule, "units/rig/load/tally"},
+	"units/rig/load":             {unixModule, "internal/sys", "units/rig/load/tally"},
+	"units/rig/load/tally":       {},
+	"client/brokertest":          {"broker", "broker/brokertest", "client"},
+	"broker/brokertest":          {unixModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
+	"broker/crashtest":           {unixModule, "activation", "activation/activationtest", "broker", "broker/control", "broker/journal", "broker/ring", "internal/sys", "internal/wire"},
 }
 
 // testImports holds what the tests of a room may import beside what the room itself may; "*" is for all.
 var testImports = map[string][]string{
-	"*":              {unixModule, "broker/brokertest"},
-	"activation":     {"activation/activationtest"},
-	"internal/house": {"client"},
-	"packaging":      {"client", "units/rig", "units/rig/load/tally"},
-	"units":          {"units/rig", "units/rig/load/tally", unixModule},
-	"broker/control": {"broker", "internal/sys"},
-	"cmd/msgmux":     {"activation", "broker", "broker/control", "broker/ring", "internal/sys"},
-	"cmd/msgmuxd":    {"client", "broker/ring", "internal/sys"},
+	"broker/ring":         {"broker/ring/layout2/writer"},
+	"broker/ring/layout2": {"broker/ring/layout2/writer", "internal/wire"},
+	"*":                   {unixModule, "broker/brokertest"},
+	"activation":          {"activation/activationtest"},
+	"client":              {"broker", "client/brokertest"},
+	"internal/house":      {"client"},
+	"packaging":           {"units/rig", "units/rig/load/tally"},
+	"units":               {"units/rig", "units/rig/load/tally"},
+	"broker/control":      {"broker"},
+	"broker/crashtest":    {"broker/ring/model"},
 }
 
 // wallRooms are the rooms in which unsafe and raw system calls may stand, in files named *_unsafe.go and in tests.
-var wallRooms = []string{"internal/sys", "broker/ring", "broker/ring/mem"}
+var wallRooms = []string{"internal/sys", "broker/ring", "broker/ring/mem", "broker/ring/layout2", "broker/ring/layout2/writer"}
 
 // forbidden are words that say nothing about what a thing is.
 var forbidden = []string{"manager", "handler", "helper", "util", "utils"}
@@ -98,9 +118,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestImportsOnlyGoDown compares what each package imports with the tables above.
+// TestImportsOnlyGoDown compares what each package imports with the tables above, and those with what is imported: an edge
+// that nobody uses is no decision any more.
 func TestImportsOnlyGoDown(t *testing.T) {
-	for _, p := range goList(t) {
+	packages := goList(t)
+	t.Run("no slack", func(t *testing.T) { checkSlack(t, packages) })
+	for _, p := range packages {
 		room := relative(p.ImportPath)
 		allowed, known := imports[room]
 		if !known {
@@ -119,6 +142,41 @@ func TestImportsOnlyGoDown(t *testing.T) {
 		for _, edge := range edges(slices.Concat(p.TestImports, p.XTestImports)) {
 			if !slices.Contains(inTests, edge) {
 				t.Errorf("a test of package %s imports %s, which the tables do not allow", room, edge)
+			}
+		}
+	}
+}
+
+// checkSlack looks for entries of the tables that allow what nobody does.
+func checkSlack(t *testing.T, packages []listed) {
+	inTests := map[string][]string{}
+	rooms := map[string]bool{}
+	for _, p := range packages {
+		room := relative(p.ImportPath)
+		rooms[room] = true
+		used := edges(p.Imports)
+		for _, edge := range imports[room] {
+			if !slices.Contains(used, edge) {
+				t.Errorf("package %s may import %s, and does not", room, edge)
+			}
+		}
+		used = edges(slices.Concat(p.TestImports, p.XTestImports))
+		inTests[room] = used
+		for _, edge := range used {
+			if !slices.Contains(slices.Concat(imports[room], testImports[room]), edge) {
+				inTests["*"] = append(inTests["*"], edge)
+			}
+		}
+	}
+	for room := range imports {
+		if !rooms[room] {
+			t.Errorf("the table has a room %s, and the tree has not", room)
+		}
+	}
+	for room, allowed := range testImports {
+		for _, edge := range allowed {
+			if !slices.Contains(inTests[room], edge) || slices.Contains(imports[room], edge) || room != "*" && slices.Contains(testImports["*"], edge) {
+				t.Errorf("tests of %s may import %s, which none needs, or all may anyway", room, edge)
 			}
 		}
 	}
@@ -168,8 +226,8 @@ func TestEveryFileNamesItsLicense(t *testing.T) {
 	}
 }
 
-// TestEveryPackageIsIntroducedOnce wants one package comment in each package, which says, in all but the client and the
-// commands, that the package makes no compatibility promise.
+// TestEveryPackageIsIntroducedOnce wants one package comment in each package, which says, in all but the commands and what
+// users of the client import, that the package makes no compatibility promise.
 func TestEveryPackageIsIntroducedOnce(t *testing.T) {
 	type introduction struct {
 		command bool
@@ -199,7 +257,8 @@ func TestEveryPackageIsIntroducedOnce(t *testing.T) {
 			continue
 		}
 		plain := strings.Join(strings.Fields(p.text[0]), " ")
-		if room != "client" && !p.command && !strings.Contains(plain, "compatibility") {
+		promised := room == "client" || room == "client/brokertest"
+		if !promised && !p.command && !strings.Contains(plain, "compatibility") {
 			t.Errorf("the package comment of %s does not say that the package makes no compatibility promise", room)
 		}
 	}
@@ -294,7 +353,7 @@ func edges(imports []string) []string {
 			names = append(names, relative(imp))
 		case strings.Contains(first, "."):
 			name := imp
-			for _, known := range []string{unixModule, systemdModule, dbusModule, cobraModule, pflagModule} {
+			for _, known := range []string{unixModule, systemdModule, dbusModule, cobraModule, pflagModule, textModule} {
 				if imp == known || strings.HasPrefix(imp, known+"/") {
 					name = known
 				}

@@ -78,13 +78,13 @@ func TestPythonClientWorks(t *testing.T) {
 	}
 	t.Cleanup(func() { sink.Close() })
 	brokertest.Eventually(t, "the receiver comes", func() bool {
-		_, sinks, err := channel.List(ctx)
+		_, sinks, err := channel.Sinks(ctx)
 		return err == nil && len(sinks) == 2
 	})
 
 	large := strings.Repeat("L", 100_000) // alone in its packet
 	many := strings.Repeat("line\n", 20_000)
-	source, err := channel.Dial(ctx)
+	source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,13 +52,25 @@ func TestReadmeExamples(t *testing.T) {
 				t.Errorf("the example has %d lines, more than %d", n, example.lines)
 			}
 			dir, _ := startBroker(t, broker)
-			out := startSink(t, example.command(t, strings.ReplaceAll(text, readmeDir, dir)))
+			out := bufio.NewReader(startSink(t, example.command(t, strings.ReplaceAll(text, readmeDir, dir))))
 			want := example.sends
 			if want == "" {
 				want = "sent to the " + example.language + " example"
 				sendTo(t, filepath.Join(dir, "source"), want)
 			}
 			expectLine(t, out, want)
+			for _, anything := range []string{"", "nul \x00 and \xff", strings.Repeat("long ", 14_000), "end"} {
+				sendTo(t, filepath.Join(dir, "source"), anything)
+				switch example.language {
+				case "python": // shows bytes
+					if anything == "nul \x00 and \xff" {
+						anything = `b'nul \x00 and \xff'`
+					}
+					expectLine(t, out, anything)
+				case "c":
+					expectLine(t, out, anything)
+				}
+			}
 		})
 	}
 }
@@ -215,15 +227,17 @@ func sendTo(t *testing.T, path, text string) {
 }
 
 // expectLine reads until a line contains want.
-func expectLine(t *testing.T, out io.Reader, want string) {
+func expectLine(t *testing.T, out *bufio.Reader, want string) {
 	t.Helper()
 	var seen []string
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		if strings.Contains(lines.Text(), want) {
+	for {
+		line, err := out.ReadString('\n')
+		if strings.Contains(line, want) {
 			return
 		}
-		seen = append(seen, lines.Text())
+		if seen = append(seen, line); err != nil {
+			t.Errorf("the example did not print %.100q (%v) but: %.1000q", want, err, seen)
+			return
+		}
 	}
-	t.Errorf("the example did not print %q (%v) but: %q", want, lines.Err(), seen)
 }

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Epoll is an epoll(7) instance. Its methods do not wait.
+// Epoll is an epoll(7) instance. Its methods do not block.
 type Epoll struct{ fd int }
 
 // NewEpoll makes one. The caller closes it.

@@ -18,7 +18,7 @@ type Mmsghdr struct {
 // Untouched is what Len is preset to. No message is that long, so any other value was written by the kernel.
 const Untouched = 0xffffffff
 
-// Recvmmsg implements [Ops]. RawSyscall6: the call does not wait, and telling the scheduler about it costs more than
+// Recvmmsg implements [Ops]. RawSyscall6: the call does not block, and telling the scheduler about it costs more than
 // it is worth; a batch of 64 may last 70 us, so sysmon would take the P away in the middle of it.
 func (Kernel) Recvmmsg(_ string, fd int, vec []Mmsghdr) (int, unix.Errno) {
 	for {

@@ -2,7 +2,10 @@
 
 package wire
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // The codes of an Error. A client branches on the code, a person reads the text. Codes are never renamed; new ones may
 // come, so a client treats one that it does not know like CodeInternal. docs/protocol.md says what to do about each.
@@ -42,4 +45,12 @@ func (e *Error) Error() string { return e.Code + ": " + e.Text }
 // Refuse makes an Error; the format is fmt's. What a stranger sent belongs in it as %q or not at all.
 func Refuse(code, format string, args ...any) *Error {
 	return &Error{Code: code, Text: fmt.Sprintf(format, args...)}
+}
+
+// AsRefusal is err itself if it is a refusal, and otherwise one with that code and the text of err.
+func AsRefusal(err error, code string) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return Refuse(code, "%v", err)
 }

@@ -46,33 +46,36 @@ func AppendRecord(dst, payload []byte) []byte {
 // within the packet together with its padding (whose bytes do not matter), none over maxMessage bytes, nothing behind the
 // last, and no more than MaxPacket unless there is only one. The error is an *Error with CodeBadPacket or CodeTooLarge.
 func CheckRecords(b []byte, maxMessage int) (records int, err error) {
-	return checkRecords(b, 0, maxMessage)
+	records, _, err = checkRecords(b, 0, maxMessage)
+	return records, err
 }
 
-// checkRecords is CheckRecords for a packet that has header more bytes in front of b.
-func checkRecords(b []byte, header, maxMessage int) (records int, err error) {
+// checkRecords is CheckRecords for a packet that has header more bytes in front of b. It also counts the bytes of the
+// payloads.
+func checkRecords(b []byte, header, maxMessage int) (records, payload int, err error) {
 	for at := 0; at < len(b); records++ {
 		left := b[at:]
 		if len(left) < RecordHeader {
-			return 0, Refuse(CodeBadPacket, "%d bytes stand behind the last record of the packet", len(left))
+			return 0, 0, Refuse(CodeBadPacket, "%d bytes stand behind the last record of the packet", len(left))
 		}
 		// Compared as a u64: it may be more than an int holds.
 		n := uint64(binary.LittleEndian.Uint32(left))
 		if n > uint64(max(maxMessage, 0)) {
-			return 0, Refuse(CodeTooLarge, "a record of %d bytes is longer than the %d that are taken", n, maxMessage)
+			return 0, 0, Refuse(CodeTooLarge, "a record of %d bytes is longer than the %d that are taken", n, maxMessage)
 		}
 		if n > uint64(len(left)) || Padded(int(n)) > len(left) {
-			return 0, Refuse(CodeBadPacket, "a record of %d bytes and its padding end outside the packet", n)
+			return 0, 0, Refuse(CodeBadPacket, "a record of %d bytes and its padding end outside the packet", n)
 		}
 		at += Padded(int(n))
+		payload += int(n)
 	}
 	switch size := header + len(b); {
 	case records == 0:
-		return 0, Refuse(CodeBadPacket, "the packet has no records")
+		return 0, 0, Refuse(CodeBadPacket, "the packet has no records")
 	case records > 1 && size > MaxPacket:
-		return 0, Refuse(CodeTooLarge, "a packet of %d bytes is over %d and has more than one record", size, MaxPacket)
+		return 0, 0, Refuse(CodeTooLarge, "a packet of %d bytes is over %d and has more than one record", size, MaxPacket)
 	}
-	return records, nil
+	return records, payload, nil
 }
 
 // EachRecord calls yield with each payload in b, which must have passed CheckRecords, until yield returns false. The
@@ -93,6 +96,8 @@ type SinkPacket struct {
 	First   uint64 // the sequence number of the first record; each further record has the next
 	Lost    uint64 // how many messages this sink has lost since it began
 	Records []byte // as CheckRecords allows; for EachRecord
+	Count   int    // how many records
+	Bytes   int    // in their payloads
 }
 
 // ParseSinkPacket takes apart a packet from the broker. Records is a part of b. The error is an *Error with CodeBadPacket
@@ -102,13 +107,16 @@ func ParseSinkPacket(b []byte) (SinkPacket, error) {
 		return SinkPacket{}, Refuse(CodeBadPacket, "a packet of %d bytes is shorter than its header", len(b))
 	}
 	records := b[SinkHeader:]
-	if _, err := checkRecords(records, SinkHeader, math.MaxInt); err != nil {
+	count, payload, err := checkRecords(records, SinkHeader, math.MaxInt)
+	if err != nil {
 		return SinkPacket{}, err
 	}
 	return SinkPacket{
 		First:   binary.LittleEndian.Uint64(b),
 		Lost:    binary.LittleEndian.Uint64(b[8:]),
 		Records: records,
+		Count:   count,
+		Bytes:   payload,
 	}, nil
 }
 

@@ -72,7 +72,7 @@ func TestGolden(t *testing.T) {
 		"hello-publish.txt":        isHello(wire.Options{Label: "web"}),
 		"hello-subscribe.txt":      isHello(wire.Options{Label: "db", Patience: wire.Forever, PatienceSet: true}),
 		"reply-ok.txt":             isReply(wire.Reply{ID: 12}),
-		"reply-hello.txt":          isReply(wire.Reply{ID: 12, MaxMessage: 256 << 10}),
+		"reply-hello.txt":          isReply(wire.Reply{ID: 12, Label: "db-2", Epoch: 0x9f3c0a1d, Next: 1000, MaxMessage: 256 << 10}),
 		"reply-error.txt":          isReply(wire.Reply{Err: notOwner}),
 		"sink.conf": func(t *testing.T, b []byte) {
 			got, err := wire.ParseOptionLines(b)

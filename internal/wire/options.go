@@ -38,22 +38,6 @@ func FormatPatience(d time.Duration) string {
 	return d.String()
 }
 
-// Start says where a new sink begins.
-type Start uint8
-
-const (
-	StartNow    Start = iota // with what no sink has had yet
-	StartOldest              // with the oldest message that the ring still has
-)
-
-// String is the value of the option start.
-func (s Start) String() string {
-	if s == StartOldest {
-		return "oldest"
-	}
-	return "now"
-}
-
 // Options are what a sink may ask for. The zero value is a sink that asks for nothing.
 type Options struct {
 	Label       string        // [A-Za-z0-9_.-]{1,64}, or "": the broker makes one up
@@ -232,17 +216,6 @@ func parseLabel(key, value string) (string, error) {
 		return "", Refuse(CodeBadOption, "cannot use %s as %s: want 1 to %d of A-Z a-z 0-9 _ . -", quote(value), key, maxLabel)
 	}
 	return value, nil
-}
-
-// parseStart reads the value of start.
-func parseStart(value string) (Start, error) {
-	switch value {
-	case "now":
-		return StartNow, nil
-	case "oldest":
-		return StartOldest, nil
-	}
-	return 0, Refuse(CodeBadOption, "cannot use %s as start: want now or oldest", quote(value))
 }
 
 // parseYes reads the value of an option that is on or off.

@@ -18,12 +18,15 @@ const maxCode = 64
 // Reply is the answer to a registration that asked for one and to a Hello.
 type Reply struct {
 	ID         uint64 // of the sink or the client; 0 where there is none
+	Label      string // of the sink, which need not be the one that was asked for; "": not told
+	Epoch      uint64 // one life of the channel's numbers; 0: not told
+	Next       uint64 // the number at which the sink begins; told with Epoch
 	MaxMessage uint64 // the largest message that the channel takes, in bytes; 0: not told. Answers to a Hello have it
 	Err        *Error // nil: it is done
 }
 
-// ParseReply reads "ok id=12 max-message=262144" or "error CODE TEXT", with or without a newline. Words after ok that it does not know are
-// passed over: a later broker may say more. An error code may be one that this package does not know. The error is an
+// ParseReply reads "ok id=12 label=db epoch=9f3c next=1000 max-message=262144" or "error CODE TEXT", with or without a
+// newline. Words after ok that it does not know are passed over: a later broker may say more. An error code may be one that this package does not know. The error is an
 // *Error with CodeBadText or CodeTooLarge, and is about the answer; what the broker refused is in Reply.Err.
 func ParseReply(b []byte) (Reply, error) {
 	b = bytes.TrimSuffix(b, []byte("\n"))
@@ -53,18 +56,30 @@ func ParseReply(b []byte) (Reply, error) {
 func parseOK(words string) (r Reply, err error) {
 	for word := range strings.SplitSeq(words, " ") {
 		key, value, _ := strings.Cut(word, "=")
-		var number *uint64
+		number, base := (*uint64)(nil), 10
 		switch key {
 		case "id":
 			number = &r.ID
+		case "label":
+			if r.Label, err = parseLabel(key, value); err != nil {
+				return Reply{}, Refuse(CodeBadText, "cannot use %s as %s", quote(value), key)
+			}
+			continue
+		case "epoch":
+			number, base = &r.Epoch, 16
+		case "next":
+			number = &r.Next
 		case "max-message":
 			number = &r.MaxMessage
 		default:
 			continue
 		}
-		if *number, err = strconv.ParseUint(value, 10, 64); err != nil {
+		if *number, err = strconv.ParseUint(value, base, 64); err != nil {
 			return Reply{}, Refuse(CodeBadText, "cannot use %s as %s", quote(value), key)
 		}
+	}
+	if r.Epoch == 0 {
+		r.Next = 0 // a number of nothing
 	}
 	return r, nil
 }
@@ -76,6 +91,13 @@ func (r Reply) Append(dst []byte) []byte {
 		dst = append(dst, "ok"...)
 		if r.ID != 0 {
 			dst = strconv.AppendUint(append(dst, " id="...), r.ID, 10)
+		}
+		if r.Label != "" {
+			dst = append(append(dst, " label="...), r.Label...)
+		}
+		if r.Epoch != 0 {
+			dst = strconv.AppendUint(append(dst, " epoch="...), r.Epoch, 16)
+			dst = strconv.AppendUint(append(dst, " next="...), r.Next, 10)
 		}
 		if r.MaxMessage != 0 {
 			dst = strconv.AppendUint(append(dst, " max-message="...), r.MaxMessage, 10)

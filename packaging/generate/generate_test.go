@@ -20,7 +20,7 @@ func toTop(t *testing.T) {
 }
 
 // pages are the man pages that there must be.
-var pages = []string{"msgmux-protocol.7", "msgmux-units.5", "msgmux.1", "msgmux.7", "msgmuxd.8"}
+var pages = []string{"msgmux-formats.5", "msgmux-protocol.7", "msgmux-units.5", "msgmux.1", "msgmux.7", "msgmuxd.8"}
 
 // readPages reads all man pages.
 func readPages(t *testing.T) map[string]string {

@@ -53,11 +53,8 @@ func ask(program string, names []string) (command, error) {
 		return command{}, err
 	}
 	for _, b := range below {
-		// These are the command line library's own; what they have below is not worth a page.
 		switch {
-		case len(names) == 1 && b.name == "help":
-		case len(names) == 1 && b.name == "completion":
-			c.below = append(c.below, command{name: c.name + " completion", usage: c.name + " completion bash | fish | zsh", text: b.text})
+		case len(names) == 1 && b.name == "help": // says what --help says
 		default:
 			sub, err := ask(program, append(append([]string{}, names...), b.name))
 			if err != nil {

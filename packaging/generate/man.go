@@ -16,10 +16,12 @@ import (
 // manFolder is where the pages are, from the top folder.
 const manFolder = "docs/man"
 
-// protocolFile is where the tables of msgmux-protocol(7) come from, and goldenFolder its examples.
+// protocolFile is where the tables of msgmux-protocol(7) come from, goldenFolder its examples, and formsFolder those of
+// msgmux-formats(5).
 const (
 	protocolFile = "docs/protocol.md"
 	goldenFolder = "internal/wire/testdata"
+	formsFolder  = "cmd/msgmux/testdata"
 )
 
 // A page is written by hand but for its derived parts, each between two comment lines. The first says what stands there:
@@ -29,6 +31,7 @@ const (
 //	.\" begin exit status      what its help says about that
 //	.\" begin table HEAD       the table in docs/protocol.md whose first column has that head
 //	.\" begin file NAME        an example of internal/wire/testdata
+//	.\" begin form NAME        one of cmd/msgmux/testdata
 //	.\" end
 var derived = regexp.MustCompile(`(?ms)^(\.\\" begin ([^\n]*) \(make man\)\n)(.*?)(^\.\\" end\n)`)
 
@@ -74,9 +77,11 @@ func manPage(page, text string) (string, error) {
 
 // derive writes one derived part.
 func derive(what string, help func() (command, error)) (string, error) {
-	if name, ok := strings.CutPrefix(what, "file "); ok {
-		text, err := os.ReadFile(filepath.Join(goldenFolder, name))
-		return literal(strings.Split(strings.TrimRight(string(text), "\n"), "\n")), err
+	for word, folder := range map[string]string{"file ": goldenFolder, "form ": formsFolder} {
+		if name, ok := strings.CutPrefix(what, word); ok {
+			text, err := os.ReadFile(filepath.Join(folder, name))
+			return literal(strings.Split(strings.TrimRight(string(text), "\n"), "\n")), err
+		}
 	}
 	if head, ok := strings.CutPrefix(what, "table "); ok {
 		text, err := os.ReadFile(protocolFile)

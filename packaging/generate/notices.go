@@ -29,6 +29,7 @@ var known = map[string]struct{ license, copyright string }{
 	"github.com/spf13/cobra":           {"Apache-2.0", "2013-2023 The Cobra Authors"},
 	"github.com/spf13/pflag":           {"BSD-3-Clause", ""},
 	"golang.org/x/sys":                 {"BSD-3-Clause", ""},
+	"golang.org/x/text":                {"BSD-3-Clause", ""},
 	goItself:                           {"BSD-3-Clause", ""},
 }
 

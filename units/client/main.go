@@ -62,7 +62,7 @@ func run(ctx context.Context, channel msgmux.Channel) (Report, error) {
 		return r, err
 	}
 	defer sink.Close()
-	source, err := channel.Dial(ctx)
+	source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 	if err != nil {
 		return r, err
 	}
@@ -97,17 +97,20 @@ func run(ctx context.Context, channel msgmux.Channel) (Report, error) {
 
 	last := uint64(0)
 	receive := func(ctx context.Context) error {
-		return sink.Each(ctx, func(m msgmux.Message) error {
+		for m, err := range sink.Messages(ctx) {
+			if err != nil {
+				return err
+			}
 			var number uint64
 			if _, err := fmt.Sscan(string(m.Payload), &number); err != nil || number <= last {
 				r.Disorder++
-				return nil
+				continue
 			}
 			r.Missing += number - last - 1
 			r.Received++
 			last = number
-			return nil
-		})
+		}
+		return nil
 	}
 	if err := receive(ctx); !errors.Is(err, context.Canceled) {
 		r.Errors = append(r.Errors, "receive: "+err.Error())

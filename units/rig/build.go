@@ -48,6 +48,8 @@ var installed = []struct{ from, pattern, to string }{
 	{"units/user", "*", "/usr/lib/systemd/user"},
 	{"packaging/sysusers.d", "*.conf", "/usr/lib/sysusers.d"},
 	{"packaging/tmpfiles.d", "*.conf", "/usr/lib/tmpfiles.d"},
+	{"packaging/sysctl.d", "*.conf", "/usr/lib/sysctl.d"},
+	{"packaging/preset", "*.preset", "/usr/lib/systemd/system-preset"},
 	{"packaging/dbus", "*.conf", "/usr/share/dbus-1/system.d"},
 }
 
@@ -66,6 +68,7 @@ func (m *Machine) InstallUnits() {
 	}
 	m.MustRun("systemd-sysusers")
 	m.MustRun("systemd-tmpfiles", "--create", "msgmux.conf")
+	m.MustRun("/usr/lib/systemd/systemd-sysctl", "--prefix=/net/unix/max_dgram_qlen")
 	m.MustRun("systemctl", "daemon-reload")
 	m.MustRun("systemctl", "try-reload-or-restart", "dbus.service")
 }

@@ -26,7 +26,7 @@ var watcher func(*Store)
 // Watch has every store from now on made by f, which may look at it, leave it out, or keep it for later; nil ends that. A
 // value of several words is as many stores: a kill may fall between them. It is for one thread.
 func Watch(f func(*Store)) (before func(*Store)) {
-	before, watcher = watcher, f
+	before, watcher, depth = watcher, f, 0
 	return before
 }
 
@@ -37,12 +37,23 @@ func watch(kind Kind, at, value unsafe.Pointer, size uintptr) bool {
 		return false
 	}
 	b := unsafe.Slice((*byte)(value), size)
-	if kind != Payload {
+	// One for each store that is being made: whoever looks at one may have others made.
+	s := &stack[depth]
+	depth++
+	defer func() { depth-- }()
+	if kind == Word {
 		for len(b) > word { // every value here begins on a word
-			watcher(&Store{kind, at, b[:word]})
+			*s = Store{kind, at, b[:word]}
+			watcher(s)
 			at, b = unsafe.Add(at, word), b[word:]
 		}
 	}
-	watcher(&Store{kind, at, b})
+	*s = Store{kind, at, b}
+	watcher(s)
 	return true
 }
+
+var (
+	stack [16]Store
+	depth int
+)

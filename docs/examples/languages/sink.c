@@ -22,10 +22,12 @@ int main(void)
 		return 1;
 	}
 	/* recv returning 0 is a message of no bytes, and not the end. */
-	for (ssize_t n; (n = recv(sink, message, sizeof message, 0)) >= 0; fflush(stdout)) {
+	for (ssize_t n; (n = recv(sink, message, sizeof message, 0)) >= 0;) {
 		fwrite(message, 1, n, stdout);
 		putchar('\n');
+		if (fflush(stdout) == EOF)
+			break;
 	}
-	perror("cannot receive");
+	perror("cannot receive, or write");
 	return 1;
 }

@@ -8,7 +8,7 @@ name=sink-$$
 
 # Bind first, then register; an abstract name needs no clearing away.
 socat -u -b 262144 "ABSTRACT-RECV:$name" STDOUT &
-trap 'kill $!' EXIT
+trap 'kill $! 2>/dev/null || :' EXIT # it may be gone by itself
 trap 'exit 0' INT TERM
 until grep -q " @$name\$" /proc/net/unix; do sleep 0.1; done
 echo "@$name" | socat -u STDIN "UNIX-SENDTO:$dir/register"

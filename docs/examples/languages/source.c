@@ -29,5 +29,7 @@ int main(void)
 			return 1;
 		}
 	}
-	return 0;
+	if (ferror(stdin))
+		perror("cannot read");
+	return ferror(stdin) != 0;
 }

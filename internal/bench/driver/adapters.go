@@ -43,9 +43,6 @@ var (
 	framed = program{name: "frame", words: []string{"msgmux"}}
 )
 
-// goDatagrams are the Go client without frames.
-var goDatagrams = program{name: "goclient", words: []string{"datagrams"}}
-
 var adapters = append([]*adapter{
 	{
 		name: "msgmux", about: "datagrams in and out, single send and recv at the ends", group: "msgmux",
@@ -53,11 +50,7 @@ var adapters = append([]*adapter{
 	},
 	{
 		name: "msgmux-go", about: "the Go client at both ends", group: "msgmux",
-		broker: msgmuxd, ready: []string{"source", "register"}, source: program{name: "goclient"}, sink: program{name: "goclient"},
-	},
-	{
-		name: "msgmux-go-dgram", about: "the Go client at both ends, told to use datagrams", group: "msgmux",
-		broker: msgmuxd, ready: []string{"source", "register"}, source: goDatagrams, sink: goDatagrams,
+		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: program{name: "goclient"}, sink: program{name: "goclient"},
 	},
 	{
 		name: "msgmux-pack", about: "datagrams in by single send, frames out", group: "msgmux",
@@ -85,6 +78,18 @@ func msgmuxd(c *cell) []string {
 	return append([]string{c.msgmuxd, "--runtime-dir", c.dir}, strings.Fields(c.brokerArgs)...)
 }
 
+// before is another msgmuxd in the place of the one that is measured: what it was before a change.
+func before(a *adapter) *adapter {
+	b := *a
+	b.name, b.about = "before-"+a.name, a.about+", with the broker of -before"
+	b.broker = func(c *cell) []string {
+		args := msgmuxd(c)
+		args[0] = c.before
+		return args
+	}
+	return &b
+}
+
 func floor(kind string) func(*cell) []string {
 	return func(c *cell) []string { return []string{c.program("floor"), "broker", c.dir, kind} }
 }
@@ -95,8 +100,11 @@ func choose(words []string) ([]*adapter, error) {
 	for _, w := range words {
 		was := len(chosen)
 		for _, a := range adapters {
-			if w == "all" || w == a.group && w != "msgmux" || w == a.name {
+			switch {
+			case w == "all" || w == a.group && w != "msgmux" || w == a.name:
 				chosen = append(chosen, a)
+			case a.group == "msgmux" && w == "before-"+a.name:
+				chosen = append(chosen, before(a))
 			}
 		}
 		if len(chosen) == was {

@@ -44,6 +44,7 @@ type options struct {
 	calm       float64
 	peers      bool
 	msgmuxd    string
+	before     string
 	brokerArgs string
 	out        string
 }
@@ -100,6 +101,7 @@ func parse(args []string) (*options, []string, error) {
 	fs.Float64Var(&o.calm, "calm", 0, "wait until others use less than `percent` of all cores, and do a pair again in which they used more")
 	fs.BoolVar(&o.peers, "peers", false, "install the Debian packages that the chosen peers need (apt-get)")
 	fs.StringVar(&o.msgmuxd, "msgmuxd", "../../bin/msgmuxd", "`path` of the broker")
+	fs.StringVar(&o.before, "before", "", "`path` of another broker, which the adapters before-NAME use")
 	fs.StringVar(&o.brokerArgs, "broker-args", "", "further `flags` for msgmuxd, separated by blanks")
 	fs.StringVar(&o.out, "out", "build/results.jsonl", "`file` to which each result is added as a line of JSON")
 	var rest []string
@@ -228,6 +230,11 @@ func prepare(o *options, chosen []*adapter) (*bench, error) {
 	}
 	if o.msgmuxd, err = filepath.Abs(o.msgmuxd); err != nil {
 		return nil, fmt.Errorf("cannot find broker: %w", err)
+	}
+	if o.before != "" {
+		if o.before, err = filepath.Abs(o.before); err != nil {
+			return nil, fmt.Errorf("cannot find the broker before: %w", err)
+		}
 	}
 	b := &bench{options: o, bin: bin}
 	if insideNamespace() {

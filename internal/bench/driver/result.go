@@ -10,8 +10,10 @@ import (
 	"sort"
 	"time"
 
-	"github.com/msgmux/msgmux/internal/bench/meter"
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/internal/bench/meter"
+	"github.com/msgmux/msgmux/internal/histogram"
 )
 
 // Result is one run, and one line of the results file. All CPU times are user
@@ -98,13 +100,11 @@ func (r *Result) losses(c *cell, drained bool) {
 
 // latencies are the quantiles over all sinks.
 func (r *Result) latencies(c *cell) {
-	var hist [meter.Buckets]uint64
+	var hist histogram.Histogram
 	for i := 1; i <= c.procs; i++ {
-		for j, n := range &c.board.Tally(i).Hist {
-			hist[j] += n
-		}
+		hist.Merge(&c.board.Tally(i).Hist)
 	}
-	r.P50, r.P99, r.P999 = meter.Quantile(&hist, .5)/1e3, meter.Quantile(&hist, .99)/1e3, meter.Quantile(&hist, .999)/1e3
+	r.P50, r.P99, r.P999 = hist.Quantile(.5)/1e3, hist.Quantile(.99)/1e3, hist.Quantile(.999)/1e3
 }
 
 // save adds v as a line to the results file.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 
 	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/bench/meter"
@@ -31,13 +30,9 @@ func serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	channel, err := msgmux.Locate("", false, c.Dir)
-	if err != nil {
-		return err
-	}
-	datagrams := slices.Contains(c.Words, "datagrams")
+	channel := msgmux.Channel{RuntimeDir: c.Dir}
 	if c.Role == "source" {
-		source, err := channel.DialWith(ctx, msgmux.SourceOptions{Datagrams: datagrams})
+		source, err := channel.Dial(ctx, msgmux.SourceOptions{})
 		if err != nil {
 			return err
 		}
@@ -60,13 +55,16 @@ func serve(ctx context.Context) error {
 		// As many as fit a packet; what is paced goes out as it falls due.
 		return c.Source(max(1, maxPacket/(int(c.Size)+recordHeader)), emit, nil)
 	}
-	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Datagrams: datagrams})
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
 	if err != nil {
 		return err
 	}
 	c.Ready()
-	return sink.Each(ctx, func(message msgmux.Message) error {
+	for message, err := range sink.Messages(ctx) {
+		if err != nil {
+			return err
+		}
 		c.Take(message.Payload)
-		return nil
-	})
+	}
+	return nil
 }

@@ -8,16 +8,14 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/internal/histogram"
 )
 
 // Layout of the board; c/meter.h draws it.
 const (
 	tallyOffset = 4096
 	tallyStride = 20480
-
-	// Buckets of the latency histogram: exact below 64 ns, then 64 for each
-	// power of two (1.6 %).
-	Buckets = 2304
 
 	// BoardFD is the descriptor at which every client finds the board.
 	BoardFD = 3
@@ -50,7 +48,7 @@ type Head struct {
 type Tally struct {
 	Ready, Warm, WarmGot, Count, Gaps, GapLost, Reordered uint64
 	Bad, Closed, Done, Began, Ended                       uint64
-	Hist                                                  [Buckets]uint64
+	Hist                                                  histogram.Histogram
 }
 
 // Read reads a counter that another process is changing.

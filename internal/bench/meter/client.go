@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/internal/histogram"
 )
 
 // Client is one Go process of a run, started as
@@ -180,6 +182,6 @@ func (c *Client) Take(payload []byte) {
 	}
 	t.Count++
 	if at != 0 {
-		t.Hist[bucket(now()-at)]++
+		t.Hist[histogram.Bucket(now()-at)]++
 	}
 }

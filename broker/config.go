@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
+)
+
+// Config says what a channel is made of. Open reads it, and nothing changes it.
+type Config struct {
+	Version    string
+	Name       string // "" is the default channel
+	RuntimeDir string // for the status; nothing is opened by it
+
+	Geometry     ring.Geometry
+	Patience     time.Duration // of sinks that do not ask for one
+	SinksPerUser int           // for others than root
+	Queue        uint64        // bytes that may wait in the kernel for one sink; at most MaxQueue
+	QueueTotal   uint64        // and for all
+
+	Sinks      []StaticSink  // declared by flag
+	SinksDir   string        // every entry is a static sink; "" for none
+	OptionsDir string        // NAME.conf for each of them; "" for none
+	goneAfter  time.Duration // how long an entry of SinksDir may be gone before its sink is; 0: as usual. For tests
+
+	Notifier *activation.Notifier // nil without a service manager
+	Watchdog time.Duration        // how often it wants a sign of life; 0: never
+
+	Log slog.Handler
+	Ops sys.Ops // nil: the kernel
+
+	// KeepRights is for tests of kernels before 6.16, where no socket can refuse the descriptors that are sent to it.
+	KeepRights bool
+
+	// IgnoreRecords is for the test that shows what the commit records are good for.
+	IgnoreRecords bool
+
+	blockedCheck, blockedLong time.Duration // of status.Config. For tests
+}
+
+// MaxQueue is the largest Config.Queue, in bytes: the kernel keeps a send buffer's size in an int.
+const MaxQueue = 1 << 30
+
+// StaticSink is a sink that was declared on the command line.
+type StaticSink struct {
+	Address wire.Address
+	Options wire.Options
+}
+
+// QueueBytes is the send buffer of one sink as the kernel counts it: what the administrator allows, but never less
+// than one message or one packet. What does not fit a send buffer is refused for ever (EMSGSIZE), and lost.
+func (cfg *Config) QueueBytes() uint64 {
+	return max(cfg.Queue, max(cfg.Geometry.MaxMessage, wire.MaxPacket)+4096)
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker/journal"
+	"github.com/msgmux/msgmux/broker/loop"
+	"github.com/msgmux/msgmux/broker/owner"
+	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/store"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
+)
+
+// Config says what a Gate is made of.
+type Config struct {
+	Store     *store.Store
+	Log       *journal.Log
+	Ops       sys.Ops
+	Limits    loop.Limits
+	Inherited *activation.Set // the Gate owns Sinks, and uses the others while it runs
+
+	Sinks      []StaticSink  // declared on the command line
+	SinksDir   string        // every entry is a static sink; "" for none
+	OptionsDir string        // NAME.conf for each of them; "" for none
+	GoneAfter  time.Duration // how long an entry of SinksDir may be gone before its sink is; 0: a minute
+}
+
+// StaticSink is a sink that was declared on the command line.
+type StaticSink struct {
+	Address wire.Address
+	Options wire.Options
+}
+
+// Gate is what all ways into the channel have in common.
+type Gate struct {
+	store  *store.Store
+	log    *journal.Log
+	ops    sys.Ops
+	limits loop.Limits
+	own    activation.Own
+	prover *owner.Prover
+	folder *folder
+
+	thread *loop.Thread // set by Run
+}
+
+// Open makes a Gate, with nobody let in yet. The caller closes it.
+func Open(c Config) (*Gate, error) {
+	g := &Gate{store: c.Store, log: c.Log, ops: c.Ops, limits: c.Limits, own: c.Inherited.Own}
+	var receiving []int
+	for _, d := range g.own.All() {
+		receiving = append(receiving, d.FD)
+	}
+	var err error
+	if g.prover, err = owner.New(receiving); err != nil {
+		return nil, err
+	}
+	g.folder = newFolder(g, &c)
+	return g, nil
+}
+
+// Begin has the channel's own sources received from, and those in the channel whose sockets a predecessor stored.
+func (g *Gate) Begin(r *loop.Roster, in *activation.Set, salvaged []ring.Salvaged) error {
+	if g.own.Source.Given() {
+		if err := r.AddSource(g.own.Source.FD, ring.Datagrams); err != nil {
+			return err
+		}
+	}
+	for _, d := range in.SourceQueues {
+		if err := addQueue(r, d); err != nil {
+			return err
+		}
+	}
+	r.Adopt(in.Stored, salvaged, g.look)
+	return nil
+}
+
+// look tells what a socket that a predecessor stored for a sink of that user is connected to.
+func (g *Gate) look(fd int, uid uint32) loop.Peer {
+	at, refusal := g.prover.Check(fd, uid)
+	if refusal == nil {
+		return loop.Peer{Inode: at.Inode, Cookie: at.Cookie}
+	}
+	// Whatever else: it cannot be looked at just now, and the kernel goes on sending to whom it was connected.
+	switch refusal.Code {
+	case wire.CodeNoPeer, wire.CodeLoop, wire.CodeNotOwner:
+		return loop.Peer{Dead: true}
+	}
+	return loop.Peer{}
+}
+
+// Run lets in whoever comes, until ctx ends. It has ended when it returns, but for attempts to connect to file systems that
+// hang.
+func (g *Gate) Run(ctx context.Context, t *loop.Thread) {
+	g.thread = t
+	var all sync.WaitGroup
+	all.Go(func() { g.reap(ctx) })
+	all.Go(func() { g.folder.run(ctx) })
+	if d := g.own.Register; d.Given() {
+		all.Go(func() { newRegistrar(g, d.FD).run(ctx) })
+	}
+	if d := g.own.Publish; d.Given() {
+		all.Go(func() { newDoor(g, d.FD, source).run(ctx) })
+	}
+	if d := g.own.Subscribe; d.Given() {
+		all.Go(func() { newDoor(g, d.FD, g.sink).run(ctx) })
+	}
+	all.Wait()
+}
+
+// Rescan has the static sinks looked at now, whatever the folder told, and those that are absent tried. It does not block,
+// and may be called from any goroutine.
+func (g *Gate) Rescan() { g.folder.hurry.Raise() }
+
+// forgetWithin is how long the folder of static sinks may take to answer.
+const forgetWithin = 5 * time.Second
+
+// Forget removes the static sink id, called name, if its entry in the folder is gone: at once, instead of when it has been gone
+// for long. It may be called from any goroutine, and may block for as long as the file system of the folder does, up to 5 s.
+func (g *Gate) Forget(id uint64, name string) *wire.Error {
+	timer := time.NewTimer(forgetWithin)
+	defer timer.Stop()
+	answer := make(chan bool, 1)
+	select {
+	case g.folder.removals <- removal{id, answer}:
+	case <-timer.C:
+		return wire.Refuse(wire.CodeBusy, "the folder of static sinks does not answer")
+	}
+	select {
+	case gone := <-answer:
+		if !gone {
+			return wire.Refuse(wire.CodeDenied, "sink %q is static: take its entry out of the folder first", name)
+		}
+		return nil
+	case <-timer.C:
+		return wire.Refuse(wire.CodeBusy, "the folder of static sinks does not answer")
+	}
+}
+
+// Close closes what Open made. Run has ended.
+func (g *Gate) Close() {
+	g.folder.close()
+	g.prover.Close()
+}
+
+// wish is how a sink with these options, of that user, reads.
+func (g *Gate) wish(o wire.Options, uid uint32, patience time.Duration) loop.Wish {
+	return loop.Wish{Asked: o.PatienceSet, Reading: ring.Reading{Start: o.Start,
+		CursorSpec: ring.CursorSpec{Share: o.Share, UID: uid, Tap: o.Tap, Ordinary: g.limits.Ordinary(uid), Patience: patience}}}
+}
+
+// failed logs what does not work for a reason that is no stranger's.
+func (g *Gate) failed(what string, err error) {
+	g.log.Event(slog.LevelError, journal.EventInternal, what, slog.Any("error", err))
+}

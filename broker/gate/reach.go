@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/broker/journal"
+	"github.com/msgmux/msgmux/broker/loop"
+	"github.com/msgmux/msgmux/broker/owner"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
+)
+
+// reached is what became of one attempt to connect a static sink.
+type reached struct {
+	d *declared
+	owner.Proven
+	file    sys.FileID
+	queue   bool // it is a message queue
+	refusal *wire.Error
+}
+
+// disconnect makes a sink absent. Its place in the order stays.
+func (f *folder) disconnect(d *declared) {
+	d.file = sys.FileID{}
+	d.retry, d.next = retryFirst, time.Now()
+	f.gate.thread.Call(func(r *loop.Roster) {
+		if s := r.Find(d.id); s != nil {
+			r.Disconnect(s)
+		}
+	})
+}
+
+// connect tries the absent sinks whose time has come, each in a goroutine: a path may lead to a file system that hangs.
+func (f *folder) connect(ctx context.Context) {
+	now := time.Now()
+	connected := make(map[uint64]bool)
+	for spec := range f.gate.thread.Connected {
+		connected[spec.ID] = true
+	}
+	for _, d := range f.declared {
+		if d.trying || !d.gone.IsZero() {
+			continue
+		}
+		if connected[d.id] {
+			d.next = time.Time{}
+			continue
+		}
+		if d.next.IsZero() {
+			// It was connected, and is not any more. One that refuses what it is sent, but not to be connected to, must
+			// not be tried as fast as it refuses.
+			if d.next = now; now.Sub(d.since) > retryLast {
+				d.retry = retryFirst
+			} else {
+				d.next = now.Add(d.retry)
+				d.retry = min(2*d.retry, retryLast)
+			}
+		}
+		if d.next.After(now) {
+			continue
+		}
+		d.trying = true
+		go func() {
+			file, _ := fileAt(d.addr)
+			at, queue, refusal := f.reach(d)
+			select {
+			case f.results <- reached{d, at, file, queue, refusal}:
+			case <-ctx.Done():
+				if refusal == nil {
+					sys.Close(at.FD)
+				}
+			}
+		}()
+	}
+}
+
+// reach connects to a static sink: a message queue is opened, a socket connected to.
+func (f *folder) reach(d *declared) (at owner.Proven, queue bool, refusal *wire.Error) {
+	if !d.queue.Given() && !sys.IsQueue(d.addr.Name) {
+		at, refusal = f.gate.prover.JoinStatic(d.addr, f.gate.limits.SendBuffer())
+		return at, false, refusal
+	}
+	var fd int
+	var err error
+	if d.queue.Given() {
+		fd, err = sys.ReopenQueue(d.queue.FD)
+	} else {
+		fd, err = sys.OpenQueue(d.addr.Name)
+	}
+	if err == nil && f.receivesFrom(fd) {
+		sys.Close(fd)
+		return at, true, wire.Refuse(wire.CodeLoop, "%q is a message queue that this broker receives from; what it sent there would come back for ever", d.addr)
+	}
+	if err != nil {
+		return at, true, wire.Refuse(wire.CodeAccess, "cannot open the message queue %q for sending (%v): its mode must let the broker's user or group write", d.addr, err)
+	}
+	return owner.Proven{FD: fd}, true, nil
+}
+
+// receivesFrom says whether the queue behind fd is one of the channel's own sources.
+func (f *folder) receivesFrom(fd int) bool {
+	queue, ok := sys.FileOf(fd)
+	return ok && slices.ContainsFunc(f.queues, func(d activation.Descriptor) bool {
+		source, ok := sys.FileOf(d.FD)
+		return ok && source == queue
+	})
+}
+
+// settle takes the result of an attempt.
+func (f *folder) settle(r reached) {
+	d := r.d
+	d.trying = false
+	if r.refusal != nil {
+		d.next = time.Now().Add(d.retry)
+		d.retry = min(2*d.retry, retryLast)
+		// A socket gets its group and mode after it was bound, and the first attempts may come in between.
+		if r.refusal.Code != wire.CodeNoPeer && d.retry > 4*retryFirst {
+			f.gate.log.Limited(f.limiter, 0, d.name+":"+r.refusal.Code, slog.LevelWarn, journal.EventStatic, "static sink cannot be reached",
+				slog.String("sink", d.name), slog.Any("error", r.refusal))
+		}
+		return
+	}
+	d.since, d.next, d.file = time.Now(), time.Time{}, r.file
+	taken := false
+	f.gate.thread.Call(func(w *loop.Roster) {
+		if s := w.Find(d.id); s != nil && !w.HasSocket(s) && d.gone.IsZero() {
+			w.Open(s, r.FD, r.Cookie, r.queue)
+			taken = true
+		}
+	})
+	if !taken {
+		sys.Close(r.FD)
+	}
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loop
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/msgmux/msgmux/broker/journal"
+	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/broker/store"
+	"github.com/msgmux/msgmux/internal/sys"
+)
+
+// Thread is the data thread as all others see it. Its methods may be called from any goroutine but the data thread's own.
+type Thread struct {
+	loop     loop
+	commands chan func(*loop)
+	over     chan struct{} // closed when the data thread has ended
+}
+
+// Config says what a Thread is made of.
+type Config struct {
+	Ring   *ring.Ring // the Thread owns it
+	Store  *store.Store
+	Log    *journal.Log
+	Ops    sys.Ops
+	Limits Limits
+
+	Beat      func()        // a sign of life, given by the data thread; it must not block. nil: none
+	BeatEvery time.Duration // how often at most
+}
+
+// commandsRoom is how many commands may be waiting for the data thread; who has another one waits for room.
+const commandsRoom = 64
+
+// New makes the data thread, which begins with Run. Before that, begin has the roster: nothing has been received yet. With
+// an error the ring is the caller's again.
+func New(c Config, begin func(*Roster) error) (*Thread, error) {
+	t := &Thread{commands: make(chan func(*loop), commandsRoom), over: make(chan struct{})}
+	if err := t.loop.init(&c, t.commands); err != nil {
+		return nil, fmt.Errorf("cannot make the loop: %w", err)
+	}
+	if err := begin(&t.loop.Roster); err != nil {
+		t.loop.close()
+		return nil, err
+	}
+	t.loop.publishBlocked()
+	return t, nil
+}
+
+// Run is the data thread until Stop.
+func (t *Thread) Run() {
+	defer close(t.over)
+	t.loop.run()
+}
+
+// Call has f run by the data thread between two operations, and returns when that is done. f must not block. False: it will
+// never run, because the data thread has ended. Only callers that live longer than the channel need to look.
+func (t *Thread) Call(f func(*Roster)) bool {
+	return t.call(func(l *loop) { f(&l.Roster) })
+}
+
+func (t *Thread) call(f func(*loop)) bool {
+	done := make(chan struct{})
+	t.do(func(l *loop) { f(l); close(done) })
+	select {
+	case <-done:
+		return true
+	case <-t.over:
+		return false
+	}
+}
+
+// do has f run by the data thread. It waits for room in the queue, and not for f.
+func (t *Thread) do(f func(*loop)) {
+	select {
+	case t.commands <- f:
+		t.loop.wake.Signal()
+	case <-t.over:
+	}
+}
+
+// StopReceiving ends the turns of the sources: what they still send stays in their queues.
+func (t *Thread) StopReceiving() { t.call((*loop).stopReceiving) }
+
+// IsIdle says whether nothing is left that any sink would take.
+func (t *Thread) IsIdle() (idle bool) {
+	t.call(func(l *loop) { idle = l.isIdle() })
+	return idle
+}
+
+// Stop ends the data thread, and returns when it has ended.
+func (t *Thread) Stop() {
+	t.do(func(l *loop) { l.stopping = true })
+	<-t.over
+}
+
+// Close closes the sockets of sinks and connected sources, and the ring. The data thread has ended, or was never begun. Nothing
+// may be called afterwards.
+func (t *Thread) Close() {
+	for _, o := range t.loop.outlets {
+		sys.Close(o.fd)
+	}
+	for _, s := range t.loop.sources {
+		if s.client != nil {
+			sys.Close(s.fd)
+		}
+	}
+	t.loop.close()
+	t.loop.ring.Retire()
+}
+
+// Snapshot is ring.Ring.Snapshot.
+func (t *Thread) Snapshot(buf []ring.Numbers) (ring.Totals, []ring.Numbers) {
+	return t.loop.ring.Snapshot(buf)
+}
+
+// Connected calls yield for every sink whose socket is connected, in no order, until it returns false. cookie is the kernel's
+// for that socket.
+func (t *Thread) Connected(yield func(spec *ring.Spec, cookie uint64) bool) {
+	for s := range t.loop.ring.Sinks {
+		if cookie := s.Cookie(); cookie != 0 && !yield(s.Spec(), cookie) {
+			return
+		}
+	}
+}
+
+// Landed is how many messages have been received and are not in the ring yet.
+func (t *Thread) Landed() uint64 { return t.loop.ring.Waiting() }
+
+// Attempt is ring.Ring.Attempt: only the registrar calls it.
+func (t *Thread) Attempt() (before uint32) { return t.loop.ring.Attempt() }
+
+// Blocked is why the sources are blocked now, nil if they are not.
+func (t *Thread) Blocked() *Blockage { return t.loop.blocked.load() }
+
+// BlockedFor is how long the sources have been blocked in all, without the blockage of now.
+func (t *Thread) BlockedFor() time.Duration { return time.Duration(t.loop.blockedFor.Load()) }
+
+// LaggingSince is since when a sink or share with that id has not been waited for, if so.
+func (t *Thread) LaggingSince(id uint64) (since time.Time, ok bool) {
+	v, ok := t.loop.lagging.Load(id)
+	if ok {
+		since = v.(time.Time)
+	}
+	return since, ok
+}
+
+// Vacated is raised when a static sink has lost its socket, and may be connected again.
+func (t *Thread) Vacated() Signal { return t.loop.vacated }
+
+// Signal says that something has happened, once or more, since it was last received.
+type Signal chan struct{}
+
+// NewSignal makes one that is not raised.
+func NewSignal() Signal { return make(Signal, 1) }
+
+// Raise raises it. One that is raised already stays so. It does not block.
+func (s Signal) Raise() {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+}

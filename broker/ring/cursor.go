@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ring
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Cursor is a place in the order that is kept for somebody: for one sink, or for all of a share. One whose sinks are absent
+// stays; one of a tap holds up nobody.
+//
+// Spec, ID, Name, Sole, Place, Lost and Lagging may be used on any goroutine, all else by the data thread alone.
+type Cursor struct {
+	spec atomic.Pointer[CursorSpec]
+	slot int
+	e    *cursorEntry
+
+	account   *Account
+	sole      *Sink // the one that reads from it; nil of a share's
+	connected int   // how many sockets can take messages for it just now
+	sinks     int   // that read from it
+	tap       bool
+	lagging   bool
+	catching  bool
+	joined    time.Duration // the ring's clock when it came; 0 for what a predecessor left
+}
+
+// CursorSpec is what a cursor is, apart from where it stands. It is immutable: Update replaces it.
+type CursorSpec struct {
+	ID       uint64
+	Share    string // the name of the share, at most 64 bytes; "" for the cursor of one sink
+	UID      uint32 // owner
+	Tap      bool   // is never waited for
+	Ordinary bool   // of neither root nor the broker's user: it has its account in common with its user's others
+	Patience time.Duration
+	Since    int64 // unix seconds
+}
+
+// Bits of cursorIdentity.Bits.
+const (
+	bitTap = 1 << iota
+	bitOrdinary
+	bitShare
+)
+
+func (s *CursorSpec) identity() (i cursorIdentity) {
+	i.ID, i.Since, i.Patience, i.UID = s.ID, s.Since, int64(s.Patience), s.UID
+	for bit, set := range map[uint32]bool{bitTap: s.Tap, bitOrdinary: s.Ordinary, bitShare: s.Share != ""} {
+		if set {
+			i.Bits |= bit
+		}
+	}
+	i.NameLen = uint64(copy(i.Name[:], s.Share))
+	return i
+}
+
+// spec reads an identity back. ok is false if its bytes cannot have been written by this program.
+func (i *cursorIdentity) spec() (s CursorSpec, ok bool) {
+	if i.NameLen > maxLabel || i.ID == 0 || i.Patience < 0 || (i.Bits&bitShare != 0) != (i.NameLen > 0) {
+		return s, false
+	}
+	return CursorSpec{ID: i.ID, Since: i.Since, Patience: time.Duration(i.Patience), UID: i.UID, Share: string(i.Name[:i.NameLen]),
+		Tap: i.Bits&bitTap != 0, Ordinary: i.Bits&bitOrdinary != 0}, true
+}
+
+// Spec is what the cursor is.
+func (c *Cursor) Spec() *CursorSpec { return c.spec.Load() }
+
+// ID tells the cursor from all others, past and future; that of one sink has the sink's.
+func (c *Cursor) ID() uint64 { return c.Spec().ID }
+
+// Sole is the only sink that reads from it, nil of a share's.
+func (c *Cursor) Sole() *Sink { return c.sole }
+
+// Name is the label of its sink, or the name of the share.
+func (c *Cursor) Name() string {
+	if c.sole != nil {
+		return c.sole.Spec().Label
+	}
+	return c.Spec().Share
+}
+
+// Gone says whether it has gone with its last sink.
+func (c *Cursor) Gone() bool { return c.sinks == 0 }
+
+// Place is where it stands.
+func (c *Cursor) Place() Place { return c.e.Done.load() }
+
+// Lagging says whether it is no longer waited for.
+func (c *Cursor) Lagging() bool { return c.e.Flags.Load()&flagLagging != 0 }
+
+// Lost is how many messages it has lost.
+func (c *Cursor) Lost() uint64 { return c.e.Lost.Load() }
+
+func (r *Ring) setFlag(c *Cursor, flag uint32, on bool) {
+	f := c.e.Flags.Load() &^ flag
+	if on {
+		f |= flag
+	}
+	c.e.Flags.Store(f)
+	c.lagging, c.catching = f&flagLagging != 0, f&flagCatching != 0
+}
+
+// patience is how long others wait for it: its own, but none before it has caught up after a start at the tail, and none
+// for a tap.
+func (c *Cursor) patience() time.Duration {
+	if c.tap || c.catching {
+		return 0
+	}
+	return c.Spec().Patience
+}
+
+// accepted is how many messages it has taken.
+func (e *cursorEntry) accepted(at uint64) uint64 { return at - e.Start.Load() - e.Lost.Load() }
+
+// account is the one that a cursor with this spec is charged to.
+func (r *Ring) account(spec *CursorSpec, owed time.Duration) *Account {
+	if !spec.Ordinary {
+		return &Account{Owed: owed}
+	}
+	user := spec.UID
+	if r.opt.Owner != nil {
+		user = r.opt.Owner(user)
+	}
+	a := r.accounts[user]
+	if a == nil {
+		a = &Account{Shared: true, user: user}
+		r.accounts[user] = a
+	}
+	a.Owed = max(a.Owed, owed)
+	return a
+}
+
+// share finds the share of that name and user.
+func (r *Ring) share(name string, uid uint32) *Cursor {
+	for _, c := range r.cursors {
+		if sp := c.Spec(); sp.Share != "" && sp.UID == uid && sp.Share == name {
+			return c
+		}
+	}
+	return nil
+}

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package writer
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/msgmux/msgmux/broker/ring/mem"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
+)
+
+// The two files.
+//
+//	data    | header page | ring: Geometry.Size bytes                                                     |
+//	         \__ page ___/ \__ mapped twice, back to back: no record and no packet is ever split ________/
+//
+//	state   | header page | control page | index | table | receive | send | consume, greet | landing zone |
+//	                       positions,      u32+u32 entry   mmsghdr   mmsghdr           batch slots of a
+//	                       log, totals     /record /sink   iovec     iovec             message or packet
+//	                                                       control   ends
+//
+// Every section begins on a page. Where a section is follows from the geometry alone, so there are no offsets to get
+// wrong. All of the state is written once at start and locked: the kernel writes into it after its point of no return,
+// when a missing page would lose a datagram or deliver it twice.
+//
+// A record in the ring:
+//
+//	| u32 length | payload ... | pad to 4 |      little-endian; the same bytes that framed peers exchange
+//
+// A position is a byte offset into the endless sequence of records, with a sequence number beside it. Both only grow;
+// position & (Size-1) is the offset in the ring.
+
+const (
+	layout     = 2
+	magic      = 0x7875_6d67_736d_0a0d // "\r\nmsgmux", little-endian
+	roleData   = 1
+	roleState  = 2
+	headerSize = 4096
+
+	// MaxBatch is how many datagrams one receive takes at most.
+	MaxBatch = 64
+	// landingBytes is what the landing zone may take: MaxBatch messages of the default maximum.
+	landingBytes = 16 << 20
+	// colour is added to each landing slot, so that slots of a power of two do not all fall into the same cache sets.
+	colour = 5 * 64
+
+	// MaxSend is how many datagrams one send gives a sink at most: longer bursts wake a sink less often, and beyond
+	// 256 nothing more was gained.
+	MaxSend = 256
+	// sendSlots is the length of the send array: twice MaxSend, so that sinks that are a little apart can share what
+	// was built for one of them.
+	sendSlots = 2 * MaxSend
+
+	// bytesPerEntry is the message size, record header included, from which on the ring is limited by its bytes and
+	// no longer by its index.
+	bytesPerEntry = 256
+)
+
+// header is the first page of both files. Its shape never changes, whatever the layout.
+type header struct {
+	Magic      mem.Uint64          // written last: a file without it was never finished
+	Layout     mem.Value[uint32]   // of everything behind this page
+	Role       mem.Value[uint32]   // data or state
+	Generation mem.Value[uint64]   // the two files of a ring carry the same one
+	Lock       mem.Value[uint64]   // never written: the byte that the guard's record lock is on
+	Geometry   mem.Value[Geometry] // in both files; they must agree
+}
+
+const lockOffset = 24 // of header.Lock
+
+// Geometry says how large everything is. It is fixed when a ring is made.
+type Geometry struct {
+	Size       uint64 // of the ring, in bytes: a power of two, at least MinSize
+	MaxMessage uint64 // the largest payload taken, in bytes
+	MaxSinks   uint64 // how many sinks the table must hold
+	MaxClients uint64 // and how many connected sources
+}
+
+// Limits of a Geometry, in bytes.
+const (
+	MinSize        = 1 << 20
+	MaxSize        = 1 << 30
+	MaxMaxMessage  = 4 << 20
+	minMaxMessage  = 1
+	maxMaxSinks    = 1 << 20
+	sharesPerTable = 4 // one share entry for every so many sinks, and 64 more
+)
+
+// Check says what is wrong with g, or nil.
+func (g Geometry) Check() error {
+	switch {
+	case g.Size < MinSize || g.Size > MaxSize || g.Size&(g.Size-1) != 0:
+		return fmt.Errorf("buffer of %d bytes: not a power of two from 1M to 1G", g.Size)
+	case g.MaxMessage < minMaxMessage || g.MaxMessage > MaxMaxMessage || g.MaxMessage > g.Size/2:
+		return fmt.Errorf("maximum message of %d bytes: not from 1 to 4M and half the buffer", g.MaxMessage)
+	case g.MaxSinks < 1 || g.MaxSinks > maxMaxSinks:
+		return fmt.Errorf("maximum of %d sinks: not from 1 to %d", g.MaxSinks, maxMaxSinks)
+	case g.MaxClients > maxMaxSinks:
+		return fmt.Errorf("maximum of %d connected sources: not from 0 to %d", g.MaxClients, maxMaxSinks)
+	}
+	return nil
+}
+
+func (g Geometry) batch() int      { return int(min(MaxBatch, max(1, landingBytes/g.MaxMessage))) }
+func (g Geometry) entries() uint64 { return g.Size / bytesPerEntry }
+func (g Geometry) slots() int      { return int(g.MaxSinks + g.MaxSinks/sharesPerTable + 64 + g.MaxClients) }
+func (g Geometry) stride() int     { return (g.room()+63)/64*64 + colour }
+
+// room is what a landing slot holds: the largest message, or the largest packet of a framed source.
+func (g Geometry) room() int { return max(wire.Padded(int(g.MaxMessage)), wire.MaxPacket) }
+
+// indexEntry is one record, at sequence number & (entries-1).
+type indexEntry struct {
+	Words mem.Value[uint32] // position / 4, modulo 2^32: a ring is at most 2^28 words long
+	At    mem.Value[uint32] // channel time in ms, modulo 2^32, when a sink first accepted it; valid once delivered is past it
+}
+
+// place is a position with the sequence number of the record that begins there. Readers of the snapshot read it while the
+// data thread, the only writer, changes it.
+type place struct {
+	Pos mem.Uint64
+	Seq mem.Uint64
+}
+
+// Place is a position and the sequence number of the record that begins there.
+type Place struct{ Pos, Seq uint64 }
+
+func (p *place) load() Place   { return Place{p.Pos.Load(), p.Seq.Load()} }
+func (p *place) store(v Place) { p.Pos.Store(v.Pos); p.Seq.Store(v.Seq) }
+
+// control is the second page of the state: what the data thread changes all the time. Up to Next its words have their
+// places and meanings in every layout, for older programs.
+type control struct {
+	Word      mem.Uint32 // odd while positions change: readers try again
+	_         uint32
+	Head      place            // where the next record goes
+	Tail      place            // the oldest record kept
+	Delivered place            // the furthest cursor, taps left out, that accepting has moved
+	Clock     mem.Int64        // channel time in ns: stands still while no broker runs
+	NextID    mem.Uint64       // advanced before an id is used; ids are never used again
+	Starts    mem.Uint64       // how many brokers have opened this ring
+	Since     mem.Value[int64] // when the ring was made, unix seconds; immutable
+
+	// The landing zone. Landed slots wait in [Next, Landed); nothing is received while there are any.
+	Landed mem.Value[uint32]
+	Next   mem.Value[uint32]
+	Offset mem.Value[uint64] // bytes of slot Next that are in the ring already; only a framed packet is taken in parts
+	Land   mem.Value[land]   // written while nothing is landed
+
+	// Totals of the channel. Refused counts what never entered, by reason; Gone what removed sinks leave behind.
+	Refused       [numReasons]mem.Uint64
+	GoneAccepted  mem.Uint64
+	GoneLost      mem.Uint64
+	GoneAbandoned mem.Uint64
+	Uncertain     mem.Uint64
+
+	// Attempts counts brokers that have begun with the registration at the head of the queue. The registrar is its
+	// only writer, but for CONSUME, which clears it.
+	Attempts mem.Uint32
+	_        uint32
+
+	Log    opLog
+	Staged mem.Value[identity] // UPDATE: what the entry's identity will be
+}
+
+// land says what lies in the landing zone: the kind (Datagrams or Packets) in its low half, and above it the split: how many
+// bytes of slot 0 the kernel puts into the ring, from Offset bytes before head on, instead of into the landing zone; 0 for
+// none. A packet is wholly in one of them, but for a moment of RECV. The two are checked against each other, and a kill may
+// fall between any two stores, so they are one word.
+type land uint64
+
+func newLand(kind, split uint32) land { return land(split)<<32 | land(kind) }
+func (l land) kind() uint32           { return uint32(l) }
+func (l land) split() uint64          { return uint64(l >> 32) }
+
+// Of control, what never changes.
+const (
+	deliveredOffset = 40
+	nextOffset      = 92
+)
+
+// Reason is why a message was refused.
+type Reason int
+
+// The reasons. Their names are in Reason.String.
+const (
+	TooLarge  Reason = iota // larger than MaxMessage
+	BadPacket               // a packet of a framed source that is not records
+	numReasons
+)
+
+func (r Reason) String() string { return [...]string{"too-large", "bad-packet"}[r] }
+
+// What lies in the landing zone; a source has one of these.
+const (
+	Datagrams = 1 // each slot is one message
+	Packets   = 2 // each slot is a packet of records
+	Queues    = 3 // a source only: messages of a POSIX queue, which land like datagrams
+)
+
+// State of an entry.
+const (
+	free      = iota
+	attaching // a connected client that has not got its ok yet
+	active
+)
+
+// Flags of an entry that change while it is in use.
+const (
+	flagLagging  = 1 << iota // no longer waited for
+	flagCatching             // began at the tail and has not caught up yet: no patience
+)
+
+const (
+	maxLabel   = 64
+	maxAddress = 112
+)
+
+// entry is one sink, or one share (which has the cursor of all its members). Identity is written while State is free
+// and sealed by Sum; State, stored last, brings the sink into being.
+type entry struct {
+	Word  mem.Uint32 // odd while the numbers below change: readers try again
+	State mem.Uint32
+	Flags mem.Uint32
+	_     uint32
+
+	// Cursor. A member of a share has none: its Pos and Seq are not used.
+	Cursor   place
+	Start    mem.Value[uint64] // the sequence number it began at; immutable
+	Lost     mem.Uint64        // messages
+	Accepted mem.Uint64        // of this very socket; for an entry with a cursor it is Seq-Start-Lost, and not stored
+	Owed     mem.Int64         // its account of patience, ns
+
+	Identity mem.Value[identity]
+	Sum      mem.Value[uint64]
+}
+
+// identity is what an entry is, apart from where its cursor stands. Options may be replaced as a whole, with Word odd.
+type identity struct {
+	ID       uint64
+	Share    uint64 // id of the share it is a member of; 0 for none
+	Since    int64  // unix seconds
+	Patience int64  // ns
+	Inode    uint32 // of the peer socket; 0 where there is none
+	UID      uint32 // owner
+	Kind     uint8
+	Bits     uint8 // tap, frames
+	LabelLen uint8
+	AddrLen  uint8
+	GroupLen uint32
+	Label    [maxLabel]byte
+	Group    [maxLabel]byte // the name of the share
+	Addr     [maxAddress]byte
+}
+
+// sum is FNV-1a over the identity's bytes: it tells a bit that fell from one that stands.
+func (i *identity) sum() uint64 {
+	h := uint64(14695981039346656037)
+	for _, b := range unsafe.Slice((*byte)(unsafe.Pointer(i)), unsafe.Sizeof(*i)) {
+		h = (h ^ uint64(b)) * 1099511628211
+	}
+	return h
+}
+
+// controlSpace is room for the descriptors that hostile sources send along: without it the kernel would close them
+// inside recvmmsg, which can take seconds.
+const controlSpace = (sys.ControlSpace + 63) / 64 * 64
+
+// recvArea is what recvmmsg writes into, the landing zone left out.
+type recvArea struct {
+	Hdr     [MaxBatch]mem.Header
+	Iov     [MaxBatch]mem.Iovec
+	Control [MaxBatch]mem.Value[[controlSpace]byte]
+
+	// Priority[i] is written by mq_timedreceive for the message that it puts into slot i.
+	Priority [MaxBatch]mem.Value[uint32]
+
+	// PacketIov is where a packet goes, slot 0: into the ring, and what has no place there into the landing zone.
+	PacketIov [2]mem.Iovec
+}
+
+// sendArea is what sendmmsg reads and writes. Ends[i] is where a cursor stands once slot i was accepted.
+type sendArea struct {
+	Hdr  [sendSlots]mem.Header
+	Iov  [sendSlots]mem.Iovec
+	Ends [sendSlots]mem.Value[Place]
+
+	// A framed sink gets one packet a turn: a header and a piece of the ring.
+	Packet       [1]mem.Header
+	PacketIov    [2]mem.Iovec
+	PacketEnd    [1]mem.Value[Place]
+	PacketHeader mem.Value[[wire.SinkHeader]byte]
+}
+
+// consumeArea is what taking a registration from its socket writes into.
+type consumeArea struct {
+	Hdr     [1]mem.Header
+	Iov     [1]mem.Iovec
+	Control mem.Value[[controlSpace]byte]
+	Buf     mem.Value[[8]byte] // a registration that is consumed has been read already
+}
+
+// greetArea is what telling a client that it is attached reads and writes.
+type greetArea struct {
+	Hdr [1]mem.Header
+	Iov [1]mem.Iovec
+	Buf mem.Value[[64]byte]
+}
+
+// sections of the state, in bytes from the start of the file.
+type sections struct{ control, index, table, recv, send, consume, greet, landing, end int64 }
+
+func pages(n uintptr) int64 { return (int64(n) + headerSize - 1) / headerSize * headerSize }
+
+func (g Geometry) sections() (s sections) {
+	s.control = headerSize
+	s.index = s.control + pages(unsafe.Sizeof(control{}))
+	s.table = s.index + pages(uintptr(g.entries())*unsafe.Sizeof(indexEntry{}))
+	s.recv = s.table + pages(uintptr(g.slots())*unsafe.Sizeof(entry{}))
+	s.send = s.recv + pages(unsafe.Sizeof(recvArea{}))
+	s.consume = s.send + pages(unsafe.Sizeof(sendArea{}))
+	s.greet = s.consume + pages(unsafe.Sizeof(consumeArea{}))
+	s.landing = s.greet + pages(unsafe.Sizeof(greetArea{}))
+	s.end = s.landing + pages(uintptr(g.batch()*g.stride()))
+	return s
+}
+
+// DataBytes and StateBytes are the sizes of the two files.
+func (g Geometry) DataBytes() int64 { return headerSize + int64(g.Size) }
+
+// StateBytes is the size of the state, all of it locked in memory.
+func (g Geometry) StateBytes() int64 { return g.sections().end }
+
+// Layouts that others depend on; a change must raise the layout number.
+const (
+	_ = -(unsafe.Offsetof(header{}.Lock) ^ lockOffset)
+	_ = -(unsafe.Offsetof(control{}.Delivered) ^ deliveredOffset)
+	_ = -(unsafe.Offsetof(control{}.Next) ^ nextOffset)
+)
+
+// at is the object of type T at offset off of b.
+func at[T any](b []byte, off int64) *T { return (*T)(unsafe.Pointer(&b[off])) }
+
+// slice is n objects of type T at offset off of b.
+func slice[T any](b []byte, off int64, n int) []T {
+	return unsafe.Slice((*T)(unsafe.Pointer(&b[off])), n)
+}
+
+// bind points the kernel's structures to where the mapping is in this process. It does not touch any length: recovery
+// has yet to read them.
+func (r *Ring) bind() {
+	recv, send, stride := r.recv, r.send, r.geo.stride()
+	for i := range r.batch {
+		recv.Iov[i].Set(r.landing.Slice(uint64(i*stride), r.geo.MaxMessage))
+		recv.Hdr[i].Bind(recv.Iov[i:i+1], nil)
+	}
+	for i := range send.Hdr {
+		send.Hdr[i].Bind(send.Iov[i:i+1], nil)
+	}
+	send.Packet[0].Bind(send.PacketIov[:], nil)
+	send.PacketIov[0].Set(send.PacketHeader.ForKernel()[:])
+	c := r.consume
+	c.Iov[0].Set(c.Buf.ForKernel()[:])
+	c.Hdr[0].Bind(c.Iov[:], c.Control.ForKernel()[:])
+	g := r.greet
+	g.Iov[0].Set(g.Buf.ForKernel()[:])
+	g.Hdr[0].Bind(g.Iov[:], nil)
+}

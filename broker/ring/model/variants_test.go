@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+// variant is a model with its bounds and what it is about.
+type variant struct {
+	model   string
+	name    string
+	defines []string
+}
+
+// sound are the variants that must hold.
+var sound = []variant{
+	{model: "data", name: "datagrams", defines: []string{"EMPTIES=1"}},
+	{model: "data", name: "packets", defines: []string{"SOURCE=packets", "REFUSED=2", "EMPTIES=1"}},
+	{model: "data", name: "packets into the ring", defines: []string{"SOURCE=packets", "WINDOW=1", "RING=3", "LAGS=1", "STALLS0=0"}},
+	{model: "data", name: "packets to packets", defines: []string{"SOURCE=packets", "SINK=packets", "LAGS=1", "STALLS0=0"}},
+	{model: "data", name: "left behind", defines: []string{"LAGS=1"}},
+	{model: "data", name: "tap", defines: []string{"TAP=1", "LAGS=1", "STALLS0=0"}},
+	{model: "data", name: "share", defines: []string{"SHARE=1", "STALLS0=0"}},
+	{model: "data", name: "too large for one", defines: []string{"OVERSIZE=2", "REFUSED=1"}},
+	{model: "data", name: "too large for the only one", defines: []string{"OVERSIZE=2", "SMALL=0", "TAP=1"}},
+	{model: "data", name: "too large for one, the other left behind", defines: []string{"OVERSIZE=1", "SMALL=0", "LAGS=1"}},
+	{model: "data", name: "too large for one, the other behind before", defines: []string{"OVERSIZE=2", "SMALL=0", "LAGS=1", "LEFT=1"}},
+	{model: "data", name: "too large for a share, one kill", defines: []string{"OVERSIZE=2", "SHARE=1", "STALLS0=0", "KILLS=1"}},
+	{model: "data", name: "too large for one member, one kill", defines: []string{"OVERSIZE=2", "SHARE=1", "ONE=1", "STALLS0=0", "KILLS=1"}},
+	{model: "data", name: "from a queue", defines: []string{"SOURCE=queue", "EMPTIES=1", "STALLS0=0"}},
+	{model: "data", name: "to a queue", defines: []string{"SINK=queue", "STALLS0=0"}},
+	{model: "data", name: "queues and sockets, one kill", defines: []string{"SOURCE=queue", "ALSO=1", "SINK=queue", "EMPTIES=1", "KILLS=1"}},
+	{model: "data", name: "packets to a queue, one kill", defines: []string{"SOURCE=packets", "SINK=queue", "STALLS0=0", "KILLS=1"}},
+	{model: "data", name: "to a share of queues, one kill", defines: []string{"SINK=queue", "SHARE=1", "STALLS0=0", "KILLS=1"}},
+	{model: "table", name: "registrations, three kills", defines: []string{"KILLS=3"}},
+	{model: "table", name: "members of a share", defines: []string{"SHARE=1"}},
+	{model: "table", name: "connections, three kills", defines: []string{"ATTACH=1", "KILLS=3"}},
+	{model: "table", name: "connections, the sink gone", defines: []string{"ATTACH=1", "GONE=0"}},
+	{model: "move", name: "three kills", defines: []string{"KILLS=3"}},
+}
+
+// ending are the variants of which every run must come to its end: there is no cycle of states at all. One kill: a second
+// adds nothing that could go round.
+var ending = []variant{
+	{model: "data", name: "datagrams", defines: []string{"KILLS=1", "LAGS=1"}},
+	{model: "data", name: "packets", defines: []string{"KILLS=1", "SOURCE=packets", "SINK=packets", "REFUSED=2"}},
+	{model: "data", name: "queues", defines: []string{"KILLS=1", "SOURCE=queue", "SINK=queue"}},
+	{model: "table", name: "registrations", defines: []string{"KILLS=1"}},
+	{model: "table", name: "connections", defines: []string{"KILLS=1", "ATTACH=1"}},
+	{model: "move", name: "move", defines: []string{"KILLS=1"}},
+}
+
+// broken are the variants that must fail: a model that finds nothing there would find nothing anywhere. Each operation has
+// at least one.
+var broken = append([]variant{
+	{model: "data", name: "commit records ignored, receive", defines: []string{"NO_RECORDS", "SOURCE=packets"}},
+	{model: "data", name: "commit records ignored, send", defines: []string{"NO_RECORDS"}},
+	{model: "data", name: "commit records ignored, queue", defines: []string{"NO_RECORDS", "SINK=queue"}},
+	{model: "table", name: "commit records ignored, consume", defines: []string{"NO_RECORDS"}},
+	{model: "table", name: "commit records ignored, greet", defines: []string{"NO_RECORDS", "ATTACH=1"}},
+	{model: "data", name: "killed inside a system call", defines: []string{"DIES_INSIDE"}},
+	{model: "table", name: "killed inside a system call, consume", defines: []string{"DIES_INSIDE"}},
+	{model: "table", name: "killed inside a system call, greet", defines: []string{"DIES_INSIDE", "ATTACH=1"}},
+	{model: "data", name: "phase not cleared", defines: []string{"KEPT"}},
+	{model: "table", name: "phase not cleared", defines: []string{"KEPT", "SHARE=1"}},
+	{model: "data", name: "cursor after tail", defines: []string{"CURSOR_LAST", "LAGS=1"}},
+	{model: "table", name: "state word first", defines: []string{"STATE_FIRST"}},
+	{model: "table", name: "state word first, connections", defines: []string{"STATE_FIRST", "ATTACH=1"}},
+	{model: "move", name: "published before it is copied", defines: []string{"PUBLISHED_FIRST"}},
+	{model: "move", name: "removed before it is published", defines: []string{"REMOVED_FIRST"}},
+	{model: "data", name: "delivered moves over a hole", defines: []string{"HOLES=1", "OVERSIZE=1", "SMALL=0", "LAGS=1"}},
+}, misplaced()...)
+
+// misplaced are those in which one operation stores its phase elsewhere: before its fields, or after its work.
+func misplaced() (all []variant) {
+	for _, v := range []variant{
+		{"data", "RECV", nil}, {"data", "APPEND", nil}, {"data", "SEND", nil}, {"data", "TAIL", nil},
+		{"data", "SKIP", []string{"LAGS=1"}}, {"data", "TAKE", []string{"SOURCE=queue"}}, {"data", "PUT", []string{"SINK=queue"}},
+		{"table", "UPDATE", nil}, {"table", "REMOVE", nil}, {"table", "CONSUME", nil}, {"table", "GREET", []string{"ATTACH=1"}},
+	} {
+		for define, what := range map[string]string{"FIRST": "before its fields", "EARLY": "after its work"} {
+			all = append(all, variant{model: v.model, name: v.name + " logged " + what, defines: append([]string{define + "=" + v.name}, v.defines...)})
+		}
+	}
+	return all
+}

@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build ring_watch
+
+package ring
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/wire"
+)
+
+// scene is a piece of a broker's life, in which some operations come about. Together they have every operation in every way
+// that its code tells apart.
+type scene struct {
+	name string
+	geo  Geometry
+	play func(w *world)
+	long bool // it has very many moments
+}
+
+func tiny() Geometry { return Geometry{Size: MinSize, MaxMessage: 300, MaxSinks: 6, MaxClients: 2} }
+
+func scenes() []scene {
+	return []scene{
+		{"datagrams", tiny(), playDatagrams, false},
+		{"packets", tiny(), playPackets, false},
+		{"shares and taps", tiny(), playShares, false},
+		{"table", tiny(), playTable, false},
+		{"registration", tiny(), func(w *world) { w.consume(); w.consume() }, false},
+		{"full, bytes", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playFull, false},
+		{"in parts", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playParts, false},
+		{"wrap", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playWrap, false},
+		{"large packets", Geometry{Size: MinSize, MaxMessage: MinSize / 2, MaxSinks: 6}, playLarge, false},
+		{"queues", tiny(), playQueues, false},
+		{"patience", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playPatience, false},
+		{"move", tiny(), playMove, false},
+		{"anything, 1", tiny(), playAnything(1), true},
+		{"anything, 2", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 12}, playAnything(2), true},
+		{"anything, 3", tiny(), playAnything(3), true},
+	}
+}
+
+// playAnything does what comes, by a seed.
+func playAnything(seed uint64) func(*world) {
+	return func(w *world) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		var sinks []*Sink
+		some := func(f func(*Sink)) {
+			if len(sinks) > 0 {
+				f(sinks[rng.IntN(len(sinks))])
+			}
+		}
+		size := func() int { return rng.IntN(min(int(w.geo.MaxMessage)+2, 1<<(2+rng.IntN(15)))) }
+		appendIfRoom := func() {
+			for w.r.Landed() {
+				if w.append(); w.r.Full() {
+					for _, s := range sinks {
+						w.read(s)
+						w.send(s, 1)
+					}
+				}
+			}
+		}
+		for i := range 70 {
+			switch rng.IntN(12) {
+			case 0:
+				if len(sinks) < 4 {
+					spec := wish{Kind: Dynamic, Label: fmt.Sprint(i), UID: 7, Tap: rng.IntN(4) == 0}
+					if spec.Frames = rng.IntN(2) == 0; spec.Frames {
+						spec.Kind = Framed
+					}
+					if rng.IntN(3) == 0 {
+						spec.Group, spec.Tap = "g", false
+					}
+					sinks = append(sinks, w.add(spec, rng.IntN(3) == 0))
+				}
+			case 1:
+				if len(sinks) > 2 {
+					k := rng.IntN(len(sinks))
+					w.remove(sinks[k])
+					sinks = slices.Delete(sinks, k, k+1)
+				}
+			case 2, 3, 4:
+				for k := range 1 + rng.IntN(4) {
+					w.datagram(text(i+k, size()))
+				}
+				w.receive(Datagrams, w.in[1], MaxBatch)
+				appendIfRoom()
+			case 5, 6:
+				var messages [][]byte
+				for k, n := 0, 1+rng.IntN(4); k < n; k++ {
+					messages = append(messages, text(i+k, size()%15_000))
+				}
+				w.packet(messages...)
+				w.receive(Packets, w.packets[1], 1)
+				appendIfRoom()
+			case 7:
+				some(func(s *Sink) {
+					if w.r.Behind(s) && rng.IntN(3) == 0 {
+						w.tooLarge(s)
+					}
+				})
+			case 8:
+				w.pass(time.Duration(rng.IntN(5)) * time.Millisecond)
+			default:
+				some(func(s *Sink) {
+					w.read(s)
+					w.send(s, 1+rng.IntN(2))
+				})
+			}
+			if len(sinks) == 0 {
+				sinks = append(sinks, w.add(wish{Kind: Dynamic, Label: fmt.Sprint(i)}, false))
+			}
+		}
+	}
+}
+
+func text(i, n int) []byte { return bytes.Repeat([]byte{byte('a' + i%26)}, n) }
+
+func playDatagrams(w *world) {
+	a := w.add(wish{Kind: Dynamic, Label: "a", UID: 7, Ordinary: true}, false)
+	b := w.add(wish{Kind: Static, Label: "b"}, false)
+	_ = unix.SetsockoptInt(w.out[a][0], unix.SOL_SOCKET, unix.SO_SNDBUF, 0) // takes a part of a batch only
+	for round, sizes := range [][]int{{5}, {0, 1, 2, 3, 4}, {300, 301, 1000, 7}, {0}, {20, 20, 20, 20, 20, 20}} {
+		for i, n := range sizes {
+			w.datagram(text(round+i, n))
+		}
+		w.pass(3 * time.Millisecond)
+		w.take(Datagrams, w.in[1])
+		w.send(a, 1)
+		w.pass(time.Millisecond)
+		w.send(b, 3)
+		w.read(a)
+		w.send(a, 3)
+	}
+	w.send(b, 1)
+	w.receive(Datagrams, w.in[1], 3) // there is nothing
+}
+
+func playPackets(w *world) {
+	a := w.add(wish{Kind: Framed, Label: "a", Frames: true}, false)
+	b := w.add(wish{Kind: Dynamic, Label: "b"}, false)
+	w.packet(text(1, 5))
+	w.packet(text(2, 0), text(3, 300), text(4, 1))
+	w.raw([]byte{1, 0, 0, 0})                     // ends outside
+	w.raw(wire.AppendRecord(nil, text(5, 301)))   // too large
+	w.packet(text(6, 10), text(7, 20))            // the ring goes on
+	w.raw(make([]byte, 3*wire.RecordHeader))      // three of no bytes
+	w.raw(bytes.Repeat([]byte{0xff}, 2*70_000+3)) // larger than any packet may be
+	for range 7 {
+		w.receive(Packets, w.packets[1], 1)
+		w.append()
+		w.send(a, 2)
+	}
+	w.send(b, 9)
+	w.datagram(text(8, 8)) // datagrams after packets
+	w.take(Datagrams, w.in[1])
+	w.packet(text(9, 9))
+	w.receive(Packets, w.packets[1], 1)
+	w.append()
+	w.send(b, 2)
+	w.send(a, 2)
+	unix.Shutdown(w.packets[0], unix.SHUT_WR)
+	w.do("end", func() {
+		w.kind, w.books.from = Packets, 77
+		w.r.Receive(w.packets[1], Packets, 77, 1)
+		w.r.Empty()
+	})
+}
+
+func playShares(w *world) {
+	m1 := w.add(wish{Kind: Dynamic, Label: "m1", Group: "g", UID: 7, Patience: time.Second}, false)
+	tap := w.add(wish{Kind: Dynamic, Label: "tap", Tap: true}, false)
+	for i := range 9 {
+		w.datagram(text(i, 3*i))
+	}
+	w.take(Datagrams, w.in[1])
+	w.send(tap, 1)
+	m1.burst = 2
+	w.send(m1, 1)
+	m2 := w.add(wish{Kind: Framed, Frames: true, Label: "m2", Group: "g", UID: 7}, false)
+	old := w.add(wish{Kind: Dynamic, Label: "old"}, true)
+	oldtap := w.add(wish{Kind: Framed, Frames: true, Label: "oldtap", Tap: true}, true)
+	w.send(m2, 1)
+	w.datagram(text(1, 1))
+	w.take(Datagrams, w.in[1])
+	w.send(m1, 1)
+	w.send(old, 3)
+	w.send(oldtap, 3)
+	w.remove(m1)
+	w.datagram(text(2, 2))
+	w.take(Datagrams, w.in[1])
+	w.remove(m2)
+	w.send(old, 3)
+	w.remove(tap)
+}
+
+func playTable(w *world) {
+	a := w.add(wish{Kind: Dynamic, Label: "a", Address: "@a", UID: 7, Inode: 99, Ordinary: true, Patience: time.Second}, false)
+	for i := range 3 {
+		w.datagram(text(i, 10))
+	}
+	w.take(Datagrams, w.in[1])
+	b := w.add(wish{Kind: Static, Label: "b", Address: "/b", UID: 8}, true)
+	w.send(a, 1)
+	spec, how := *a.Spec(), *a.cursor.Spec()
+	spec.Label, spec.Address, spec.Inode, how.Patience = "another", "@elsewhere", 100, time.Hour
+	w.update(a, spec, how)
+	w.do("patience", func() {
+		c := w.cursorOf(a)
+		how.Patience = time.Minute
+		c.specs = append(c.specs, described{*a.Spec(), how})
+		w.r.SetPatience(a.cursor, time.Minute)
+		c.specs = c.specs[1:]
+	})
+	s, c := w.subscriber("framed")
+	w.greet(s, nil, c)
+	p, pc := w.publisher("source")
+	w.greet(nil, p, pc)
+	w.do("client leaves", func() {
+		pc.there = vanishing
+		w.r.RemoveClient(p)
+		pc.there = gone
+	})
+	w.remove(b) // with something not sent
+	again := w.add(wish{Kind: Dynamic, Label: "c"}, false)
+	w.send(again, 1)
+	w.remove(a)
+}
+
+// fill has messages enter until the ring is full, s taking all of them.
+func (w *world) fill(size int, takers ...*Sink) {
+	w.silently(func() {
+		for i := range 200_000 {
+			if w.datagram(text(i, size)); w.r.Full() {
+				return
+			}
+			w.kind = Datagrams
+			w.r.Receive(w.in[1], Datagrams, 0, 1)
+			w.r.Append()
+			for _, s := range takers {
+				if w.send(s, 5); w.r.Full() {
+					break
+				}
+				w.read(s)
+			}
+			if w.r.Full() {
+				return
+			}
+		}
+		panic("never full")
+	})
+}
+
+func playFull(w *world) {
+	a := w.add(wish{Kind: Dynamic, Label: "a"}, false)
+	slow := w.add(wish{Kind: Dynamic, Label: "slow"}, false)
+	_ = unix.SetsockoptInt(w.out[slow][0], unix.SOL_SOCKET, unix.SO_SNDBUF, 60_000) // takes two or so
+	w.fill(50_000, a)
+	w.append() // still full
+	w.silently(func() { w.send(slow, 1) })
+	w.append() // room for one
+	w.take(Datagrams, w.in[1])
+	w.lag(slow, true)
+	w.append() // at its cost: SKIP and TAIL
+	w.send(a, 2)
+	w.read(a)
+	w.packet(text(1, 10), text(2, 20))
+	w.receive(Packets, w.packets[1], 1)
+	w.append()
+	w.lag(slow, false)
+	w.read(slow)
+	w.send(slow, 3)
+	w.tooLarge(slow)
+	w.datagram(text(3, 3))
+	w.take(Datagrams, w.in[1])
+	w.tooLarge(a)
+	w.read(slow)
+	w.send(slow, 2)
+}
+
+// playParts has packets enter in parts, as room comes.
+func playParts(w *world) {
+	a := w.add(wish{Kind: Framed, Frames: true, Label: "a"}, false)
+	slow := w.add(wish{Kind: Framed, Frames: true, Label: "slow"}, false)
+	w.fill(50_000, a)
+	w.silently(func() { w.send(slow, 1) })
+	w.append()
+	w.packet(text(1, 20_000), text(2, 0), text(3, 20_000), text(4, 20_000))
+	w.receive(Packets, w.packets[1], 1) // there is no window
+	for range 4 {
+		w.append()
+		w.send(slow, 1)
+		w.read(slow)
+		w.send(a, 1)
+		w.read(a)
+	}
+	for i := range 3000 { // many pieces with many records each
+		if i%1000 == 0 {
+			w.silently(func() {
+				w.raw(make([]byte, 5000*wire.RecordHeader))
+				w.receive(Packets, w.packets[1], 1)
+				w.append()
+			})
+		}
+	}
+	w.lag(slow, true)
+	w.packet(text(5, 30_000), text(6, 10))
+	w.receive(Packets, w.packets[1], 1)
+	w.append()
+	w.send(a, 9)
+}
+
+func playWrap(w *world) {
+	a := w.add(wish{Kind: Dynamic, Label: "a"}, false)
+	w.silently(func() {
+		for i := 0; w.r.Head().Pos+100_000 < MinSize; i++ {
+			w.datagram(text(i, 50_000))
+			w.take(Datagrams, w.in[1])
+			w.send(a, 3)
+			w.read(a)
+		}
+	})
+	for i := range 4 {
+		w.datagram(text(i, 30_000))
+		w.packet(text(i, 9000), text(i, 9001))
+		w.take(Datagrams, w.in[1])
+		w.receive(Packets, w.packets[1], 1)
+		w.append()
+		w.send(a, 3)
+		w.read(a)
+	}
+}
+
+func playLarge(w *world) {
+	a := w.add(wish{Kind: Dynamic, Label: "a"}, false)
+	_ = unix.SetsockoptInt(w.out[a][0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20)
+	for i, n := range []int{wire.MaxPacket - wire.RecordHeader, wire.MaxPacket, 200_000, 1, 300_000} {
+		w.packet(text(i, n))
+		w.receive(Packets, w.packets[1], 1)
+		w.append()
+		if i != 3 {
+			w.send(a, 2)
+			w.read(a)
+		}
+	}
+}
+
+func playQueues(w *world) {
+	in, out := openQueue(w.t, "in"), openQueue(w.t, "out")
+	var k sys.Kernel
+	q := w.add(wish{Kind: Static, Label: "q"}, false)
+	q.Queue(true)
+	m := w.add(wish{Kind: Static, Label: "m", Group: "g"}, false)
+	m.Queue(true)
+	buf, prio := make([]byte, 1024), uint32(0)
+	for round := range 3 {
+		for i := range 1 + 2*round {
+			if e := k.QueueSend("", in, text(i, 10*i)); e != 0 {
+				w.t.Fatal(e)
+			}
+		}
+		w.packet(text(round, 30)) // a packet before
+		w.receive(Packets, w.packets[1], 1)
+		w.append()
+		w.take(Queues, in)
+		for _, s := range []*Sink{q, m} {
+			w.sendTo(s, out, 1)
+			for {
+				if _, e := k.QueueReceive("", out, buf, &prio); e != 0 {
+					break
+				}
+			}
+		}
+	}
+	w.sendTo(q, out, 1)
+}
+
+func playPatience(w *world) {
+	a := w.add(wish{Kind: Dynamic, Label: "a", UID: 7, Ordinary: true, Patience: 50 * time.Millisecond}, false)
+	slow := w.add(wish{Kind: Dynamic, Label: "slow", UID: 8, Ordinary: true, Patience: 50 * time.Millisecond}, false)
+	old := w.add(wish{Kind: Dynamic, Label: "old", Patience: 50 * time.Millisecond}, true)
+	w.fill(50_000, a, old)
+	for i := range 30 {
+		w.turn(10 * time.Millisecond)
+		if i%10 == 9 {
+			w.append()
+			w.send(a, 2)
+			w.read(a)
+			w.send(old, 2)
+			w.read(old)
+		}
+	}
+	w.send(slow, 5)
+}
+
+// playMove moves the ring to another shape, and back.
+func playMove(w *world) {
+	a := w.add(wish{Kind: Dynamic, Label: "a", UID: 7, Ordinary: true}, false)
+	b := w.add(wish{Kind: Framed, Frames: true, Label: "b"}, false)
+	tap := w.add(wish{Kind: Dynamic, Label: "tap", Tap: true}, false)
+	w.add(wish{Kind: Dynamic, Label: "m", Group: "g"}, false)
+	for i := range 9 {
+		w.datagram(text(i, 20*i))
+	}
+	w.take(Datagrams, w.in[1])
+	w.send(a, 3)
+	a.burst = 2
+	w.send(tap, 1)
+	w.tooLarge(b)
+	for _, to := range []Geometry{{Size: 2 * MinSize, MaxMessage: 500, MaxSinks: 9}, tiny()} {
+		w.move(to)
+	}
+	b = w.r.Sink(b.ID())
+	w.out[b] = socketpair(w.t, unix.SOCK_SEQPACKET)
+	w.r.Connect(b, true, 1)
+	w.send(b, 3)
+}
+
+// move goes over to a ring of another shape, as a broker does at its start.
+func (w *world) move(to Geometry) {
+	n, err := Create(to, w.r.Generation()+1, Options{Ops: w.r.opt.Ops, Unpublished: true})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(n.Retire)
+	old := w.r
+	other := &world{t: w.t, books: w.books, problems: w.problems, mutation: w.mutation}
+	other.over(n, len(w.twins)-1)
+	stop := other.watch()
+	other.do("move", func() {
+		if err := old.MoveTo(n); err != nil {
+			panic(err)
+		}
+		n.Publish()
+	})
+	stop()
+	w.do("after a move", func() {}) // the old ring is as it was
+	for i, k := range other.points {
+		w.points[i] += k
+	}
+	w.steps += other.steps
+	w.over(n, len(w.twins)-1)
+}
+
+// play plays one scene, and returns what went wrong and how many kills were tried.
+func play(t *testing.T, s scene, levels int, m *mutation) (w *world) {
+	w = newWorld(t, s.geo, levels, m)
+	defer w.watch()()
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case caught:
+		case ranAway:
+			w.problems["it never came to an end"]++
+		default:
+			if m == nil {
+				panic(p)
+			}
+			w.problems[fmt.Sprintf("panic: %v", p)]++
+		}
+	}()
+	w.do("begin", func() {})
+	s.play(w)
+	w.do("end", func() {})
+	return w
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sys
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What follows are system calls that never wait (MSG_DONTWAIT) and so are not told to the Go scheduler. Telling it would
+// wake the runtime's monitor in a process that was idle, which costs more than the call itself; and since they do not
+// wait, nobody misses the processor meanwhile. Whoever is to wait leaves that to the runtime's poller, after EAGAIN.
+//
+// Errors are bare errno values, 0 for success.
+
+// Recv is recv(2) into b and, for what b has no room for, into rest: n counts both. Descriptors that are attached to the
+// packet are closed by the kernel, since there is no place for them.
+func Recv(fd int, b, rest []byte) (n int, e unix.Errno) {
+	iov := [2]unix.Iovec{{Base: unsafe.SliceData(b), Len: uint64(len(b))}, {Base: unsafe.SliceData(rest), Len: uint64(len(rest))}}
+	h := unix.Msghdr{Iov: &iov[0], Iovlen: uint64(len(iov))}
+	for {
+		r, _, e := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&h)), unix.MSG_DONTWAIT)
+		switch e {
+		case 0:
+			return int(r), 0
+		case unix.EINTR:
+		default:
+			return 0, e
+		}
+	}
+}
+
+// Send is send(2), which here raises no SIGPIPE, on a socket that takes a message whole or not at all.
+func Send(fd int, b []byte) unix.Errno {
+	for {
+		_, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))),
+			uintptr(len(b)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
