@@ -19,6 +19,10 @@ import (
 // ErrServed means that the folder belongs to a broker that is alive.
 var ErrServed = errors.New("the folder is in use")
 
+// backlog is how many connections may wait to be accepted, in all. A user who connects without end fills any, so it is as
+// long as systemd's; the kernel lowers it to net.core.somaxconn.
+const backlog = 4096
+
 // lockName is the file in the folder that a broker holds locked. It is never removed: two brokers could then hold locks
 // on two files of that name.
 const lockName = ".lock"
@@ -40,7 +44,8 @@ type boundFile struct {
 
 // Bind makes dir, 0755, if it is missing, and binds the sockets of a channel in it, each with exactly the given mode
 // (0660 in general), whatever the umask. Sockets of a dead broker are replaced. Where a live one has them, or anything
-// else listens, the error wraps [ErrServed] and names it. Files that are not sockets are never touched.
+// else listens, the error wraps [ErrServed] and names it; where the folder is not ours, [ErrForeign] (see [CheckFolder]).
+// Files that are not sockets are never touched.
 func Bind(dir string, mode fs.FileMode) (*Sockets, error) {
 	s, err := bind(dir, mode.Perm())
 	if err != nil {
@@ -55,6 +60,9 @@ func bind(dir string, mode fs.FileMode) (_ *Sockets, err error) {
 		return nil, err
 	}
 	if err := makeFolder(dir); err != nil {
+		return nil, err
+	}
+	if err := CheckFolder(dir); err != nil {
 		return nil, err
 	}
 	s := &Sockets{Own: noneOwn(), lock: -1}
@@ -240,7 +248,7 @@ func bindOne(path string, kind Kind, mode fs.FileMode) (_ Descriptor, _ boundFil
 		return absent, boundFile{}, err
 	}
 	if kind == SeqpacketListener {
-		if err := unix.Listen(fd, unix.SOMAXCONN); err != nil {
+		if err := unix.Listen(fd, backlog); err != nil {
 			os.Remove(path)
 			return absent, boundFile{}, os.NewSyscallError("listen", err)
 		}

@@ -34,7 +34,8 @@ func TestChannelsAreSeenAndSteered(t *testing.T) {
 			b.Install(filepath.Join(rig.Top(t), "packaging/catalog/msgmux.catalog"), "/usr/lib/systemd/catalog/msgmux.catalog", 0o644)
 			b.MustRun("journalctl", "--update-catalog")
 			b.InstallUnits()
-			b.MustRun("useradd", "--create-home", "alice")
+			b.MustRun("useradd", "--create-home", "--groups", "msgmux", "alice")
+			b.MustRun("useradd", "--create-home", "eve")
 			if out := b.MustRun("sh", "-c", "ps -e -o comm= | grep dbus"); !strings.Contains(out, bus) {
 				t.Fatalf("the bus is not %s: %s", bus, out)
 			}
@@ -62,7 +63,7 @@ func (b *bed) busctl(user, name, iface, method string, arguments ...string) (sai
 	b.t.Helper()
 	argv := append([]string{"busctl", "--system", "call", name, busPath, iface, method}, arguments...)
 	if user != "" {
-		argv = append([]string{"setpriv", "--reuid=" + user, "--regid=" + user, "--clear-groups", "--"}, argv...)
+		argv = append([]string{"setpriv", "--reuid=" + user, "--regid=" + user, "--init-groups", "--"}, argv...)
 	}
 	return b.Run(b.t.Context(), append([]string{"sh", "-c", `exec "$@" 2>&1`, "sh"}, argv...)...)
 }
@@ -90,6 +91,13 @@ func (b *bed) steerByBus(p *place, channel string) {
 		}
 		if _, exit := b.busctl(user, name, "org.freedesktop.DBus.Introspectable", "Introspect"); exit != 0 {
 			b.t.Errorf("%q cannot introspect", user)
+		}
+	}
+	// The bus tells nobody what the control socket would not.
+	for _, look := range [][]string{{busName, "ListSinks"}, {"org.freedesktop.DBus.Properties", "Get", "ss", busName, "SinkCount"},
+		{"org.freedesktop.DBus.Properties", "GetAll", "s", busName}} {
+		if said, exit := b.busctl("eve", name, look[0], look[1], look[2:]...); exit == 0 {
+			b.t.Errorf("the bus tells eve %s: %s", look[1], said)
 		}
 	}
 	for _, change := range [][]string{{"SetPatience", "ss", "seen", "3s"}, {"DropSink", "s", "seen"}} {

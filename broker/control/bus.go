@@ -154,7 +154,7 @@ func (b *Bus) connect(ctx context.Context, events <-chan wire.Event, dropped fun
 	socket.SetReadDeadline(time.Now().Add(greetPatience))
 
 	var conn *dbus.Conn
-	conn, err = dbus.NewConn(newLink(socket, &b.pace, func(sender string, serial uint32) { refuseLong(conn, sender, serial) }))
+	conn, err = dbus.NewConn(newLink(socket, &b.pace, func(sender string, serial uint32, why string) { refuse(conn, sender, serial, why) }))
 	if err != nil {
 		return false, err
 	}
@@ -248,9 +248,8 @@ func (b *Bus) properties(o *object) error {
 	return o.conn.Emit(BusPath, propertiesInterface+".PropertiesChanged", BusInterface, changed, []string{})
 }
 
-// refuseLong answers a call that was not let through.
-func refuseLong(conn *dbus.Conn, sender string, serial uint32) {
-	text := fmt.Sprintf("a message has at most %d bytes", maxBusMessage)
+// refuse answers a call that was not let through.
+func refuse(conn *dbus.Conn, sender string, serial uint32, text string) {
 	conn.Send(&dbus.Message{Type: dbus.TypeError, Flags: dbus.FlagNoReplyExpected, Headers: map[dbus.HeaderField]dbus.Variant{
 		dbus.FieldDestination: dbus.MakeVariant(sender),
 		dbus.FieldReplySerial: dbus.MakeVariant(serial),

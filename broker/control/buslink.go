@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -23,14 +24,17 @@ const (
 	// fixedHeader is the size of what every message begins with: byte order, type, flags, version, length of the body,
 	// serial, length of the array of header fields.
 	fixedHeader = 16
-	// linkBuffer also bounds the header fields of a message that is refused with an answer.
-	linkBuffer = 8 << 10
+	// maxFields bounds the header fields of a message that is looked at for its sender, with what comes before them.
+	maxFields = 8 << 10
+	// linkBuffer holds many messages: reading is most of what passing over one costs.
+	linkBuffer = 64 << 10
 	// busPatience is how long the bus may take to read what we send it.
 	busPatience = 10 * time.Second
 
 	typeMethodCall  = 1
 	flagNoReply     = 1
 	fieldSender     = 7
+	busItself       = "org.freedesktop.DBus" // answers to what we ask; nobody else can have that name
 	callCost        = 250 * time.Microsecond // what a message costs, about, before anybody looks at it
 	maxDebt         = time.Second
 	restForEachWork = 3
@@ -40,16 +44,17 @@ const (
 type link struct {
 	net.Conn
 	pace *pace
-	// tooLong is told about a call that was not let through, by the goroutine that reads.
-	tooLong func(sender string, serial uint32)
+	// refuse answers a call that was not let through, from the goroutine that reads.
+	refuse func(sender string, serial uint32, why string)
+	shares shares
 
 	r      *bufio.Reader
 	framed bool  // messages come, after the lines of the authentication
 	left   int64 // bytes of the message that is being read
 }
 
-func newLink(conn net.Conn, p *pace, tooLong func(sender string, serial uint32)) *link {
-	return &link{Conn: conn, pace: p, tooLong: tooLong, r: bufio.NewReaderSize(conn, linkBuffer)}
+func newLink(conn net.Conn, p *pace, refuse func(sender string, serial uint32, why string)) *link {
+	return &link{Conn: conn, pace: p, refuse: refuse, r: bufio.NewReaderSize(conn, linkBuffer)}
 }
 
 // Write sends, and hangs up if that does not work: half a message cannot be followed by another.
@@ -83,14 +88,12 @@ func (l *link) Read(p []byte) (int, error) {
 
 var errNoMessage = errors.New("what came from the bus is no message")
 
-// next looks at the beginning of a message, and passes over it if it is too long.
+// next looks at the beginning of a message, and passes over it if it is too long, or one too many.
 func (l *link) next() error {
 	head, err := l.r.Peek(fixedHeader)
 	if err != nil {
 		return err
 	}
-	l.pace.wait()
-	l.pace.charge(callCost)
 	var order binary.ByteOrder = binary.LittleEndian
 	switch head[0] {
 	case 'l':
@@ -102,22 +105,30 @@ func (l *link) next() error {
 	kind, flags := head[1], head[2]
 	body, serial, fields := order.Uint32(head[4:]), order.Uint32(head[8:]), order.Uint32(head[12:])
 	size := fixedHeader + (int64(fields)+7)/8*8 + int64(body)
-	if size <= maxBusMessage {
-		l.left = size
-		return nil
-	}
 	sender := ""
-	if fields <= linkBuffer-fixedHeader {
+	if fields <= maxFields-fixedHeader {
 		if head, err = l.r.Peek(fixedHeader + int(fields)); err != nil {
 			return err
 		}
 		sender = senderOf(head, order)
 	}
+	why := ""
+	switch rest := l.pace.rest(); {
+	case size > maxBusMessage:
+		why = fmt.Sprintf("a message has at most %d bytes", maxBusMessage)
+	case sender != busItself && !l.shares.take(time.Now(), sender, rest):
+		why = "too many calls; try again in a second"
+	default:
+		time.Sleep(rest)
+		l.pace.charge(callCost)
+		l.left = size
+		return nil
+	}
 	if _, err := io.CopyN(io.Discard, l.r, size); err != nil {
 		return err
 	}
-	if kind == typeMethodCall && flags&flagNoReply == 0 && sender != "" {
-		l.tooLong(sender, serial)
+	if kind == typeMethodCall && flags&flagNoReply == 0 && sender != "" && l.shares.refuse() {
+		l.refuse(sender, serial, why)
 	}
 	return nil
 }
@@ -174,7 +185,7 @@ func senderOf(head []byte, order binary.ByteOrder) string {
 }
 
 // pace keeps what the bus makes this process do down to a quarter of one processor's time: after each piece of work
-// comes a rest three times as long, in which nothing is read. Those who send too much fill their own quota of the bus.
+// comes a rest three times as long, in which nothing is read; of those who send too much, see shares.
 type pace struct {
 	mu    sync.Mutex
 	until time.Time
@@ -197,12 +208,12 @@ func (p *pace) charge(d time.Duration) {
 // burst is how far ahead of its pace the bus may be: enough for a tool that asks a few things and goes.
 const burst = 50 * time.Millisecond
 
-// wait waits until there was rest enough.
-func (p *pace) wait() {
+// rest is how long to rest before the next piece of work.
+func (p *pace) rest() time.Duration {
 	p.mu.Lock()
-	until := p.until
-	p.mu.Unlock()
-	if d := time.Until(until); d > burst {
-		time.Sleep(d - burst)
+	defer p.mu.Unlock()
+	if d := time.Until(p.until); d > burst { // not by subtraction: of a time long past, nothing can be subtracted
+		return d - burst
 	}
+	return 0
 }

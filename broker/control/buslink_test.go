@@ -38,7 +38,7 @@ func message(t testing.TB, order binary.ByteOrder, flags dbus.Flags, path string
 // TestLinkLetsThrough what is short enough and in one piece, and tells of calls that are not.
 func TestLinkLetsThrough(t *testing.T) {
 	long := strings.Repeat("x", maxBusMessage)
-	longPath := "/" + strings.Repeat("x", linkBuffer)
+	longPath := "/" + strings.Repeat("x", maxFields)
 	for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
 		small, other := message(t, order, 0, BusPath), message(t, order, 0, BusPath, "word", uint32(3))
 		var stream, want []byte
@@ -58,7 +58,7 @@ func TestLinkLetsThrough(t *testing.T) {
 		}
 		ours, theirs := net.Pipe()
 		var told []string
-		l := newLink(ours, new(pace), func(sender string, _ uint32) { told = append(told, sender) })
+		l := newLink(ours, new(pace), func(sender string, _ uint32, _ string) { told = append(told, sender) })
 		l.framed = true
 		go func() {
 			theirs.Write(stream)
@@ -79,16 +79,14 @@ func TestLinkKeepsItsPace(t *testing.T) {
 	var p pace
 	began := time.Now()
 	for range 100 {
-		p.wait()
+		time.Sleep(p.rest())
 		p.charge(time.Millisecond)
 	}
 	if d := time.Since(began); d < 300*time.Millisecond-burst-10*time.Millisecond {
 		t.Errorf("100 ms of work took %v", d)
 	}
 	p.charge(time.Hour)
-	began = time.Now()
-	p.wait()
-	if d := time.Since(began); d > 2*maxDebt {
+	if d := p.rest(); d > maxDebt {
 		t.Errorf("an hour of work rests for %v", d)
 	}
 }
@@ -112,7 +110,7 @@ func FuzzLink(f *testing.F) {
 	f.Add([]byte("l\x01\x00\x01\xff\xff\xff\xff\x01\x00\x00\x00\x08\x00\x00\x00\x07\x01s\x00\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// A pace that is ahead of itself by far: no rests.
-		l := newLink(pipe{bytes.NewReader(b)}, &pace{until: time.Now().Add(-time.Hour)}, func(sender string, _ uint32) {
+		l := newLink(pipe{bytes.NewReader(b)}, &pace{until: time.Now().Add(-time.Hour)}, func(sender string, _ uint32, _ string) {
 			if !bytes.Contains(b, []byte(sender)) {
 				t.Errorf("the sender %q did not come", sender)
 			}

@@ -83,6 +83,7 @@ type daemon struct {
 	dir     string
 	address string
 	limits  string // more lines for the configuration of dbus-daemon
+	closed  bool   // nobody may have a name or call anybody, as on a system's bus; dbus-daemon only
 
 	cmd    *exec.Cmd
 	end    func() // releases what belongs to the process
@@ -108,7 +109,7 @@ func startDaemon(t testing.TB, kind string) *daemon {
 	return d
 }
 
-// busConfig is a configuration of dbus-daemon in which everybody may do everything, within limits.
+// busConfig is a configuration of dbus-daemon: the folder, what everybody may do, and more.
 const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <type>session</type>
@@ -116,20 +117,27 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Con
   <auth>EXTERNAL</auth>
   <policy context="default">
     <allow user="*"/>
-    <allow own="*"/>
-    <allow send_destination="*"/>
-    <allow receive_sender="*"/>
+    %s
   </policy>
   %s
 </busconfig>
 `
+
+// everything is what everybody may do on an open bus and on a closed one.
+var everything = map[bool]string{
+	false: `<allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/>`,
+	true: `<deny own="*"/><deny send_type="method_call"/><allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/><allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/><allow receive_type="method_return"/><allow receive_type="error"/><allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus"/>`,
+}
 
 func (d *daemon) start() {
 	d.t.Helper()
 	d.end = func() {}
 	if d.kind == "dbus-daemon" {
 		config := filepath.Join(d.dir, "bus.conf")
-		if err := os.WriteFile(config, fmt.Appendf(nil, busConfig, d.dir, d.limits), 0o644); err != nil {
+		if err := os.WriteFile(config, fmt.Appendf(nil, busConfig, d.dir, everything[d.closed], d.limits), 0o644); err != nil {
 			d.t.Fatal(err)
 		}
 		d.run(exec.Command("dbus-daemon", "--config-file="+config, "--nofork"))

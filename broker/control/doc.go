@@ -6,10 +6,12 @@
 //
 //	server.go       the control socket: a JSON request, a JSON answer
 //	crowd.go        how many may come at a time, and who goes for a newcomer
+//	turns.go        whose turn it is to have an answer made
 //	metrics.go      the metrics socket: HTTP, or nothing at all
 //	openmetrics.go  the text of the metrics
 //	bus.go          the connection to a bus, made again when it breaks
 //	buslink.go      what is let through from there, and how fast
+//	share.go        who of many that call may be heard
 //	object.go       methods, properties and signals
 //	introspect.go   how the object describes itself
 //	entry.go        native entries of the journal

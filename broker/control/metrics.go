@@ -11,14 +11,14 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"time"
 )
 
 const (
-	// maxScrapers bounds the connections to the metrics socket that are open at a time. Each may hold a whole text, which
-	// has 3 MiB with 4,000 sinks, for as long as a client may take.
-	maxScrapers = 16
+	// maxScrapers bounds the connections to the metrics socket that are open at a time, reservedScrapers of them for root
+	// and the broker's user. Each may hold a whole text, which has 3 MiB with 4,000 sinks, for as long as a client may take.
+	maxScrapers      = 16
+	reservedScrapers = 4
 	// maxHead bounds what is read of one request, in bytes.
 	maxHead = 8 << 10
 	// lingerFor is how long a client has to close after its answer. What it sent and nobody read would make the kernel
@@ -38,7 +38,6 @@ const (
 type Metrics struct {
 	listener net.Listener
 	commands Commands
-	mu       sync.Mutex // one text is made at a time, for the reason of Server.mu
 }
 
 // ListenMetrics makes a listener of the listening stream socket fd, unix or TCP, and owns fd from then on.
@@ -59,7 +58,7 @@ func NewMetrics(l net.Listener, c Commands) *Metrics { return &Metrics{listener:
 
 // Serve answers clients until ctx ends. It waits for those that it is answering.
 func (m *Metrics) Serve(ctx context.Context) error {
-	c := crowd{room: maxScrapers, serve: m.answer}
+	c := crowd{room: maxScrapers, reserved: reservedScrapers, serve: m.answer}
 	c.run(ctx, m.listener)
 	return nil
 }
@@ -74,7 +73,7 @@ func (m *Metrics) answer(g *guest) {
 	g.SetDeadline(time.Now().Add(clientPatience))
 	switch {
 	case errors.Is(err, io.EOF) && len(head) == 0:
-		g.Write(m.text(nil, false))
+		g.Write(m.text(g, false))
 		return
 	case errors.Is(err, errLongHead):
 		g.Write(plain(431, "Request Header Fields Too Large", ""))
@@ -83,7 +82,7 @@ func (m *Metrics) answer(g *guest) {
 	case err != nil:
 		return
 	default:
-		g.Write(m.respond(head))
+		g.Write(m.respond(g, head))
 	}
 	linger(g.Conn)
 }
@@ -109,7 +108,7 @@ func readHead(r io.Reader) ([]byte, error) {
 }
 
 // respond is the response to a request.
-func (m *Metrics) respond(head []byte) []byte {
+func (m *Metrics) respond(g *guest, head []byte) []byte {
 	lines := strings.Split(strings.ReplaceAll(string(head), "\r\n", "\n"), "\n")
 	words := strings.Split(lines[0], " ")
 	if len(words) != 3 || !strings.HasPrefix(words[2], "HTTP/1.") {
@@ -139,7 +138,7 @@ func (m *Metrics) respond(head []byte) []byte {
 	if open {
 		kind = typeOpenMetrics
 	}
-	text := m.text(nil, open)
+	text := m.text(g, open)
 	out := fmt.Appendf(make([]byte, 0, len(text)+256), "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n", kind, len(text))
 	if method == "HEAD" {
 		return out
@@ -163,10 +162,12 @@ func linger(conn net.Conn) {
 	io.CopyN(io.Discard, conn, 1<<20)
 }
 
-// text appends the metrics of this moment.
-func (m *Metrics) text(dst []byte, open bool) []byte {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+// text is the metrics of this moment, nothing for a guest whose place is gone.
+func (m *Metrics) text(g *guest, open bool) []byte {
+	if !g.crowd.turns.take(g) {
+		return nil
+	}
+	defer g.crowd.turns.done()
 	st, sinks := m.commands.List()
-	return appendMetrics(dst, &st, sinks, open)
+	return appendMetrics(nil, &st, sinks, open)
 }

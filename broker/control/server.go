@@ -24,8 +24,10 @@ type Commands interface {
 }
 
 const (
-	// maxClients bounds the connections to the control socket that are open at a time.
-	maxClients = 64
+	// maxClients bounds the connections to the control socket that are open at a time, reservedClients of them for root and
+	// the broker's user. Each may hold a whole answer, which has 1.5 MiB with 4,000 sinks, for as long as a client may take.
+	maxClients      = 64
+	reservedClients = 8
 	// answerPacket is the size of the packets that an answer is cut into, well under any send buffer.
 	answerPacket = 64 << 10
 )
@@ -34,8 +36,6 @@ const (
 type Server struct {
 	listener net.Listener
 	commands Commands
-	// mu makes one answer at a time: however many ask, they take no more than one processor from the data thread.
-	mu sync.Mutex
 }
 
 // NewServer makes a server of the listening SOCK_SEQPACKET socket fd. It owns fd from then on.
@@ -67,7 +67,7 @@ func listen(fd int, name string) (net.Listener, error) {
 
 // Serve answers clients until ctx ends. It waits for those that it is answering.
 func (s *Server) Serve(ctx context.Context) error {
-	c := crowd{room: maxClients, serve: s.answer, busy: func(conn net.Conn) {
+	c := crowd{room: maxClients, reserved: reservedClients, serve: s.answer, busy: func(conn net.Conn) {
 		out, _ := json.Marshal(wire.Answer{Error: wire.Refuse(wire.CodeBusy, "too many clients say nothing; try again")})
 		// The first packet on a connection finds its buffer empty: the deadline is for what cannot happen, and so long
 		// that a busy machine does not let it pass before the write is tried.
@@ -98,7 +98,7 @@ func (s *Server) answer(g *guest) {
 	case err != nil || n == 0 || g.uid == nobody:
 		return
 	default:
-		out, err = s.do(g.uid, buf[:n])
+		out, err = s.do(g, buf[:n])
 	}
 	if err != nil {
 		return
@@ -112,15 +112,19 @@ func (s *Server) answer(g *guest) {
 	}
 }
 
-// do is one request and the text of its answer.
-func (s *Server) do(uid uint32, b []byte) ([]byte, error) {
+// do is one request and the text of its answer, nothing for a guest whose place is gone.
+func (s *Server) do(g *guest, b []byte) ([]byte, error) {
 	q, refusal := parse(b)
 	switch {
 	case refusal != nil:
 	case q.Op == wire.OpDrop || q.Op == wire.OpSet:
 		// These wait for the data thread: nobody is to wait for them.
-		refusal = change(s.commands, uid, q)
+		refusal = change(s.commands, g.uid, q)
 	default:
+		if !g.crowd.turns.take(g) {
+			return nil, nil
+		}
+		defer g.crowd.turns.done()
 		return s.show(q)
 	}
 	return json.Marshal(wire.Answer{OK: refusal == nil, Error: refusal})
@@ -149,8 +153,6 @@ func change(c Commands, uid uint32, q wire.Request) *wire.Error {
 
 // show is the answer to who only looks.
 func (s *Server) show(q wire.Request) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	a := wire.Answer{OK: true}
 	if q.Op == wire.OpStatus {
 		st := s.commands.Status()

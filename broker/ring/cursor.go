@@ -23,6 +23,7 @@ type Cursor struct {
 	tap       bool
 	lagging   bool
 	catching  bool
+	joined    time.Duration // the ring's clock when it came; 0 for what a predecessor left
 }
 
 // CursorSpec is what a cursor is, apart from where it stands. It is immutable: Update replaces it.
@@ -118,10 +119,14 @@ func (r *Ring) account(spec *CursorSpec, owed time.Duration) *Account {
 	if !spec.Ordinary {
 		return &Account{Owed: owed}
 	}
-	a := r.accounts[spec.UID]
+	user := spec.UID
+	if r.opt.Owner != nil {
+		user = r.opt.Owner(user)
+	}
+	a := r.accounts[user]
 	if a == nil {
-		a = &Account{Shared: true}
-		r.accounts[spec.UID] = a
+		a = &Account{Shared: true, user: user}
+		r.accounts[user] = a
 	}
 	a.Owed = max(a.Owed, owed)
 	return a

@@ -49,7 +49,7 @@ func (r *Ring) removeOrphan(c *Cursor) {
 
 func (r *Ring) forgetCursor(c *Cursor) {
 	r.cursors = slices.DeleteFunc(r.cursors, func(o *Cursor) bool { return o == c })
-	r.closeAccount(c.Spec().UID, c.account)
+	r.closeAccount(c.account)
 	r.freeCursors.give(c.slot)
 }
 

@@ -64,7 +64,7 @@ func (r *Ring) update(s *Sink, spec Spec, c *Cursor, how CursorSpec) {
 	if how.Ordinary != old.Ordinary || how.UID != old.UID {
 		account := c.account
 		c.account = r.account(&how, account.Owed)
-		r.closeAccount(old.UID, account)
+		r.closeAccount(account)
 	}
 }
 

@@ -3,6 +3,7 @@
 package ring
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -42,5 +43,31 @@ func TestOwing(t *testing.T) {
 	g.r.Remove(one)
 	if g.r.accounts[1000] != two.cursor.account {
 		t.Error("the account went with one of its sinks")
+	}
+}
+
+// TestSubordinatesShareTheirUsersAccount, also when it is found out later whose they are.
+func TestSubordinatesShareTheirUsersAccount(t *testing.T) {
+	g := newRig(t, small())
+	owner := map[uint32]uint32{100001: 1000, 100002: 1000}
+	g.r.opt.Owner = func(uid uint32) uint32 {
+		if of, ok := owner[uid]; ok {
+			return of
+		}
+		return uid
+	}
+	add := func(uid uint32) *Sink {
+		return g.add(wish{Kind: Dynamic, Label: fmt.Sprint(uid), UID: uid, Ordinary: true}, false)
+	}
+	one, two, own, other := add(100001), add(100002), add(1000), add(1001)
+	if one.cursor.account != own.cursor.account || two.cursor.account != own.cursor.account || other.cursor.account == own.cursor.account {
+		t.Error("a user and his subordinate uids have several accounts, or share one with others")
+	}
+	clear(owner)
+	for _, s := range []*Sink{one, two, own, other} {
+		g.r.Remove(s)
+	}
+	if len(g.r.accounts) != 0 {
+		t.Errorf("%d accounts of users without sinks and debts", len(g.r.accounts))
 	}
 }

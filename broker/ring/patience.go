@@ -47,6 +47,7 @@ type Account struct {
 	Owed   time.Duration // never negative
 	Shared bool          // several sinks draw on it: paid back, never cleared
 
+	user          uint32 // whose it is, if it is shared
 	charged, paid uint64 // the turns of the last charge and pay-back: once a turn, whatever the number of sinks
 }
 
@@ -82,6 +83,10 @@ type Standing struct {
 	// sake, so it must be a fair sample of that time; see Turn.
 	CaughtUp bool
 
+	// New says that the sink has not been there for as long as it takes to pay back its patience. It means something only
+	// with a shared account: who is over it gets no second patience by coming back.
+	New bool
+
 	// Tap says that the sink only looks on. It is no company to others: the
 	// only sink beside taps is still the only one.
 	Tap bool
@@ -110,7 +115,9 @@ type Patience struct {
 //     another sink, not lagging itself, had nothing left to read;
 //   - decide: while the ring is full, a sink that is behind delivered, and
 //     whose account and whose time behind both exceed its patience, is lagging
-//     from now on; with patience 0 at once;
+//     from now on; with patience 0 at once. The time behind does not matter
+//     where a shared account exceeds the patience and the sink is new, nor
+//     where it exceeds it twice;
 //   - forgive: a lagging sink with at most half the ring left to read is
 //     waited for again, and its own account is cleared;
 //   - pay back: each account a tenth of dt.
@@ -200,11 +207,26 @@ func (p *Patience) charge(dt time.Duration, sinks []Standing) {
 // needed. Both conditions matter: a sink that pauses for less than its
 // patience is never behind by more, whatever it owes; and one that is far
 // behind costs nobody anything while all others are busy too.
+//
+// But being behind begins anew with each sink, and with each message that it
+// reads: sinks that come, or pause, one after the other could make others wait
+// for ever, and none of them for long. So with a shared account it excuses no
+// new sink, and nobody once the account is at twice the patience. Hung sinks,
+// however many, bring it to hardly more than once, so that the user's healthy
+// ones still have their pauses. What is beyond is a habit; from there on a user
+// makes others wait for the tenth of the time that is paid back.
 func (s *Standing) exhausted() bool {
 	if !s.BehindDelivered {
 		return false // it is at the front: what it has not taken nobody has
 	}
-	return s.Patience == 0 || s.Behind > s.Patience && s.Account.Owed > s.Patience
+	if s.Patience == 0 {
+		return true
+	}
+	over := s.Account.Owed - s.Patience // no overflow: neither is negative
+	if over <= 0 {
+		return false
+	}
+	return s.Behind > s.Patience || s.Account.Shared && (s.New || over > s.Patience)
 }
 
 // payBack pays back a tenth of dt once on each account. What the division

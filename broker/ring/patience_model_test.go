@@ -42,6 +42,7 @@ type modelChannel struct {
 	idle          []float64 // share of this ms in which the sink had nothing to read
 	lagging       []bool
 	leftBehindAt  []int // ms of the first time that it was lagging, or -1
+	joined        []int // ms of when it last came
 
 	// When the delivered position reached what.
 	reached   []float64
@@ -84,6 +85,11 @@ func (c *modelChannel) behind(i int) int {
 
 // runModel runs one scenario for so many ms.
 func runModel(steps int, source speed, sinks []speed, patience []time.Duration, rule modelRule) *modelChannel {
+	return runModelOf(steps, source, sinks, patience, rule, func(int, int) bool { return false })
+}
+
+// runModelOf is runModel in which sinks go and come back: in the ms t, sink i begins anew where comeBack says so.
+func runModelOf(steps int, source speed, sinks []speed, patience []time.Duration, rule modelRule, comeBack func(t, i int) bool) *modelChannel {
 	n := len(sinks)
 	if patience == nil {
 		patience = slices.Repeat([]time.Duration{time.Second}, n)
@@ -93,11 +99,15 @@ func runModel(steps int, source speed, sinks []speed, patience []time.Duration, 
 		cur:      make([]float64, n), got: make([]float64, n), lost: make([]float64, n),
 		idle: make([]float64, n), lagging: make([]bool, n),
 		leftBehindAt: slices.Repeat([]int{-1}, n),
+		joined:       make([]int, n),
 		reached:      []float64{0}, reachedAt: []int{0},
 	}
 	for c.t = range steps {
 		c.backlog = min(c.backlog+source(c.t), 1e9)
 		for i, s := range sinks {
+			if comeBack(c.t, i) {
+				c.cur[i], c.lagging[i], c.joined[i] = c.delivered, false, c.t
+			}
 			can := s(c.t)
 			take := min(can, c.head-c.cur[i])
 			c.cur[i] += take
@@ -198,6 +208,7 @@ func (r *codeRule) step(c *modelChannel) {
 		s.Lag = uint64((c.head - c.cur[i]) * unit)
 		s.BehindDelivered = c.cur[i] < c.delivered
 		s.Behind = time.Duration(c.behind(i)) * time.Millisecond
+		s.New = time.Duration(c.t-c.joined[i])*time.Millisecond < 10*c.patience[i]
 		s.Lagging = c.lagging[i]
 	}
 	changed := false

@@ -69,7 +69,11 @@ func (r *reference) turn(dt time.Duration, size uint64, full bool, before []refe
 	}
 	cleared := map[int]bool{}
 	for i, s := range before {
-		giveUp := s.Patience == 0 || s.Behind > s.Patience && r.owed[s.account] > s.Patience
+		owed := r.owed[s.account]
+		giveUp := s.Patience == 0 || s.Behind > s.Patience && owed > s.Patience
+		if r.shared[s.account] {
+			giveUp = giveUp || s.New && owed > s.Patience || float64(owed) > 2*float64(s.Patience)
+		}
 		if full && s.BehindDelivered && giveUp && !onlyOne(i) {
 			after[i].Lagging = true
 		}
@@ -123,7 +127,7 @@ func TestPatienceAgainstReference(t *testing.T) {
 			s.Tap = random.IntN(6) == 0
 			s.Lagging = random.IntN(4) == 0
 			if accounts[s.account] == nil {
-				owed := pick(0, time.Millisecond, 20*time.Millisecond, time.Second, time.Second+1)
+				owed := pick(0, time.Millisecond, 20*time.Millisecond, time.Second, time.Second+1, 2*time.Second, 2*time.Second+1)
 				ref.owed[s.account] = owed
 				accounts[s.account] = &Account{Owed: owed, Shared: s.account < 3}
 			}
@@ -145,6 +149,7 @@ func TestPatienceAgainstReference(t *testing.T) {
 				s.Behind = pick(0, s.Patience, s.Patience-1, min(s.Patience, time.Hour)+1, time.Hour)
 				s.BehindDelivered = random.IntN(4) > 0
 				s.CaughtUp = !s.Tap && random.IntN(3) == 0
+				s.New = random.IntN(3) == 0
 				standings[i] = s.Standing
 			}
 			changed := code.Turn(dt, size, full, standings)

@@ -221,7 +221,8 @@ func TestPromise4_PatienceForeverIsNeverLeftBehind(t *testing.T) {
 
 func TestPromise4_OneUsersSinksShareOneAccount(t *testing.T) {
 	const dt = 10 * time.Millisecond
-	account := &Account{Owed: time.Minute, Shared: true}
+	const owed = 1500 * time.Millisecond
+	account := &Account{Owed: owed, Shared: true}
 	one := hung()
 	one.Account, one.Behind = account, 0
 	var p Patience
@@ -230,7 +231,7 @@ func TestPromise4_OneUsersSinksShareOneAccount(t *testing.T) {
 	// once, turn after turn.
 	for turn := range time.Duration(3) {
 		p.Turn(dt, testRing, true, []Standing{one, idle(), one, one})
-		if want := time.Minute + (turn+1)*(dt-dt/10); account.Owed != want {
+		if want := owed + (turn+1)*(dt-dt/10); account.Owed != want {
 			t.Fatalf("turn %d: owes %v, want %v", turn, account.Owed, want)
 		}
 	}
@@ -245,10 +246,10 @@ func TestPromise4_OneUsersSinksShareOneAccount(t *testing.T) {
 	}
 
 	// Forgiveness leaves the account as it is.
-	owed := account.Owed
+	before := account.Owed
 	sinks[1].Lag = 0
-	if !p.Turn(0, testRing, false, sinks) || sinks[1].Lagging || account.Owed != owed {
-		t.Errorf("forgiven: lagging %v, owes %v, want %v", sinks[1].Lagging, account.Owed, owed)
+	if !p.Turn(0, testRing, false, sinks) || sinks[1].Lagging || account.Owed != before {
+		t.Errorf("forgiven: lagging %v, owes %v, want %v", sinks[1].Lagging, account.Owed, before)
 	}
 }
 
@@ -293,6 +294,86 @@ func TestPromise4_ComingBackUnderNewNameBuysNothing(t *testing.T) {
 	away.PayBack(time.Minute)
 	if away.Owed != 0 {
 		t.Errorf("after a minute away: owes %v, want nothing", away.Owed)
+	}
+}
+
+// Where one sink's pause ends and the next one's begins, being behind begins anew, and the account does not.
+func TestPromise4_NoExcuseOnASharedAccount(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		owed    time.Duration
+		change  func(s *Standing)
+		lagging bool
+	}{
+		{"new, over the patience", time.Second + 1, func(s *Standing) { s.New = true }, true},
+		{"new, just at it", time.Second, func(s *Standing) { s.New = true }, false},
+		{"new, an account of its own", time.Hour, func(s *Standing) { s.New = true; s.Account.Shared = false }, false},
+		{"not new, over twice", 2*time.Second + 1, func(s *Standing) {}, true},
+		{"not new, just at twice", 2 * time.Second, func(s *Standing) {}, false},
+		{"an account of its own", time.Hour, func(s *Standing) { s.Account.Shared = false }, false},
+		{"at delivered", time.Hour, func(s *Standing) { s.New = true; s.BehindDelivered = false }, false},
+		{"patience for ever", wire.Forever, func(s *Standing) { s.New = true; s.Patience = wire.Forever }, false},
+	} {
+		s := hung()
+		s.Behind, s.Account = 0, &Account{Owed: c.owed, Shared: true}
+		c.change(&s)
+		sinks := []Standing{s, idle()}
+		if new(Patience).Turn(0, testRing, true, sinks); sinks[0].Lagging != c.lagging {
+			t.Errorf("%s: lagging %v, want %v", c.name, sinks[0].Lagging, c.lagging)
+		}
+	}
+}
+
+// An ordinary user's sinks do their worst beside two of others. For the first seconds they may; after that the others keep
+// 85 % of their rate, as long as it lasts. The user's own sink that reads loses nothing for it.
+func TestPromise4_OrdinaryUserTakesATenthAtMost(t *testing.T) {
+	const (
+		second = 1000
+		fast   = 2000.0 // a ms; the ring lasts 30 ms
+	)
+	for _, c := range []struct {
+		name     string
+		patience time.Duration
+		sinks    []speed
+		comeBack func(t, i int) bool // i counts those sinks only
+	}{
+		{"comes back before its patience is over", time.Second, these(constant(0))(),
+			func(t, _ int) bool { return t%950 == 0 }},
+		{"comes back at once", time.Second, these(constant(0))(),
+			func(t, _ int) bool { return t%5 == 0 }},
+		{"eight that come back in turn", time.Second, several(8, func(int) speed { return constant(0) })(),
+			func(t, i int) bool { return (t+i*120)%950 == 0 }},
+		{"eight that come back together", time.Second, several(8, func(int) speed { return constant(0) })(),
+			func(t, i int) bool { return t%950 == 0 }},
+		{"comes back, with less patience", 100 * time.Millisecond, these(constant(0))(),
+			func(t, _ int) bool { return t%95 == 0 }},
+		{"reads before it hangs and comes back", time.Second, these(pauses(10*fast, 950, 1000))(),
+			func(t, _ int) bool { return t%1000 == 0 }},
+		{"stays and pauses", time.Second, these(pauses(10*fast, 950, 1000))(), nil},
+		{"stays and reads as slowly as it may", time.Second, these(constant(62))(), nil},
+		{"twenty that pause in turn", time.Second, several(20, func(i int) speed {
+			paused := pauses(2*fast, 950, 19000)
+			return func(t int) float64 { return paused(t + i*950) }
+		})(), nil},
+	} {
+		run := func(steps int) *modelChannel {
+			user := &Account{Shared: true}
+			sinks, patience, accounts := these(constant(fast), constant(fast))(), []time.Duration{time.Second, time.Second}, []*Account{{}, {}}
+			for _, s := range append(these(constant(fast))(), c.sinks...) { // the user's own that reads comes first
+				sinks, patience, accounts = append(sinks, s), append(patience, c.patience), append(accounts, user)
+			}
+			return runModelOf(steps, flood, sinks, patience, &codeRule{accounts: accounts}, func(t, i int) bool {
+				return i >= 3 && c.comeBack != nil && c.comeBack(t, i-3)
+			})
+		}
+		before, after := run(3*second), run(63*second)
+		rate := (after.got[0] - before.got[0]) / (60 * second)
+		if rate < 0.85*fast {
+			t.Errorf("%s: others get %.1f of %.0f a ms", c.name, rate, fast)
+		}
+		if after.lost[0]+after.lost[1]+after.lost[2] > 0 {
+			t.Errorf("%s: others lost %.0f and %.0f, the user's own that reads %.0f", c.name, after.lost[0], after.lost[1], after.lost[2])
+		}
 	}
 }
 

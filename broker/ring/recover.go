@@ -54,9 +54,19 @@ func guard(stateFD int) error {
 		case err != unix.EAGAIN:
 			return unusable("lock the state", err)
 		case time.Now().After(deadline):
-			return fmt.Errorf("%w by process %d", ErrBusy, holder)
+			return busy(holder)
 		}
 	}
+}
+
+// busy is ErrBusy with who holds the ring. A process that was killed holds it for as long as one of its threads does not come
+// back from the kernel, and nobody can do anything about that but end what the thread waits for.
+func busy(holder int) error {
+	if sys.Dying(holder) {
+		return fmt.Errorf("%w by process %d, which was killed and cannot end: it waits in the kernel for a file system that does not answer, see /proc/%d/task/*/stack",
+			ErrBusy, holder, holder)
+	}
+	return fmt.Errorf("%w by process %d", ErrBusy, holder)
 }
 
 // takeOver makes a ring of what a predecessor has left in the files.

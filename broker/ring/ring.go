@@ -34,6 +34,10 @@ type Options struct {
 	Lock      bool
 	LockError func(error)
 
+	// Owner says which user an ordinary user's sinks are charged to: himself, or whose subordinate uid that is. It must not
+	// block. nil: himself.
+	Owner func(uid uint32) uint32
+
 	// Unpublished makes Create leave the files without their magic, until Publish: a successor does not take them for
 	// a ring before.
 	Unpublished bool

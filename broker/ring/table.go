@@ -115,7 +115,9 @@ func (r *Ring) addCursor(how Reading) *Cursor {
 	seal(&e.Identity, &e.Sum, how.CursorSpec.identity())
 	r.ops.Seam("add.cursor")
 	e.State.Store(active)
-	return r.adoptCursor(slot, how.CursorSpec)
+	c := r.adoptCursor(slot, how.CursorSpec)
+	c.joined = r.clock
+	return c
 }
 
 // AddClient enters a connected source, which is attaching. The error is ErrTableFull.

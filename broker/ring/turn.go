@@ -32,6 +32,7 @@ func (r *Ring) Turn(d time.Duration, idle func(*Cursor) bool) (changed bool) {
 			BehindDelivered: at.Seq < delivered.Seq,
 			CaughtUp:        d > 0 && r.full && at.Seq == head.Seq && c.connected > 0 && !c.tap && idle(c),
 			Tap:             c.tap,
+			New:             (r.clock-c.joined)/payBackPart < c.Spec().Patience,
 			Lagging:         c.lagging,
 		}
 		if st.BehindDelivered {
@@ -110,9 +111,9 @@ func (r *Ring) payBack(d time.Duration) {
 }
 
 // closeAccount closes the account of an ordinary user's sink that has gone, if nothing is owed and it was the last one.
-func (r *Ring) closeAccount(uid uint32, a *Account) {
+func (r *Ring) closeAccount(a *Account) {
 	if a.Shared && a.Owed == 0 && !slices.ContainsFunc(r.cursors, func(c *Cursor) bool { return c.account == a }) {
-		delete(r.accounts, uid)
+		delete(r.accounts, a.user)
 	}
 }
 

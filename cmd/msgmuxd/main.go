@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -166,9 +167,15 @@ func sockets(o *options, log slog.Handler) (set activation.Set, unlink func() er
 		return set, unlink, err
 	}
 	set.Own = bound.Own
-	if err := os.MkdirAll(filepath.Join(o.runtimeDir, "sinks"), 0o755); err != nil {
+	// Whoever can put an entry there has the broker send to it what everybody sends.
+	sinks := filepath.Join(o.runtimeDir, "sinks")
+	err = os.Mkdir(sinks, 0o755)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = activation.CheckFolder(sinks)
+	}
+	if err != nil {
 		bound.Unlink()
-		return set, unlink, fmt.Errorf("cannot make the folder of static sinks: %w", err)
+		return set, unlink, fmt.Errorf("cannot use the folder of static sinks: %w", err)
 	}
 	return set, bound.Unlink, nil
 }

@@ -46,6 +46,7 @@ var imports = map[string][]string{
 	"internal/histogram":  {},
 	"internal/stamp":      {},
 	"internal/sys":        {unixModule},
+	"internal/subuid":     {},
 	"broker/ring/mem":     {unixModule, "internal/sys"},
 	"broker/ring/layout2": {unixModule, "internal/sys"},
 	"broker/ring":         {unixModule, "broker/ring/mem", "broker/ring/layout2", "internal/sys", "internal/wire"},
@@ -59,7 +60,7 @@ var imports = map[string][]string{
 	"broker/status": {"activation", "broker/journal", "broker/loop", "broker/ring", "internal/sys", "internal/wire"},
 	"broker": {"activation", "broker/gate", "broker/journal", "broker/loop", "broker/ring", "broker/status", "broker/store",
 		"internal/sys", "internal/wire"},
-	"broker/control": {systemdModule, dbusModule, "internal/fair", "internal/wire"},
+	"broker/control": {systemdModule, dbusModule, "internal/subuid", "internal/wire"},
 	"client":         {"internal/wire", "internal/sys"}, // sys for calls that do not tell the scheduler; it brings x/sys/unix alone
 	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/flags", "internal/stamp", "internal/wire"},
 	// sys for terminals, and for what the kernel tells of sockets.

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/broker/control"
+)
+
+// TestBusComesBackFromAFlood: somebody sends calls as fast as the bus takes them, and does not wait for answers. Others are
+// heard meanwhile, in some of their tries, and all is well again in seconds, however much was sent. Each call that is taken
+// up costs a millisecond of rest, so that resting from all of them would take minutes.
+func TestBusComesBackFromAFlood(t *testing.T) {
+	eachBus(t, func(t *testing.T, d *daemon) {
+		b := brokertest.Start(t)
+		show(t, d, b)
+		other, flooding := d.connect(), d.connect()
+		o := object(t, other)
+		const calls = 60_000
+		heard, tries := 0, 0
+		stop, counted := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(counted)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				tries++
+				call := <-o.Go(iface+".ListSinks", 0, make(chan *dbus.Call, 1)).Done
+				if call.Err == nil {
+					heard++
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		}()
+		began := time.Now()
+		for range calls {
+			flooding.Send(&dbus.Message{Type: dbus.TypeMethodCall, Flags: dbus.FlagNoReplyExpected, Headers: map[dbus.HeaderField]dbus.Variant{
+				dbus.FieldDestination: dbus.MakeVariant(control.BusName("")),
+				dbus.FieldPath:        dbus.MakeVariant(dbus.ObjectPath(control.BusPath)),
+				dbus.FieldInterface:   dbus.MakeVariant(iface),
+				dbus.FieldMember:      dbus.MakeVariant("ListSinks"),
+			}}, nil)
+		}
+		t.Logf("%d calls sent in %v", calls, time.Since(began))
+		began = time.Now()
+		answered := make(chan error, 1)
+		go func() {
+			// From the connection that flooded, behind all of its calls, so that there is no way round them.
+			for {
+				err := flooding.Object(control.BusName(""), control.BusPath).Call(iface+".ListSinks", 0).Err
+				if err == nil || errorName(err) != "org.freedesktop.DBus.Error.LimitsExceeded" {
+					answered <- err
+					return
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+		}()
+		select {
+		case err := <-answered:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(2 * within):
+			t.Fatalf("not back %v after %d calls", 2*within, calls)
+		}
+		t.Logf("back after %v", time.Since(began))
+		close(stop)
+		<-counted
+		t.Logf("others were heard %d times of %d", heard, tries)
+		if heard < 3 {
+			t.Errorf("others were heard %d times of %d", heard, tries)
+		}
+	})
+}
+
+// TestBusIsSharedBySender: one that calls all the time does not use up what others have.
+func TestBusIsSharedBySender(t *testing.T) {
+	d := startDaemon(t, kinds[0])
+	b := brokertest.Start(t)
+	show(t, d, b)
+	greedy, modest := object(t, d.connect()), object(t, d.connect())
+	refused := 0
+	for range 2000 {
+		if err := greedy.Call(iface+".ListSinks", 0).Err; errorName(err) == "org.freedesktop.DBus.Error.LimitsExceeded" {
+			refused++
+			if err := modest.Call(iface+".ListSinks", 0).Err; err != nil {
+				t.Fatalf("another is refused, too: %v", err)
+			}
+			if refused == 5 {
+				return
+			}
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Errorf("of 2000 calls %d were refused", refused)
+}
