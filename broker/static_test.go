@@ -448,7 +448,7 @@ func TestStaticFlag(t *testing.T) {
 	}
 	for _, bad := range []string{"relative", "/p,colour=red", "/p,patience=soon", "/p,tap=yes,share=x", "@abstract"} {
 		out, err := exec.Command(programPath(t), "--runtime-dir", filepath.Join(dir, "x"), "--sink", bad).CombinedOutput()
-		if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.ExitCode() != 2 || strings.Count(string(out), "\n") != 1 {
+		if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.ExitCode() != 2 || strings.Count(string(out), "\n") != 2 || !strings.HasSuffix(string(out), "Try 'msgmuxd --help'.\n") {
 			t.Errorf("--sink %s: %v, %q", bad, err, out)
 		}
 	}

@@ -63,6 +63,7 @@ type cursorBook struct {
 	lagging  bool
 	judging  bool // patience is deciding whether it is waited for
 	members  []*memberBook
+	left     uint64 // what it has not been sent, as of its removal
 }
 
 // memberBook is a socket of a share.
@@ -153,7 +154,7 @@ func (b *books) judge(r *Ring) []string {
 }
 
 func (b *books) judgeCursors(v *verdict, r *Ring, doubted bool) {
-	var accepted, lost uint64 = b.goneAccepted, b.goneLost
+	accepted, lost, abandoned := b.goneAccepted, b.goneLost, b.goneAbandoned
 	pending := false
 	for _, c := range b.cursors {
 		s := c.find(r)
@@ -164,6 +165,7 @@ func (b *books) judgeCursors(v *verdict, r *Ring, doubted bool) {
 			if c.there == vanishing {
 				accepted += uint64(len(c.accepted))
 				lost += c.lost
+				abandoned += c.left
 				pending = true
 			}
 			continue
@@ -174,10 +176,10 @@ func (b *books) judgeCursors(v *verdict, r *Ring, doubted bool) {
 		}
 		c.judge(v, r, s, doubted)
 	}
-	got := [2]uint64{r.c.GoneAccepted.Load(), r.c.GoneLost.Load()}
-	before := [2]uint64{b.goneAccepted, b.goneLost}
-	if got != [2]uint64{accepted, lost} && (pending || got != before) {
-		v.say("gone sinks had accepted %d, lost %d; want %d, %d", got[0], got[1], accepted, lost)
+	got := [3]uint64{r.c.GoneAccepted.Load(), r.c.GoneLost.Load(), r.c.GoneAbandoned.Load()}
+	before := [3]uint64{b.goneAccepted, b.goneLost, b.goneAbandoned}
+	if want := [3]uint64{accepted, lost, abandoned}; got != want && (pending || got != before) {
+		v.say("gone sinks had accepted, lost and abandoned %v; want %v", got, want)
 	}
 }
 

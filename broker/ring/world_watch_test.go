@@ -584,7 +584,7 @@ func (w *world) remove(s *Sink) {
 			}
 		}
 		if last {
-			c.there = vanishing
+			c.there, c.left = vanishing, w.r.Head().Seq-s.cursor.Place().Seq
 		}
 		accepted, lost := uint64(len(c.accepted)), c.lost
 		left := w.r.Remove(s)
