@@ -194,6 +194,8 @@ func mistakes(t *testing.T) (all []mistake) {
 			m.why = string(unborn)
 		case a == b || a == unborn && b == unread:
 			m.why = string(b)
+		case b == unread && !strings.Contains(string(pair[0]), "(done)"):
+			m.why = string(unread)
 		}
 		all = append(all, m)
 	}

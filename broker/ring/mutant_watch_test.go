@@ -67,6 +67,7 @@ type mutation struct {
 
 	level  int  // of the ring that is stored to
 	paused bool // what goes on is no broker
+	quiet  bool // nobody would notice that two stores have changed places
 
 	last      [3]site // by level
 	held      func()  // the first of a swap
@@ -93,10 +94,12 @@ func (m *mutation) make(s *mem.Store, apply func(*mem.Store)) {
 			m.classes[at] = make(map[class]bool)
 		}
 		m.classes[at][m.class] = true
-		if last := m.last[level]; last != "" {
+		if last := m.last[level]; last != "" && !m.quiet {
 			m.next[[2]site{last, at}]++
 		}
-		m.last[level] = at
+		if m.last[level] = at; m.quiet {
+			m.last[level] = ""
+		}
 	}
 	switch {
 	case m.drop == at:
@@ -113,7 +116,7 @@ func (m *mutation) make(s *mem.Store, apply func(*mem.Store)) {
 		first()
 		m.level = level
 		m.make(s, apply)
-	case m.swap[0] == at && m.swap[0] != "":
+	case m.swap[0] == at && m.swap[0] != "" && !m.quiet:
 		later := *s
 		later.Value = append([]byte(nil), s.Value...)
 		m.held, m.heldLevel = func() { apply(&later) }, level

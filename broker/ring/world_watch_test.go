@@ -121,7 +121,7 @@ func (w *world) store(s *mem.Store) {
 				w.apply(t, s)
 			} else {
 				m := w.mutation
-				if m.level = t.level; m.classes != nil {
+				if m.level, m.quiet = t.level, w.quiet > 0; m.classes != nil {
 					m.class = w.classOf(t, s)
 				}
 				m.make(s, func(s *mem.Store) { w.apply(t, s) })
