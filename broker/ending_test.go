@@ -3,6 +3,7 @@
 package broker_test
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -30,11 +31,11 @@ func TestPromise7_StoppedByHandUnderLoad(t *testing.T) {
 		go func() {
 			publisher, n := brokertest.NewPublisher(t, b.Dir), uint64(0)
 			for {
-				switch publisher.TrySend(stamped(2, n, 200)) {
-				case nil:
+				switch err := publisher.TrySend(stamped(2, n, 200)); {
+				case err == nil:
 					n++
 					continue
-				case unix.EAGAIN:
+				case errors.Is(err, unix.EAGAIN):
 					time.Sleep(100 * time.Microsecond)
 					continue
 				}

@@ -86,7 +86,7 @@ func TestReconnectIsExact(t *testing.T) {
 			brokertest.Eventually(t, "the drop", func() bool { return channel.Drop(inTime(t), fmt.Sprintf("#%d", sink.ID())) == nil })
 		}
 	}()
-	for next := uint64(0); next < 3000; next++ {
+	for next := range uint64(3000) {
 		m, err := sink.Receive(inTime(t))
 		if err != nil {
 			t.Fatal(err)

@@ -138,7 +138,7 @@ func TestConsumersOfAllPages(t *testing.T) {
 		case err != nil:
 			return err
 		case strings.HasSuffix(path, ".md"):
-			for _, part := range strings.Split(string(text), "```") {
+			for part := range strings.SplitSeq(string(text), "```") {
 				texts = append(texts, path+"\n"+part)
 			}
 		case strings.HasSuffix(path, ".service"):

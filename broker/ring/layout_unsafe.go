@@ -13,7 +13,7 @@ import (
 
 // The two files.
 //
-//	data    | header | published |            | ring: Geometry.Size bytes                                             |
+//	data    | header |      room              | ring: Geometry.Size bytes                                             |
 //	         0        4096                     65536 \__ mapped twice, back to back: no record is ever split ________/
 //
 //	state   | header | control | index | cursors | sinks | clients | origins | receive | send | consume, greet | landing zone |
@@ -341,14 +341,6 @@ func sumOf[T any](v *T) uint64 {
 // controlSpace is room for the descriptors that hostile sources send along: without it the kernel would close them
 // inside recvmmsg, which can take seconds.
 const controlSpace = (sys.ControlSpace + 63) / 64 * 64
-
-// published is what whoever maps the data read-only may see of the positions.
-type published struct {
-	Head mem.Uint64
-	_    [56]byte
-	Tail mem.Uint64
-	_    [56]byte
-}
 
 // recvArea is what recvmmsg writes into, the landing zone left out.
 type recvArea struct {

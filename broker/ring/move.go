@@ -51,14 +51,14 @@ func (r *Ring) MoveTo(n *Ring) error {
 
 // copyRecords copies the records from from to head into a new ring, and makes its index. part is a part of them that lies in
 // one piece, at most size bytes.
-func (n *Ring) copyRecords(from, head Place, part func(pos, k uint64) []byte, size uint64) {
+func (r *Ring) copyRecords(from, head Place, part func(pos, k uint64) []byte, size uint64) {
 	for p := from.Pos; p < head.Pos; {
-		k := min(head.Pos-p, size, n.geo.Size)
-		n.data.Copy(p&n.mask, part(p, k))
+		k := min(head.Pos-p, size, r.geo.Size)
+		r.data.Copy(p&r.mask, part(p, k))
 		p += k
 	}
 	for p := from; p.Seq < head.Seq; {
-		p = n.enter(p, int(n.length(p.Pos)))
+		p = r.enter(p, int(r.length(p.Pos)))
 	}
 }
 
@@ -106,24 +106,24 @@ func (r *Ring) moveLanded(n *Ring) error {
 
 // land puts into the landing zone of a new ring what waited in that of another one; of a packet, offset bytes have entered. It is
 // appended when the broker runs. The error is ErrDoesNotFit.
-func (n *Ring) land(kind uint32, from, offset uint64, slots []landed) error {
-	if len(slots) > n.batch {
+func (r *Ring) land(kind uint32, from, offset uint64, slots []landed) error {
+	if len(slots) > r.batch {
 		return fmt.Errorf("%w: %d messages wait for room", ErrDoesNotFit, len(slots))
 	}
 	for i, l := range slots {
-		if l.len() > n.geo.room() || kind == Datagrams && uint64(l.len()) > n.geo.MaxMessage {
+		if l.len() > r.geo.room() || kind == Datagrams && uint64(l.len()) > r.geo.MaxMessage {
 			return fmt.Errorf("%w: a message of %d bytes waits for room", ErrDoesNotFit, l.len())
 		}
-		at := uint64(i * n.geo.stride())
-		n.landing.Copy(at, l.first)
-		n.landing.Copy(at+uint64(len(l.first)), l.rest)
-		n.recv.Hdr[i].SetFlags(0)
-		n.recv.Hdr[i].SetLen(uint32(l.len()))
+		at := uint64(i * r.geo.stride())
+		r.landing.Copy(at, l.first)
+		r.landing.Copy(at+uint64(len(l.first)), l.rest)
+		r.recv.Hdr[i].SetFlags(0)
+		r.recv.Hdr[i].SetLen(uint32(l.len()))
 	}
-	n.dirty = len(n.recv.Hdr)
-	n.landed(len(slots), newLand(kind, 0), from)
-	n.c.Offset.Store(offset)
-	return n.checkLanded()
+	r.dirty = len(r.recv.Hdr)
+	r.landed(len(slots), newLand(kind, 0), from)
+	r.c.Offset.Store(offset)
+	return r.checkLanded()
 }
 
 // needed is the oldest place that some cursor may still want.

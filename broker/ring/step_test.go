@@ -265,13 +265,13 @@ type stepper struct {
 	watched     [][]byte
 	was         [][]byte
 
-	taken, accepted uint64
-	by              map[string]uint64
-	doubt           string // "take" or "put": a queue's message may be written down, or not yet
-	uncertain       uint64
-	buf             []byte
-	found           map[string]int
-	looked          int
+	taken     uint64
+	by        map[string]uint64
+	doubt     string // "take" or "put": a queue's message may be written down, or not yet
+	uncertain uint64
+	buf       []byte
+	found     map[string]int
+	looked    int
 }
 
 func (x *stepper) datagrams(n, size int) {

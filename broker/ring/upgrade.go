@@ -53,28 +53,28 @@ func (g Geometry) union(o Geometry) Geometry {
 }
 
 // takeFrom is MoveTo from a ring of the layout before.
-func (n *Ring) takeFrom(o *layout2.Ring) error {
-	from := n.neededOf(o)
+func (r *Ring) takeFrom(o *layout2.Ring) error {
+	from := r.neededOf(o)
 	head := Place(o.Totals.Head)
-	if head.Pos-from.Pos > n.geo.Size || len(o.Sinks) > len(n.sinkTable) || len(o.Sinks)+len(o.Shares) > len(n.cursorTable) || len(o.Clients) > len(n.clientTable) {
+	if head.Pos-from.Pos > r.geo.Size || len(o.Sinks) > len(r.sinkTable) || len(o.Sinks)+len(o.Shares) > len(r.cursorTable) || len(o.Clients) > len(r.clientTable) {
 		return fmt.Errorf("%w: %d bytes of messages, %d sinks, %d clients", ErrDoesNotFit, head.Pos-from.Pos, len(o.Sinks), len(o.Clients))
 	}
-	if o.Geometry.MaxMessage > n.geo.MaxMessage {
+	if o.Geometry.MaxMessage > r.geo.MaxMessage {
 		for p := from; p.Seq < head.Seq; {
 			size := getLength(o.Records(p.Pos, wire.RecordHeader))
-			if uint64(size) > n.geo.MaxMessage {
+			if uint64(size) > r.geo.MaxMessage {
 				return fmt.Errorf("%w: a message of %d bytes", ErrDoesNotFit, size)
 			}
 			p = Place{p.Pos + uint64(wire.Padded(int(size))), p.Seq + 1}
 		}
 	}
-	c, t := n.c, &o.Totals
+	c, t := r.c, &o.Totals
 	c.Tail.store(from)
 	c.Head.store(head)
 	c.Delivered.store(Place(t.Delivered))
-	n.copyRecords(from, head, o.Records, o.Geometry.Size)
-	for p := from; p.Seq < t.Delivered.Seq; p = n.next(p) {
-		n.piece(p.Pos).At.Store(o.FirstAccepted(p.Seq))
+	r.copyRecords(from, head, o.Records, o.Geometry.Size)
+	for p := from; p.Seq < t.Delivered.Seq; p = r.next(p) {
+		r.piece(p.Pos).At.Store(o.FirstAccepted(p.Seq))
 	}
 	c.Clock.Store(int64(t.Clock))
 	c.NextID.Store(t.NextID)
@@ -88,16 +88,16 @@ func (n *Ring) takeFrom(o *layout2.Ring) error {
 	c.GoneAbandoned.Store(t.GoneAbandoned)
 	c.Uncertain.Store(t.Uncertain)
 	c.Attempts.Store(t.Attempts)
-	n.takeTables(o)
-	n.begin()
-	if err := n.adoptAll(); err != nil {
+	r.takeTables(o)
+	r.begin()
+	if err := r.adoptAll(); err != nil {
 		return err
 	}
-	return n.takeLanded(o)
+	return r.takeLanded(o)
 }
 
 // neededOf is the oldest place that some cursor may still want.
-func (n *Ring) neededOf(o *layout2.Ring) Place {
+func (r *Ring) neededOf(o *layout2.Ring) Place {
 	p := o.Totals.Delivered
 	for i := range o.Sinks {
 		if at := o.Sinks[i].Cursor.Place; o.Sinks[i].ShareID == 0 && at.Seq < p.Seq {
@@ -113,10 +113,10 @@ func (n *Ring) neededOf(o *layout2.Ring) Place {
 }
 
 // takeTables makes entries of what the old table held: there a share was an entry among the sinks.
-func (n *Ring) takeTables(o *layout2.Ring) {
+func (r *Ring) takeTables(o *layout2.Ring) {
 	slot := 0
 	cursor := func(spec CursorSpec, at *layout2.Cursor) {
-		n.cursorTable[slot].fill(spec, at)
+		r.cursorTable[slot].fill(spec, at)
 		slot++
 	}
 	for i := range o.Shares {
@@ -124,7 +124,7 @@ func (n *Ring) takeTables(o *layout2.Ring) {
 		cursor(CursorSpec{ID: s.ID, Share: s.Name, UID: s.UID, Tap: s.Tap, Ordinary: s.Ordinary, Patience: s.Patience, Since: s.Since}, &s.Cursor)
 	}
 	for i := range o.Sinks {
-		s, e := &o.Sinks[i], &n.sinkTable[i]
+		s, e := &o.Sinks[i], &r.sinkTable[i]
 		spec := Spec{ID: s.ID, Cursor: s.ShareID, Kind: Kind(s.Kind), Label: s.Label, Address: s.Address, UID: s.UID, Inode: s.Inode,
 			Frames: s.Frames, Since: s.Since}
 		e.Accepted.Store(s.Accepted)
@@ -137,7 +137,7 @@ func (n *Ring) takeTables(o *layout2.Ring) {
 		e.State.Store(entryState(s.Attaching))
 	}
 	for i := range o.Clients {
-		c, e := &o.Clients[i], &n.clientTable[i]
+		c, e := &o.Clients[i], &r.clientTable[i]
 		spec := ClientSpec{ID: c.ID, Label: c.Label, UID: c.UID, Since: c.Since}
 		seal(&e.Identity, &e.Sum, spec.identity())
 		e.State.Store(entryState(c.Attaching))
@@ -163,12 +163,12 @@ func (e *cursorEntry) fill(spec CursorSpec, at *layout2.Cursor) {
 }
 
 // takeLanded takes what waits over. Which source it came from, the old layout does not say.
-func (n *Ring) takeLanded(o *layout2.Ring) error {
+func (r *Ring) takeLanded(o *layout2.Ring) error {
 	kind, waiting, offset := o.Landed()
 	var rest []landed
 	for _, b := range waiting {
 		if b == nil {
-			n.c.Refused[TooLarge].Store(n.c.Refused[TooLarge].Load() + 1)
+			r.c.Refused[TooLarge].Store(r.c.Refused[TooLarge].Load() + 1)
 			continue
 		}
 		rest = append(rest, landed{first: b})
@@ -176,5 +176,5 @@ func (n *Ring) takeLanded(o *layout2.Ring) error {
 	if len(rest) == 0 {
 		return nil
 	}
-	return n.land(kind, 0, offset, rest)
+	return r.land(kind, 0, offset, rest)
 }

@@ -22,14 +22,14 @@ import (
 
 // unitState is what systemd says of a unit.
 type unitState struct {
-	name                            string
-	load, active, sub               string
-	problem                         string // why it could not be loaded
-	fragment                        string
-	dropIns                         []string
-	denied                          bool // nobody may look
-	restarts, mainStatus, mainStart uint64
-	result                          string
+	name                 string
+	load, active, sub    string
+	problem              string // why it could not be loaded
+	fragment             string
+	dropIns              []string
+	denied               bool // nobody may look
+	restarts, mainStatus uint64
+	result               string
 }
 
 // property reads one of a D-Bus answer; the zero value if it has none of that kind.

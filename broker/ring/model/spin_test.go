@@ -137,7 +137,7 @@ func points(t *testing.T, model string) []string {
 		moments[m[1]+"_"+m[2]] = true
 	}
 	names := []string{none}
-	for _, name := range strings.Split(pointsDeclared.FindStringSubmatch(text)[1], ",") {
+	for name := range strings.SplitSeq(pointsDeclared.FindStringSubmatch(text)[1], ",") {
 		name = strings.TrimSpace(name)
 		if moments[name] {
 			name = strings.Replace(name, "_", " ", 1)
