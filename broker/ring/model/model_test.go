@@ -103,7 +103,10 @@ func TestBrokenModelsFail(t *testing.T) {
 }
 
 // notInModels are the seams that no model has, with the reason.
-var notInModels = map[string]string{}
+var notInModels = map[string]string{
+	"aside.filled":    "a ring that is set aside is replaced in the steps of a move, with sinks and without messages",
+	"aside.published": "as of aside.filled",
+}
 
 // TestModelsNameTheSource: the models and the program have the same seams, system calls and operations.
 func TestModelsNameTheSource(t *testing.T) {
