@@ -43,6 +43,7 @@ func scenes() []scene {
 		{"queues", tiny(), playQueues, false},
 		{"patience", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playPatience, false},
 		{"move", tiny(), playMove, false},
+		{"move what waits", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6, MaxClients: 2}, playMoveWaiting, false},
 		{"anything, 1", tiny(), playAnything(1), true},
 		{"anything, 2", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 12}, playAnything(2), true},
 		{"anything, 3", tiny(), playAnything(3), true},
@@ -244,7 +245,7 @@ func (w *world) fill(size int, takers ...*Sink) {
 			if w.datagram(text(i, size)); w.r.Full() {
 				return
 			}
-			w.kind = Datagrams
+			w.kind, w.books.from = Datagrams, 0
 			w.r.Receive(w.in[1], Datagrams, 0, 1)
 			w.r.Append()
 			for _, s := range takers {
@@ -344,6 +345,9 @@ func playWrap(w *world) {
 func playLarge(w *world) {
 	a := w.add(wish{Kind: Dynamic, Label: "a"}, false)
 	_ = unix.SetsockoptInt(w.out[a][0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20)
+	w.raw(wire.AppendRecord(text(0, 70_000), text(1, 80_000))) // no records, and larger than its window
+	w.receive(Packets, w.packets[1], 1)
+	w.append()
 	for i, n := range []int{wire.MaxPacket - wire.RecordHeader, wire.MaxPacket, 200_000, 1, 300_000} {
 		w.packet(text(i, n))
 		w.receive(Packets, w.packets[1], 1)
@@ -353,6 +357,18 @@ func playLarge(w *world) {
 			w.read(a)
 		}
 	}
+	w.silently(func() { // until such a packet has a window, and no room
+		for i := 0; w.r.Head().Pos-a.cursor.Place().Pos < MinSize-250_000; i++ {
+			w.packet(text(i, 20_000))
+			w.receive(Packets, w.packets[1], 1)
+			w.append()
+		}
+	})
+	w.packet(text(7, 300_000))
+	w.receive(Packets, w.packets[1], 1)
+	w.append()
+	w.move(Geometry{Size: 4 * MinSize, MaxMessage: MinSize / 2, MaxSinks: 6})
+	w.append()
 }
 
 func playQueues(w *world) {
@@ -424,6 +440,36 @@ func playMove(w *world) {
 	w.out[b] = socketpair(w.t, unix.SOCK_SEQPACKET)
 	w.r.Connect(b, true, 1)
 	w.send(b, 3)
+}
+
+// playMoveWaiting moves a ring that is full, with what waits for room: a part of a batch, one that is too large among it, and a
+// part of a packet.
+func playMoveWaiting(w *world) {
+	a := w.add(wish{Kind: Dynamic, Label: "a"}, false)
+	p, pc := w.publisher("source")
+	w.greet(nil, p, pc)
+	_ = unix.SetsockoptInt(w.out[a][0], unix.SOL_SOCKET, unix.SO_SNDBUF, 60_000) // takes two or so
+	w.fill(50_000)
+	w.silently(func() { w.send(a, 1) })
+	w.append()
+	w.datagram(text(1, 59_000))
+	w.datagram(text(2, 59_001))
+	w.datagram(text(3, 59_002))
+	w.datagram(text(4, 61_000)) // too large
+	w.receive(Datagrams, w.in[1], MaxBatch)
+	w.append()
+	w.move(Geometry{Size: 2 * MinSize, MaxMessage: 60_000, MaxSinks: 6, MaxClients: 2})
+	w.append()
+	a = w.r.Sink(a.ID())
+	w.silently(func() {
+		for i := 0; !w.r.Full(); i++ {
+			w.packet(text(i, 20_000), text(i, 20_001), text(i, 20_002))
+			w.receive(Packets, w.packets[1], 1)
+			w.append()
+		}
+	})
+	w.move(Geometry{Size: 4 * MinSize, MaxMessage: 60_000, MaxSinks: 7, MaxClients: 2})
+	w.append()
 }
 
 // move goes over to a ring of another shape, as a broker does at its start.
