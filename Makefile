@@ -88,12 +88,12 @@ model: ## the models of the crash protocol: every state of those that must hold,
 
 .PHONY: test-systemd
 test-systemd: ## boots Debian's systemd 252 and 257 in containers; root, some minutes
-	go test -count=1 -timeout 20m ./units/...
+	go test -count=1 -timeout 35m ./units/...
 
 .PHONY: test-packages
 test-packages: ## builds the packages, installs, upgrades and purges them under load in containers; root, ten minutes
 	@.ci/need packages git lintian rpmlint rpm cpio shellcheck mandoc || [ $$? = 2 ]
-	go test -count=1 -timeout 20m ./packaging/...
+	go test -count=1 -timeout 30m ./packaging/...
 
 .PHONY: test-recipes
 test-recipes: ## runs the programs of docs/recipes beside a broker; root, some minutes
