@@ -21,7 +21,7 @@ SOAK_KILLS ?= 10000
 SOAK_RESTARTS ?= 100
 SOAK_SYSTEMD_KILLS ?= 300
 SOAK_UPGRADES ?= 10
-MUTANTS ?= 60
+MUTANTS ?= 30
 
 # Pinned: a new release must not turn a green tree red overnight. Run by version, so it never enters go.mod.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -76,7 +76,7 @@ test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, unde
 	@$(MAKE) --no-print-directory test-race fuzz
 
 .PHONY: test-proof
-test-proof: model ## the broker killed after every store to its memory, and MUTANTS (60) mistakes in its code, all noticed; no root
+test-proof: model ## the broker killed after every store to its memory, and MUTANTS (30) mistakes in its code, all noticed; no root
 	go vet -tags ring_watch ./broker/ring/...
 	go test -count=1 -tags ring_watch -timeout 15m -v -run 'TestEveryKill|TestEveryStoreIsPlayed' ./broker/ring ./broker/ring/layout2/writer | grep -vE '^ *(===|---)'
 	MSGMUX_MUTANTS=$(MUTANTS) go test -count=1 -tags ring_watch -timeout 0 -v -run TestMistakesAreCaught ./broker/ring | grep -vE '^ *(===|---)'
