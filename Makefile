@@ -76,9 +76,12 @@ test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, unde
 	@$(MAKE) --no-print-directory test-race fuzz
 
 .PHONY: test-proof
-test-proof: model ## the broker killed after every store to its memory, and MUTANTS (30) mistakes in its code, all noticed; no root
+test-proof: model ## the models, and the broker killed after every store to its memory; no root
 	go vet -tags ring_watch ./broker/ring/...
 	go test -count=1 -tags ring_watch -timeout 15m -v -run 'TestEveryKill|TestEveryStoreIsPlayed' ./broker/ring ./broker/ring/layout2/writer | grep -vE '^ *(===|---)'
+
+.PHONY: mistakes
+mistakes: ## MUTANTS (30) mistakes in the code of the ring, one at a time, and whether each is noticed; 0 is all, an hour
 	MSGMUX_MUTANTS=$(MUTANTS) go test -count=1 -tags ring_watch -timeout 0 -v -run TestMistakesAreCaught ./broker/ring | grep -vE '^ *(===|---)'
 
 .PHONY: model
@@ -110,8 +113,8 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	@.ci/fuzz $(FUZZTIME)
 
 .PHONY: soak
-soak: ## hours: every mistake of test-proof, every instruction, SOAK_KILLS (10000) kills, restarts, SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
-	@$(MAKE) --no-print-directory test-proof MUTANTS=0
+soak: ## hours: every instruction, SOAK_KILLS (10000) kills, restarts, SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
+	@$(MAKE) --no-print-directory test-proof
 	MSGMUX_STEP=all go test -count=1 -timeout 0 -v -run TestEveryInstruction ./broker/ring
 	MSGMUX_SOAK_KILLS=$(SOAK_KILLS) go test -count=1 -timeout 0 -v ./broker/crashtest
 	MSGMUX_SOAK_RESTARTS=$(SOAK_RESTARTS) MSGMUX_SOAK_KILLS=$(SOAK_SYSTEMD_KILLS) go test -count=1 -timeout 0 -v -run 'TestRestartIsInvisible|TestKillIsInvisible' ./units

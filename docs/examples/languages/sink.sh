@@ -8,8 +8,9 @@ name=sink-$$
 
 # Bind first, then register; an abstract name needs no clearing away.
 socat -u -b 262144 "ABSTRACT-RECV:$name" STDOUT &
-trap 'kill $! 2>/dev/null || :' EXIT # it may be gone by itself
+socat=$!
+trap 'kill "$socat" 2>/dev/null || :' EXIT # it may be gone by itself
 trap 'exit 0' INT TERM
 until grep -q " @$name\$" /proc/net/unix; do sleep 0.1; done
 echo "@$name" | socat -u STDIN "UNIX-SENDTO:$dir/register"
-wait
+wait "$socat"
