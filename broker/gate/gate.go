@@ -69,7 +69,7 @@ func Open(c Config) (*Gate, error) {
 }
 
 // Begin has the channel's own sources received from, and those in the channel whose sockets a predecessor stored.
-func (g *Gate) Begin(r *loop.Roster, in *activation.Set, salvaged []ring.Salvaged) error {
+func (g *Gate) Begin(r *loop.Roster, in *activation.Set, salvaged store.Salvaged) error {
 	if g.own.Source.Given() {
 		if err := r.AddSource(g.own.Source.FD, ring.Datagrams); err != nil {
 			return err

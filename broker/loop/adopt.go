@@ -23,14 +23,14 @@ type Peer struct {
 // without an entry is taken out of the store and closed; an entry without a descriptor is removed and its account closed; of
 // two descriptors for one peer, the second goes. look tells of the socket of a registered sink what it is connected to.
 //
-// salvaged are the sinks of a ring that was set aside: those whose descriptors are there begin anew in the new one, and so
+// salvaged are the sinks and connected sources of a ring that was set aside: those whose descriptors are there begin anew in the new one, and so
 // do static ones, which have none. The folder connects these by and by; what is received until then waits for them.
-func (r *Roster) Adopt(stored []activation.Stored, salvaged []ring.Salvaged, look func(fd int, uid uint32) Peer) {
+func (r *Roster) Adopt(stored []activation.Stored, salvaged store.Salvaged, look func(fd int, uid uint32) Peer) {
 	for s := range r.ring.Sinks {
 		r.count(s.Spec())
 	}
-	known := make(map[uint64]ring.Salvaged, len(salvaged))
-	for _, old := range salvaged {
+	known := make(map[uint64]ring.Salvaged, len(salvaged.Sinks))
+	for _, old := range salvaged.Sinks {
 		known[old.Spec.ID] = old
 	}
 	// Before anything is entered: the entry of a share needs an id of its own. And a descriptor that is of no use is taken
@@ -38,8 +38,13 @@ func (r *Roster) Adopt(stored []activation.Stored, salvaged []ring.Salvaged, loo
 	for _, d := range stored {
 		r.ring.Reserve(d.ID)
 	}
-	for _, old := range salvaged {
+	for _, old := range salvaged.Sinks {
 		r.ring.Reserve(old.Spec.ID)
+	}
+	for _, c := range salvaged.Clients {
+		if r.ring.Reserve(c.ID); r.ring.Client(c.ID) == nil {
+			_, _ = r.ring.AddAttached(c) // without room for it, its connection ends
+		}
 	}
 	seen := make(map[uint32]bool)
 	for _, d := range stored {
@@ -47,7 +52,7 @@ func (r *Roster) Adopt(stored []activation.Stored, salvaged []ring.Salvaged, loo
 			r.store.Finish(d.FD, d.Name)
 		}
 	}
-	for _, old := range salvaged {
+	for _, old := range salvaged.Sinks {
 		if old.Kind == ring.Static && r.ring.Sink(old.Spec.ID) == nil {
 			r.revive(old)
 		}

@@ -42,8 +42,8 @@ func (r *Ring) near(pos uint64) Place {
 	return r.piece(pos).First.Load()
 }
 
-// upTo is the last place that is not beyond pos. Preconditions: pos is between tail and head.
-func (r *Ring) upTo(pos uint64) Place {
+// atMost is the last place that is not beyond pos. Preconditions: pos is between tail and head.
+func (r *Ring) atMost(pos uint64) Place {
 	head := r.c.Head.Pos.Load()
 	for p := r.near(pos); ; {
 		if p.Pos >= head {
@@ -59,7 +59,7 @@ func (r *Ring) upTo(pos uint64) Place {
 
 // from is the first place that is not before pos. Preconditions: pos is between tail and head.
 func (r *Ring) from(pos uint64) Place {
-	if p := r.upTo(pos); p.Pos < pos {
+	if p := r.atMost(pos); p.Pos < pos {
 		return r.next(p)
 	} else {
 		return p
@@ -75,7 +75,7 @@ func (r *Ring) isPlace(p Place) bool {
 	case p.Pos < tail.Pos || p.Pos >= head.Pos:
 		return false
 	}
-	return r.upTo(p.Pos) == p
+	return r.atMost(p.Pos) == p
 }
 
 // firstAccepted writes down that what lies between two positions was accepted now, and by nobody before.

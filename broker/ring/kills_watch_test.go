@@ -92,6 +92,8 @@ var unplayed = map[string]string{
 	"adoptAll": "entries whose bytes have fallen, which no kill brings about",
 	"giveUp":   "as of adoptAll",
 
+	"AddAttached": "a new ring in place of one that was set aside, which the set-aside tests come by with real processes",
+
 	"takeFrom":   "into a ring without its magic, from one that stays as it is: layout2 and its writer have scenes of their own",
 	"takeTables": "as of takeFrom",
 	"fill":       "as of takeFrom",

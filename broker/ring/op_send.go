@@ -238,7 +238,7 @@ func (r *Ring) buildPacket(s *Sink, cur Place) []mem.Header {
 	if limit := cur.Pos + s.room - wire.SinkHeader; head.Pos <= limit {
 		end = head
 	} else if end.Pos < limit {
-		end = r.upTo(limit)
+		end = r.atMost(limit)
 	}
 	a.PacketEnd[0].Store(end)
 	a.PacketIov[1].Set(r.data.Slice(cur.Pos&r.mask, end.Pos-cur.Pos))

@@ -61,6 +61,33 @@ func salvageBefore(stateFD int) (sinks []Salvaged) {
 	return sinks
 }
 
+// SalvageClients is Salvage for connected sources. Their connections are as good as ever, and what they send comes into the ring
+// that begins.
+func SalvageClients(stateFD int) (clients []ClientSpec) {
+	b, g := mapBroken(stateFD)
+	if b == nil {
+		return nil
+	}
+	defer sys.Unmap(b)
+	if int64(len(b)) != g.StateBytes() {
+		_, old := layout2.Salvage(stateFD)
+		for i := range old {
+			c := &old[i]
+			clients = append(clients, ClientSpec{ID: c.ID, Label: c.Label, UID: c.UID, Since: c.Since})
+		}
+		return clients
+	}
+	table := slice[clientEntry](b, g.sections().clients, g.clients())
+	for i := range table {
+		e := &table[i]
+		id := e.Identity.Load()
+		if spec, ok := id.spec(); ok && e.State.Load() == active && e.Sum.Load() == sumOf(&id) {
+			clients = append(clients, spec)
+		}
+	}
+	return clients
+}
+
 func (e *cursorEntry) salvage() (spec CursorSpec, ok bool) {
 	id := e.Identity.Load()
 	spec, ok = id.spec()

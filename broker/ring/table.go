@@ -136,6 +136,15 @@ func (r *Ring) AddClient(spec ClientSpec) (*Client, error) {
 	return r.adoptClient(slot, spec), nil
 }
 
+// AddAttached is AddClient for one that has had its ok: from the broker of a ring that was set aside.
+func (r *Ring) AddAttached(spec ClientSpec) (*Client, error) {
+	c, err := r.AddClient(spec)
+	if err == nil {
+		c.e.State.Store(active)
+	}
+	return c, err
+}
+
 // seal writes an identity and the sum over it.
 func seal[T any](identity *mem.Value[T], sum *mem.Value[uint64], v T) {
 	identity.Store(v)

@@ -24,11 +24,17 @@ type Options struct {
 	Expected      bool          // the sockets are the service manager's, so it is ours: without an answer from it there is no start
 }
 
+// Salvaged is who was in a ring that was set aside.
+type Salvaged struct {
+	Sinks   []ring.Salvaged
+	Clients []ring.ClientSpec // connected sources
+}
+
 // Open goes on with the inherited pair of files of the highest generation that is sound, or makes a new one. Before that, it
 // has all sockets that are received from refuse descriptors, and finds out whether there is a store. The caller owns the ring,
 // which has its old shape still if it could not be moved. salvaged are the sinks of a ring that was set aside: once they are in
 // the new one, Commit is to be called. It may block.
-func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ring.Salvaged, err error) {
+func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged Salvaged, err error) {
 	s.refuses = true
 	for _, d := range in.All() {
 		s.refuses = s.RefuseRights(d.FD) && s.refuses
@@ -39,7 +45,7 @@ func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ri
 		}}
 	s.adoptWitnesses(in)
 	if err := s.believe(o.Expected); err != nil {
-		return nil, nil, err
+		return nil, Salvaged{}, err
 	}
 	if s.proven {
 		s.inherit(in)
@@ -51,17 +57,18 @@ func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ri
 			if r, err = s.upgrade(p, o.Geometry, opt); err == nil {
 				s.retire(broken...)
 				s.retire(pairs[i+1:]...)
-				return r, nil, nil
+				return r, Salvaged{}, nil
 			}
 		} else {
 			r, err = ring.Open(p.data.FD, p.state.FD, opt)
 		}
 		if err != nil && !errors.Is(err, ring.ErrBroken) {
 			// In use, or no room for it: the messages in it are not to be given up for that. The next start may do better.
-			return nil, nil, fmt.Errorf("cannot go on with the ring: %w", err)
+			return nil, Salvaged{}, fmt.Errorf("cannot go on with the ring: %w", err)
 		}
 		if err != nil {
-			salvaged = append(salvaged, ring.Salvage(p.state.FD)...)
+			salvaged.Sinks = append(salvaged.Sinks, ring.Salvage(p.state.FD)...)
+			salvaged.Clients = append(salvaged.Clients, ring.SalvageClients(p.state.FD)...)
 			s.saySetAside(p, err)
 			broken = append(broken, p)
 			continue
@@ -69,15 +76,15 @@ func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged []ri
 		s.retire(broken...)
 		s.retire(pairs[i+1:]...)
 		r, err = s.goOn(r, p, o.Geometry, opt)
-		return r, nil, err
+		return r, Salvaged{}, err
 	}
 	opt.Unpublished = len(broken) > 0
 	if r, err = ring.Create(o.Geometry, highest+1, opt); err != nil {
-		return nil, nil, err
+		return nil, Salvaged{}, err
 	}
 	if err := s.putRing(r); err != nil {
 		r.Retire()
-		return nil, nil, err
+		return nil, Salvaged{}, err
 	}
 	if len(broken) > 0 {
 		s.aside = &setAside{r, broken}
