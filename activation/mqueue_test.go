@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/internal/need"
 )
 
 // messageQueue opens a new POSIX queue for reading, as a socket unit with ListenMessageQueue= does, and unlinks it.
@@ -18,14 +20,14 @@ func messageQueue(t *testing.T) int {
 	folder, err := queueFolder()
 	if err != nil {
 		if folder, err = unix.Open("/dev/mqueue", unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
-			t.Skipf("cannot get at message queues: %v", err)
+			need.Lacking(t, "unit", "cannot get at message queues: %v", err)
 		}
 	}
 	defer unix.Close(folder)
 	name := fmt.Sprintf("mm-activation-%d", os.Getpid())
 	fd, err := unix.Openat(folder, name, unix.O_RDONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		t.Skipf("cannot make a message queue: %v", err)
+		need.Lacking(t, "unit", "cannot make a message queue: %v", err)
 	}
 	unix.Unlinkat(folder, name, 0)
 	return own(t, fd, nil)

@@ -9,13 +9,12 @@ import (
 	"testing"
 
 	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/internal/need"
 )
 
 // TestCheckFolder: what others own, could replace or lead elsewhere is not ours.
 func TestCheckFolder(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can give a folder away")
-	}
+	need.Root(t, "unit")
 	const other = 65533
 	for _, c := range []struct {
 		name string
@@ -79,9 +78,7 @@ func TestCheckFolder(t *testing.T) {
 
 // TestBindRefusesForeignFolder and leaves it as it was.
 func TestBindRefusesForeignFolder(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can give a folder away")
-	}
+	need.Root(t, "unit")
 	dir := folder(t)
 	must(t, os.Chown(dir, 65533, 65533))
 	if s, err := activation.Bind(dir, 0o660); !errors.Is(err, activation.ErrForeign) {

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/internal/need"
 )
 
 func TestMain(m *testing.M) {
@@ -122,9 +124,7 @@ func programPath(t *testing.T) string {
 // needRoot skips what takes another user. To root these tests are never skipped.
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("only root can act as another user")
-	}
+	need.Root(t, "unit")
 }
 
 // stranger is the uid of the other user in these tests: one that no account has.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/need"
 )
 
 // A user who may ask wants others to get no answer, or the broker to run out of memory. He asks, many times over, and never
@@ -112,9 +113,7 @@ func (r *crowdRole) as(t *testing.T, uid uint32) *exec.Cmd {
 
 // TestAskingAndNotReading keeps nobody out, root nor another user, and takes bounded memory and goroutines.
 func TestAskingAndNotReading(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can act as another user")
-	}
+	need.Root(t, "unit")
 	b := brokertest.Start(t, manySinks(255))
 	addSinks(t, b, 255)
 	metrics := serveMetrics(t, b, "unix")

@@ -166,7 +166,7 @@ func TestEveryEventIsExplained(t *testing.T) {
 
 // TestJournalctlReadsTheCatalog: it compiles, and each entry can be shown.
 func TestJournalctlReadsTheCatalog(t *testing.T) {
-	journalctl := need(t, "journalctl")
+	journalctl := program(t, "journalctl")
 	root := t.TempDir()
 	text, err := os.ReadFile(catalogFile)
 	if err != nil {

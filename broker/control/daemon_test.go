@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,30 +19,23 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/need"
 )
 
-// required says whether these tests, which are of the part "unit", may not be skipped.
-func required() bool {
-	return slices.Contains(strings.FieldsFunc(os.Getenv("MSGMUX_REQUIRE"), func(r rune) bool { return r == ' ' || r == ',' }), "unit")
-}
-
-// need is the path of a program. Without it the test is skipped, or fails where nothing may be skipped.
-func need(t testing.TB, program string) string {
+// program is the path of a program. Without it the test is skipped, or fails where nothing may be skipped.
+func program(t testing.TB, name string) string {
 	t.Helper()
-	path, err := exec.LookPath(program)
+	path, err := exec.LookPath(name)
 	if err == nil {
 		return path
 	}
 	// Where make has unpacked a package whose daemon nobody wants on his machine.
-	if path, err := filepath.Abs("../../build/unit/prometheus/usr/bin/" + program); err == nil {
+	if path, err := filepath.Abs("../../build/unit/prometheus/usr/bin/" + name); err == nil {
 		if _, err := os.Stat(path); err == nil {
 			return path
 		}
 	}
-	if required() {
-		t.Fatalf("MSGMUX_REQUIRE names unit, and there is no %s", program)
-	}
-	t.Skipf("there is no %s (Debian: apt-get install dbus-daemon dbus-broker prometheus)", program)
+	need.Lacking(t, "unit", "there is no %s (Debian: apt-get install dbus-daemon dbus-broker prometheus)", name)
 	return ""
 }
 
@@ -101,7 +93,7 @@ func eachBus(t *testing.T, f func(t *testing.T, d *daemon)) {
 }
 
 func startDaemon(t testing.TB, kind string) *daemon {
-	need(t, kind)
+	program(t, kind)
 	d := &daemon{t: t, kind: kind, dir: folder(t)}
 	d.address = "unix:path=" + d.dir + "/bus"
 	d.start()

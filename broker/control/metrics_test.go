@@ -320,7 +320,7 @@ func TestMetricsClientsThatHang(t *testing.T) {
 
 // TestPromtoolAcceptsTheMetrics and has nothing to remark.
 func TestPromtoolAcceptsTheMetrics(t *testing.T) {
-	promtool := need(t, "promtool")
+	promtool := program(t, "promtool")
 	text, _ := scrape(t, "unix", serveMetrics(t, busy(t), "unix"), "")
 	cmd := exec.Command(promtool, "check", "metrics")
 	cmd.Stdin = strings.NewReader(text)
@@ -331,7 +331,7 @@ func TestPromtoolAcceptsTheMetrics(t *testing.T) {
 
 // TestPrometheusScrapes the metrics, and can be asked about them.
 func TestPrometheusScrapes(t *testing.T) {
-	prometheus := need(t, "prometheus")
+	prometheus := program(t, "prometheus")
 	b := busy(t)
 	address := serveMetrics(t, b, "tcp")
 	dir := t.TempDir()

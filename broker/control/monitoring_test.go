@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/msgmux/msgmux/internal/need"
 )
 
 const monitoringPage = "../../docs/monitoring.md"
@@ -78,7 +80,7 @@ func TestMonitoringPageHasRulesThatPrometheusTakes(t *testing.T) {
 	if err != nil {
 		promtool = "../../build/unit/prometheus/usr/bin/promtool"
 		if _, err := os.Stat(promtool); err != nil {
-			t.Skip("there is no promtool (Debian: apt-get install prometheus)")
+			need.Lacking(t, "unit", "there is no promtool (Debian: apt-get install prometheus)")
 		}
 	}
 	rules := filepath.Join(t.TempDir(), "rules.yml")

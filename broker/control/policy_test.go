@@ -16,6 +16,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/broker/control"
+	"github.com/msgmux/msgmux/internal/need"
 )
 
 // lookerRole makes this program somebody who looks at a channel on the bus at that address.
@@ -61,16 +62,14 @@ func TestBeLooker(t *testing.T) {
 // TestInstalledPolicy: on a bus with the policy that is installed, group msgmux may look and nobody else, as at the control
 // socket. Another group and user of every Debian play msgmux here, so that the test does not need the package.
 func TestInstalledPolicy(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can act as another user")
-	}
+	need.Root(t, "unit")
 	text, err := os.ReadFile("../../packaging/dbus/io.github.msgmux.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
 	inner := regexp.MustCompile(`(?s)<busconfig>(.*)</busconfig>`).FindSubmatch(text)
 	rules := strings.NewReplacer(`group="msgmux"`, `group="games"`, `user="msgmux"`, `user="sync"`).Replace(string(inner[1]))
-	need(t, kinds[0])
+	program(t, kinds[0])
 	d := &daemon{t: t, kind: kinds[0], dir: folder(t), closed: true, limits: rules}
 	os.Chmod(d.dir, 0o755)
 	d.address = "unix:path=" + d.dir + "/bus"

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msgmux/msgmux/internal/need"
 	"github.com/msgmux/msgmux/internal/sys"
 )
 
@@ -39,7 +40,7 @@ func newQueue(t *testing.T, dir, name string) (path string, fd int) {
 func mountQueues(t *testing.T, dir string) {
 	t.Helper()
 	if os.Getenv(namespaceMark) == "" {
-		t.Skip("no namespaces can be had")
+		need.Lacking(t, "unit", "no namespaces can be had")
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -49,7 +50,7 @@ func mountQueues(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("mqueue", dir, "mqueue", 0, ""); err != nil {
-		t.Skipf("message queues cannot be mounted: %v", err)
+		need.Lacking(t, "unit", "message queues cannot be mounted: %v", err)
 	}
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 }

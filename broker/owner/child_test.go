@@ -10,13 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msgmux/msgmux/internal/need"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -24,9 +24,7 @@ import (
 // needRoot skips what takes another user or a namespace whose map root writes. To root these tests are never skipped.
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("only root can run a process of another user")
-	}
+	need.Root(t, "unit")
 }
 
 // asStranger runs a child as another user.
@@ -71,8 +69,8 @@ func startChild(t *testing.T, attr *syscall.SysProcAttr, role string, args ...st
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		if attr.Cloneflags != 0 && !slices.Contains(strings.Fields(os.Getenv("MSGMUX_REQUIRE")), "unit") {
-			t.Skipf("no namespace can be made here: %v", err)
+		if attr.Cloneflags != 0 {
+			need.Lacking(t, "unit", "no namespace can be made here: %v", err)
 		}
 		t.Fatal(err)
 	}

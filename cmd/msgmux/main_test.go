@@ -24,6 +24,7 @@ import (
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/need"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -295,9 +296,7 @@ func (p *program) registered(dir string, before uint64) {
 // asNobody makes it run as the user nobody, which only root can.
 func (p *program) asNobody() *program {
 	p.t.Helper()
-	if os.Getuid() != 0 {
-		p.t.Skip("only root can run a program as another user")
-	}
+	need.Root(p.t, "unit")
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	return p
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/need"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -230,13 +231,7 @@ var panes atomic.Int32
 // openPane has a command run in a terminal of that size.
 func openPane(t *testing.T, dir string, columns, rows int, command string) *pane {
 	t.Helper()
-	tmux, err := exec.LookPath("tmux")
-	if err != nil {
-		if strings.Contains(os.Getenv("MSGMUX_REQUIRE"), "unit") {
-			t.Fatal("MSGMUX_REQUIRE names unit, and there is no tmux")
-		}
-		t.Skip("there is no tmux (Debian: apt-get install tmux)")
-	}
+	tmux := need.Program(t, "unit", "tmux", "tmux")
 	p := &pane{t: t, tmux: tmux, name: fmt.Sprintf("mm-%d-%d", os.Getpid(), panes.Add(1)),
 		env: append(os.Environ(), "LC_ALL=C.UTF-8", "TERM=xterm-256color", msgmux.EnvRuntimeDir+"="+dir)}
 	p.run("new-session", "-d", "-x", fmt.Sprint(columns), "-y", fmt.Sprint(rows), "-s", "s", command)

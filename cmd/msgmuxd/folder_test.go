@@ -10,14 +10,13 @@ import (
 	"testing"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/need"
 )
 
 // TestForeignFolders are refused: whoever owns the folder of the sockets can put another one's in their place, and whoever
 // owns the folder of static sinks is sent everything.
 func TestForeignFolders(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can give a folder away")
-	}
+	need.Root(t, "unit")
 	const other = 65533
 	msgmuxd := program(t)
 	for _, foreign := range []string{"", "/sinks"} {

@@ -72,11 +72,12 @@ var imports = map[string][]string{
 	"units":              {},
 
 	// For tests only: nothing but tests and one another may import them.
+	"internal/need":              {},
 	"broker/ring/model":          {},
 	"broker/ring/layout2/writer": {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
 	"activation/activationtest":  {unixModule},
 	"units/client":               {"client"},
-	"units/rig":                  {unixModule, "units/rig/load/tally"},
+	"units/rig":                  {unixModule, "internal/need", "units/rig/load/tally"},
 	"units/rig/load":             {unixModule, "internal/sys", "units/rig/load/tally"},
 	"units/rig/load/tally":       {},
 	"client/brokertest":          {"broker", "broker/brokertest", "client"},
@@ -88,7 +89,7 @@ var imports = map[string][]string{
 var testImports = map[string][]string{
 	"broker/ring":         {"broker/ring/layout2/writer"},
 	"broker/ring/layout2": {"broker/ring/layout2/writer", "internal/wire"},
-	"*":                   {unixModule, "broker/brokertest"},
+	"*":                   {unixModule, "broker/brokertest", "internal/need"},
 	"activation":          {"activation/activationtest"},
 	"client":              {"broker", "client/brokertest"},
 	"internal/house":      {"client"},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/need"
 )
 
 const pythonClient = "docs/examples/client.py"
@@ -45,7 +46,7 @@ func TestPythonClientIsTheDocumented(t *testing.T) {
 
 // TestPythonClientWorks against a broker: it sends, receives, is refused, and is hung up on.
 func TestPythonClientWorks(t *testing.T) {
-	need(t, "python3")
+	need.Program(t, "unit", "python3", "python3")
 	dir, stop := startBroker(t, buildBroker(t))
 	channel := msgmux.Channel{RuntimeDir: dir}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

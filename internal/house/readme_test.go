@@ -14,12 +14,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/msgmux/msgmux/internal/need"
 )
 
 // readmeDir is the runtime folder that the examples in the README name; the tests put their own in its place.
@@ -45,7 +46,7 @@ func TestReadmeExamples(t *testing.T) {
 	} {
 		t.Run(example.language, func(t *testing.T) {
 			for _, tool := range example.tools {
-				need(t, tool)
+				need.Program(t, "unit", tool, tool)
 			}
 			text := readmeBlock(t, example.language)
 			if n := strings.Count(text, "\n"); n > example.lines {
@@ -88,18 +89,6 @@ func TestReadmeShowsTheFirstCommands(t *testing.T) {
 			t.Errorf("the first 50 lines of the README do not say %q", want)
 		}
 	}
-}
-
-// need skips the test when a tool is missing, and fails it where MSGMUX_REQUIRE says that the unit tests must be whole.
-func need(t *testing.T, tool string) {
-	t.Helper()
-	if _, err := exec.LookPath(tool); err == nil {
-		return
-	}
-	if slices.Contains(strings.Fields(strings.ReplaceAll(os.Getenv("MSGMUX_REQUIRE"), ",", " ")), "unit") {
-		t.Fatalf("%s is missing, and MSGMUX_REQUIRE wants the unit tests whole", tool)
-	}
-	t.Skipf("%s is missing", tool)
 }
 
 // readmeBlock returns the first fenced block of a language, with its final newline.

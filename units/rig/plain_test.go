@@ -9,23 +9,6 @@ import (
 	"testing"
 )
 
-func TestRequiredPartsAreWords(t *testing.T) {
-	for list, want := range map[string]bool{
-		"":                       false,
-		"systemd":                true,
-		"unit systemd":           true,
-		"unit,systemd,packages":  true,
-		" unit\tsystemd\n":       true,
-		"unit":                   false,
-		"systemd-nspawn":         false,
-		"nosystemd unit,recipes": false,
-	} {
-		if got := required(list, "systemd"); got != want {
-			t.Errorf("required(%q, systemd) = %t, want %t", list, got, want)
-		}
-	}
-}
-
 func TestCgroupFolders(t *testing.T) {
 	const (
 		pure = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"

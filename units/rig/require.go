@@ -5,15 +5,12 @@ package rig
 import (
 	"os"
 	"os/exec"
-	"slices"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
-)
 
-// requireVariable lists the parts of the tests that must not be skipped, with spaces or commas between them.
-const requireVariable = "MSGMUX_REQUIRE"
+	"github.com/msgmux/msgmux/internal/need"
+)
 
 // Require ends the test unless this host can boot containers: skipped with the reason, or failed if MSGMUX_REQUIRE names
 // part ("systemd", "packages", "recipes").
@@ -30,16 +27,12 @@ var booting = []string{"systemd", "packages", "recipes"}
 // absent skips the test, or fails it where one of the parts is required that it may be of.
 func absent(t testing.TB, why string, parts ...string) {
 	t.Helper()
-	if slices.ContainsFunc(parts, func(part string) bool { return required(os.Getenv(requireVariable), part) }) {
-		t.Fatalf("cannot boot a container: %s; %s does not let this test be skipped", why, requireVariable)
+	for _, part := range parts {
+		if need.Required(part) {
+			need.Lacking(t, part, "cannot boot a container: %s", why)
+		}
 	}
 	t.Skipf("skipped, as it boots a systemd of its own: %s", why)
-}
-
-// required tells whether part is in list.
-func required(list, part string) bool {
-	words := strings.FieldsFunc(list, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' || r == '\n' })
-	return slices.Contains(words, part)
 }
 
 // lacking says what this host lacks, "" if nothing.

@@ -22,7 +22,7 @@ var models = []string{"data", "table", "move"}
 // TestModels explores every state of the variants that must hold, and compares the paths that it finds with the table. The
 // whole of it takes a minute or two of two processors.
 func TestModels(t *testing.T) {
-	need(t, "spin", "gcc")
+	needPrograms(t, "spin", "gcc")
 	var mu sync.Mutex
 	found, missing := make(map[path]bool), make(map[string]int) // variants that have not run
 	for _, v := range sound {
@@ -74,7 +74,7 @@ func TestModels(t *testing.T) {
 // TestModelsEnd looks for a cycle of states: as there is none, every run comes to its end, where the models want all to have
 // been delivered.
 func TestModelsEnd(t *testing.T) {
-	need(t, "spin", "gcc")
+	needPrograms(t, "spin", "gcc")
 	for _, v := range ending {
 		t.Run(v.model+" "+v.name, func(t *testing.T) {
 			t.Parallel()
@@ -89,7 +89,7 @@ func TestModelsEnd(t *testing.T) {
 
 // TestBrokenModelsFail breaks one rule of the protocol after the other.
 func TestBrokenModelsFail(t *testing.T) {
-	need(t, "spin", "gcc")
+	needPrograms(t, "spin", "gcc")
 	for _, v := range broken {
 		t.Run(v.model+" "+v.name, func(t *testing.T) {
 			t.Parallel()

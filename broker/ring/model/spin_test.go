@@ -13,19 +13,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/msgmux/msgmux/internal/need"
 )
 
-// need skips the test where a program is missing, or fails it where MSGMUX_REQUIRE names "proof".
-func need(t *testing.T, programs ...string) {
+// needPrograms are for the models alone.
+func needPrograms(t *testing.T, programs ...string) {
 	t.Helper()
 	for _, program := range programs {
-		if _, err := exec.LookPath(program); err == nil {
-			continue
-		}
-		if slices.Contains(strings.FieldsFunc(os.Getenv("MSGMUX_REQUIRE"), func(r rune) bool { return r == ' ' || r == ',' }), "proof") {
-			t.Fatalf("MSGMUX_REQUIRE names proof, and there is no %s", program)
-		}
-		t.Skipf("there is no %s (Debian: apt-get install spin gcc libc6-dev)", program)
+		need.Program(t, "proof", program, "spin gcc libc6-dev")
 	}
 }
 
