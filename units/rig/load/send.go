@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -43,7 +42,7 @@ type sender struct {
 // send is the command that sends.
 func send(arguments []string, stop <-chan struct{}) (any, error) {
 	flags := flag.NewFlagSet("send", flag.ContinueOnError)
-	to := flags.String("to", "", "`PATH` of a datagram socket, @NAME of an abstract one, or /dev/mqueue/NAME")
+	to := flags.String("to", "", "`PATH` of a datagram socket, @NAME of an abstract one, or of a message queue")
 	source := flags.Uint("source", 1, "`NUMBER` of this source, different from all others")
 	min := flags.Int("size", 100, "`BYTES` of the smallest message")
 	spread := flags.Int("spread", 0, "`BYTES` that the largest message is longer")
@@ -100,7 +99,7 @@ func send(arguments []string, stop <-chan struct{}) (any, error) {
 
 // open makes the socket or opens the queue.
 func (s *sender) open(to string, unconnected, nonblocking bool) (err error) {
-	if strings.HasPrefix(to, "/dev/mqueue/") {
+	if sys.IsQueue(to) {
 		s.queue = true
 		if s.fd, err = sys.OpenQueue(to); err != nil {
 			return fmt.Errorf("cannot open queue: %w", err)
