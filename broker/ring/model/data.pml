@@ -34,7 +34,7 @@
 #define SOURCE datagrams  /* or packets, queue */
 #endif
 #ifndef ALSO
-#define ALSO 0        /* a datagram socket is a source beside the queue */
+#define ALSO 0        /* a datagram socket is a source beside the queue, or, holding nothing, beside packets */
 #endif
 #ifndef WINDOW
 #define WINDOW 0      /* a packet is received into the ring's free room where it has some */
@@ -227,6 +227,7 @@ inline receive() {
 	fields(RECV);
 	preset();
 	if
+	:: SOURCE == packets && ALSO && empties < EMPTIES -> empties++; logLand = datagrams
 	:: SOURCE == packets && WINDOW ->
 		room(SLOTS, !lagging[1]);
 		noroom = false;
@@ -241,8 +242,9 @@ inline receive() {
 	moment(recv_before);
 	enter; n = 0;
 	if
-	:: SOURCE == packets -> kernel_receives_packet()
-	:: else -> kernel_receives_datagrams()
+	:: logLand == datagrams && SOURCE == packets -> skip /* nothing */
+	:: logLand != datagrams -> kernel_receives_packet()
+	:: logLand == datagrams && SOURCE != packets -> kernel_receives_datagrams()
 	fi;
 	leave;
 	if

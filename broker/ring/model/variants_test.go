@@ -14,6 +14,8 @@ var sound = []variant{
 	{model: "data", name: "datagrams", defines: []string{"EMPTIES=1"}},
 	{model: "data", name: "packets", defines: []string{"SOURCE=packets", "REFUSED=2", "EMPTIES=1"}},
 	{model: "data", name: "packets into the ring", defines: []string{"SOURCE=packets", "WINDOW=1", "RING=3", "LAGS=1", "STALLS0=0"}},
+	{model: "data", name: "packets into the ring beside an empty socket, one kill", defines: []string{"SOURCE=packets", "WINDOW=1", "RING=3", "ALSO=1",
+		"EMPTIES=1", "KILLS=1"}},
 	{model: "data", name: "packets to packets", defines: []string{"SOURCE=packets", "SINK=packets", "LAGS=1", "STALLS0=0"}},
 	{model: "data", name: "left behind", defines: []string{"LAGS=1"}},
 	{model: "data", name: "tap", defines: []string{"TAP=1", "LAGS=1", "STALLS0=0"}},
