@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -42,19 +43,19 @@ type boundFile struct {
 	dev, ino uint64
 }
 
-// Bind makes dir, 0755, if it is missing, and binds the sockets of a channel in it, each with exactly the given mode
-// (0660 in general), whatever the umask. Sockets of a dead broker are replaced. Where a live one has them, or anything
-// else listens, the error wraps [ErrServed] and names it; where the folder is not ours, [ErrForeign] (see [CheckFolder]).
-// Files that are not sockets are never touched.
-func Bind(dir string, mode fs.FileMode) (*Sockets, error) {
-	s, err := bind(dir, mode.Perm())
+// Bind makes dir, 0755, if it is missing, and binds the sockets of a channel in it, and another socket for sources at each of the
+// paths, all with exactly the given mode (0660 in general), whatever the umask. Sockets of a dead broker are replaced. Where a
+// live one has them, or anything else listens, the error wraps [ErrServed] and names it; where a folder is not ours,
+// [ErrForeign] (see [CheckFolder]). Files that are not sockets are never touched.
+func Bind(dir string, mode fs.FileMode, sources ...string) (*Sockets, error) {
+	s, err := bind(dir, mode.Perm(), sources)
 	if err != nil {
 		return nil, fmt.Errorf("cannot bind sockets in %s: %w", dir, err)
 	}
 	return s, nil
 }
 
-func bind(dir string, mode fs.FileMode) (_ *Sockets, err error) {
+func bind(dir string, mode fs.FileMode, sources []string) (_ *Sockets, err error) {
 	// Absolute, so that Unlink still finds the files after a chdir.
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
@@ -75,21 +76,51 @@ func bind(dir string, mode fs.FileMode) (_ *Sockets, err error) {
 		return nil, err
 	}
 	// All are looked at before the first one is replaced: a refusal must leave everything as it was.
+	sources = append([]string{filepath.Join(dir, wire.SocketSource)}, sources...)
 	for _, p := range s.places() {
 		if err := checkDead(dir, p.name); err != nil {
 			return nil, err
 		}
 	}
-	for _, p := range s.places() {
-		d, file, err := bindOne(filepath.Join(dir, p.name), p.kind, mode)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", p.name, err)
+	for i, path := range sources {
+		if err := checkSource(path, sources[:i]); err != nil {
+			return nil, err
 		}
-		d.Name = p.name
-		*p.place = d
+	}
+	one := func(path, name string, kind Kind) (Descriptor, error) {
+		d, file, err := bindOne(path, kind, mode)
+		if err != nil {
+			return absent, fmt.Errorf("%s: %w", path, err)
+		}
+		d.Name = name
 		s.files = append(s.files, file)
+		return d, nil
+	}
+	for _, p := range s.places() {
+		if *p.place, err = one(filepath.Join(dir, p.name), p.name, p.kind); err != nil {
+			return nil, err
+		}
+	}
+	for _, path := range sources {
+		d, err := one(path, wire.SocketSource, Datagram)
+		if err != nil {
+			return nil, err
+		}
+		s.Sources = append(s.Sources, d)
 	}
 	return s, nil
+}
+
+// checkSource returns nil if a socket for sources can be bound at path, others being those that are bound as well.
+func checkSource(path string, others []string) error {
+	dir, name := filepath.Split(path)
+	if slices.Contains(others, path) {
+		return fmt.Errorf("%s is named twice", path)
+	}
+	if err := CheckFolder(filepath.Clean(dir)); err != nil {
+		return err
+	}
+	return checkDead(dir, name)
 }
 
 // abandon undoes a Bind that failed half-way.

@@ -8,13 +8,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
-	"github.com/msgmux/msgmux/activation"
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 var socketKinds = map[string]activation.Kind{
@@ -27,12 +30,12 @@ var socketKinds = map[string]activation.Kind{
 
 func descriptors(s *activation.Sockets) map[string]activation.Descriptor {
 	return map[string]activation.Descriptor{
-		"source": s.Source, "publish": s.Publish, "register": s.Register, "subscribe": s.Subscribe, "control": s.Control,
+		"source": s.Sources[0], "publish": s.Publish, "register": s.Register, "subscribe": s.Subscribe, "control": s.Control,
 	}
 }
 
 func closeAll(s *activation.Sockets) {
-	for _, d := range descriptors(s) {
+	for _, d := range s.All() {
 		unix.Close(d.FD)
 	}
 }
@@ -65,7 +68,7 @@ func entries(t *testing.T, dir string) (names []string) {
 func TestBind(t *testing.T) {
 	for _, umask := range []int{0, 0o022, 0o077, 0o777} {
 		t.Run(fmt.Sprintf("umask %03o", umask), func(t *testing.T) {
-			dir := filepath.Join(folder(t), "run")
+			dir := filepath.Join(test.Folder(t), "run")
 			old := syscall.Umask(umask)
 			s, err := activation.Bind(dir, 0o660)
 			syscall.Umask(old)
@@ -107,9 +110,9 @@ func TestBind(t *testing.T) {
 
 // TestBoundSockets uses them as clients do.
 func TestBoundSockets(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	s := bind(t, dir)
-	refuses, err := activation.RefuseRights(s.Source.FD)
+	refuses, err := activation.RefuseRights(s.Sources[0].FD)
 	must(t, err)
 	for name, kind := range socketKinds {
 		typ := unix.SOCK_DGRAM
@@ -146,7 +149,7 @@ func TestBoundSockets(t *testing.T) {
 
 // TestBindStale: sockets that a killed broker left are replaced.
 func TestBindStale(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	dead, err := activation.Bind(dir, 0o660)
 	must(t, err)
 	closeAll(dead)
@@ -165,7 +168,7 @@ func TestBindStale(t *testing.T) {
 }
 
 func TestBindServed(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	s := bind(t, dir)
 	want := fmt.Sprintf("with pid %d already serves %s", os.Getpid(), dir)
 	refused := func(when string, parts ...string) {
@@ -190,18 +193,65 @@ func TestBindServed(t *testing.T) {
 	// A broker whose sockets are systemd's holds no lock.
 	must(t, os.Remove(dir+"/.lock"))
 	refused("not locked", want)
-	// Control is dead, one other is not.
+	// Control is dead, others are not.
 	unix.Close(s.Control.FD)
 	s.Control.FD = -1
-	refused("source is alive", dir+"/source")
-	unix.Close(s.Source.FD)
-	s.Source.FD = -1
 	refused("publish is alive", want)
+	for _, d := range []*activation.Descriptor{&s.Publish, &s.Register, &s.Subscribe} {
+		unix.Close(d.FD)
+		d.FD = -1
+	}
+	refused("source is alive", dir+"/source")
+}
+
+// TestBindSources: beside its own folder's, a channel receives from sockets elsewhere, which are bound and removed like that.
+func TestBindSources(t *testing.T) {
+	dir, other := test.Folder(t), test.Folder(t)
+	first, second := filepath.Join(other, "log"), filepath.Join(other, "dsd.socket")
+	s, err := activation.Bind(dir, 0o660, first, second)
+	must(t, err)
+	defer closeAll(s)
+	var bound []string
+	for _, d := range s.Sources {
+		if d.Name != "source" || d.Kind != activation.Datagram {
+			t.Errorf("a source is %+v", d)
+		}
+		sa, err := unix.Getsockname(d.FD)
+		must(t, err)
+		bound = append(bound, sa.(*unix.SockaddrUnix).Name)
+	}
+	if want := []string{filepath.Join(dir, "source"), first, second}; !slices.Equal(bound, want) {
+		t.Errorf("sources are bound to %q, want %q", bound, want)
+	}
+	for _, path := range []string{first, second} {
+		if st, err := os.Lstat(path); err != nil || st.Mode() != fs.ModeSocket|0o660 {
+			t.Errorf("%s: %v, %v", path, st, err)
+		}
+	}
+	// What is not theirs is left alone: another broker's socket, a file, a name that stands there twice.
+	if _, err := activation.Bind(test.Folder(t), 0o660, first); !errors.Is(err, activation.ErrServed) {
+		t.Errorf("a socket that is received from: %v", err)
+	}
+	must(t, os.WriteFile(filepath.Join(other, "file"), nil, 0o600))
+	third := test.Folder(t)
+	for _, bad := range [][]string{{filepath.Join(other, "file")}, {filepath.Join(other, "x"), filepath.Join(other, "x")}, {filepath.Join(third, "source")},
+		{filepath.Join(other, strings.Repeat("x", 108))}, {filepath.Join(other, "none", "x")}} {
+		if _, err := activation.Bind(third, 0o660, bad...); err == nil {
+			t.Errorf("%q are sources", bad)
+		}
+		if left := entries(t, third); len(left) > 0 {
+			t.Errorf("%q: left behind %q", bad, left)
+		}
+	}
+	must(t, s.Unlink())
+	if left := entries(t, other); !slices.Equal(left, []string{"file"}) {
+		t.Errorf("left behind: %q", left)
+	}
 }
 
 // TestBindFullBacklog: a broker that accepts nobody is alive all the same, and the answer does not wait for it.
 func TestBindFullBacklog(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	s := bind(t, dir)
 	must(t, os.Remove(dir+"/.lock"), unix.Listen(s.Control.FD, 0))
 	c := newSocket(t, unix.AF_UNIX, unix.SOCK_SEQPACKET)
@@ -213,7 +263,7 @@ func TestBindFullBacklog(t *testing.T) {
 
 // TestBindTogether: of many that start at once, one wins.
 func TestBindTogether(t *testing.T) {
-	dir := filepath.Join(folder(t), "new")
+	dir := filepath.Join(test.Folder(t), "new")
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var won []*activation.Sockets
@@ -253,7 +303,7 @@ func TestBindInTheWay(t *testing.T) {
 		"dangling":     func(path string) error { return os.Symlink("nowhere", path) },
 		"link to file": func(path string) error { return os.Symlink("/etc/passwd", path) },
 	} {
-		dir := folder(t)
+		dir := test.Folder(t)
 		path := dir + "/subscribe"
 		must(t, put(path))
 		before, err := os.Lstat(path)
@@ -271,7 +321,7 @@ func TestBindInTheWay(t *testing.T) {
 		must(t, os.RemoveAll(path))
 		bind(t, dir) // the failure has let go of the lock
 	}
-	file := filepath.Join(folder(t), "file")
+	file := filepath.Join(test.Folder(t), "file")
 	must(t, os.WriteFile(file, nil, 0o600))
 	if _, err := activation.Bind(file, 0o660); err == nil {
 		t.Error("a file was taken for a folder")
@@ -280,7 +330,7 @@ func TestBindInTheWay(t *testing.T) {
 
 // TestUnlinkOwn: a socket that somebody else has put in the place of ours stays.
 func TestUnlinkOwn(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	s := bind(t, dir)
 	must(t, os.Remove(dir+"/source"), os.Remove(dir+"/control"))
 	other := newSocket(t, unix.AF_UNIX, unix.SOCK_DGRAM)
@@ -292,7 +342,7 @@ func TestUnlinkOwn(t *testing.T) {
 }
 
 func TestBindPath(t *testing.T) {
-	base := folder(t)
+	base := test.Folder(t)
 	long := filepath.Join(base, strings.Repeat("x", 108-len("/subscribe")-1-len(base)))
 	if n := len(long + "/subscribe"); n != 108 {
 		t.Fatalf("%d bytes", n)
@@ -317,7 +367,7 @@ func TestBindPath(t *testing.T) {
 }
 
 func TestBindMode(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	s, err := activation.Bind(dir, 0o606|fs.ModeSetuid)
 	must(t, err)
 	defer closeAll(s)

@@ -64,6 +64,17 @@ func Inherited() ([]Descriptor, error) {
 	return ds, nil
 }
 
+// MeantFor is the process that descriptors were handed over to, if it is another one than this; 0 if not. It is to be asked before
+// Inherited. Somebody stands between the service manager and this process then who should have become it (execve(2)) and has
+// started it as a child: the init of a container, a shell.
+func MeantFor() int {
+	pid, err := strconv.Atoi(os.Getenv("LISTEN_PID"))
+	if err != nil || pid == os.Getpid() || os.Getenv("LISTEN_FDS") == "" {
+		return 0
+	}
+	return pid
+}
+
 // parseListen reads the variables of sd_listen_fds(3) for the process pid. names is nil if there are none, else it has
 // count elements. count is 0 if the variables are absent or for another process; whatever else they say is then not
 // looked at.

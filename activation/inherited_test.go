@@ -11,14 +11,16 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/activation/activationtest"
-	"golang.org/x/sys/unix"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 func manager(t *testing.T) *activationtest.Manager {
 	t.Helper()
-	m, err := activationtest.New(folder(t))
+	m, err := activationtest.New(test.Folder(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/msgmux/msgmux/activation"
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/activation"
 )
 
 // childVariable makes this test binary play a service: it reports what it inherited and exits.
@@ -75,17 +76,6 @@ func child() {
 	again, _ := activation.Inherited()
 	r.Again = len(again)
 	json.NewEncoder(os.Stdout).Encode(r)
-}
-
-// folder is a new folder whose path is short enough for sockets.
-func folder(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "mm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 // own makes fd close at the end of the test.

@@ -13,9 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/activation/activationtest"
-	"golang.org/x/sys/unix"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 const patience = 10 * time.Second
@@ -58,7 +60,7 @@ func TestNilNotifier(t *testing.T) {
 
 // TestHandsBack: a process that systemd has not started itself gets nothing back from the store. Systemd before 248 does not tell.
 func TestHandsBack(t *testing.T) {
-	m, err := activationtest.New(folder(t))
+	m, err := activationtest.New(test.Folder(t))
 	must(t, err)
 	defer m.Close()
 	for pid, want := range map[string]bool{"": true, strconv.Itoa(os.Getpid()): true, strconv.Itoa(os.Getppid()): false} {
@@ -74,7 +76,7 @@ func TestHandsBack(t *testing.T) {
 }
 
 func TestNotifierAddress(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	t.Chdir(dir)
 	must(t, os.WriteFile("relative", nil, 0o600)) // exists, and is not looked at
 	for _, bad := range []string{"vsock:2:1234", "vsock-stream:2:1", "relative", "@", "/", dir + "/nobody", "tcp:1.2.3.4:5"} {
@@ -124,7 +126,7 @@ func TestNotifications(t *testing.T) {
 
 // TestReloadingTime reads the raw message: systemd compares the time with its own clock.
 func TestReloadingTime(t *testing.T) {
-	path := folder(t) + "/n"
+	path := test.Folder(t) + "/n"
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	must(t, err)
 	defer conn.Close()
@@ -277,7 +279,7 @@ func TestWatchdogDoesNotWait(t *testing.T) {
 
 // TestManagerReplaced: a manager that comes back behind a new socket is found again, from any kind of message.
 func TestManagerReplaced(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	replace := func(old *activationtest.Manager) *activationtest.Manager {
 		t.Helper()
 		if old != nil {
@@ -309,7 +311,7 @@ func TestManagerReplaced(t *testing.T) {
 }
 
 func TestManagerGone(t *testing.T) {
-	m, err := activationtest.New(folder(t))
+	m, err := activationtest.New(test.Folder(t))
 	must(t, err)
 	n := notifier(t, m)
 	must(t, m.Close())

@@ -4,9 +4,12 @@ package activation
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // The names of the memfds in the descriptor store. A second pair, while one generation replaces another, needs names of
@@ -37,6 +40,7 @@ const (
 	DatagramSink    = 'd' // a dynamic sink's sending socket
 	ConnectedSource = 'c' // a client of the publish socket
 	ConnectedSink   = 's' // a client of the subscribe socket
+	ViewPage        = 'v' // the page that one of those in view shares with the broker
 )
 
 // SinkName is the store name of the sink or client id: a letter and the id in base 36.
@@ -53,7 +57,7 @@ func ParseSinkName(name string) (kind byte, id uint64, ok bool) {
 		return 0, 0, false
 	}
 	switch kind = name[0]; kind {
-	case DatagramSink, ConnectedSource, ConnectedSink:
+	case DatagramSink, ConnectedSource, ConnectedSink, ViewPage:
 	default:
 		return 0, 0, false
 	}
@@ -80,15 +84,25 @@ type Set struct {
 // Stored is a descriptor from the descriptor store with its name taken apart.
 type Stored struct {
 	Descriptor
-	Letter byte // DatagramSink (a Datagram), ConnectedSource or ConnectedSink (a SeqpacketConn)
+	Letter byte // DatagramSink (a Datagram), ConnectedSource or ConnectedSink (a SeqpacketConn), ViewPage (a Memfd)
 	ID     uint64
 }
 
-// Problem is a descriptor that has no place, and why. The caller logs it and closes the descriptor.
+// Problem is a descriptor that has no place, and why.
 type Problem struct {
 	Descriptor
 	Reason string
 }
+
+// OfStore says whether the name is of the kind that brokers store descriptors by, this one or a later one, and no socket unit uses.
+// Such a descriptor has done its work for whoever stored it, and may be closed. Behind any other there may be somebody who sends,
+// connects or writes, with success: closed, it would swallow that as long as the service manager holds it too.
+func (p Problem) OfStore() bool {
+	return storedName.MatchString(p.Name)
+}
+
+// storedName is what [MemoryName] and [SinkName] make, and what a later broker's names for other things look like.
+var storedName = regexp.MustCompile(`^(mux-.*|[a-z][0-9A-Z]+)$`)
 
 // String is one log line.
 func (p Problem) String() string {
@@ -116,6 +130,8 @@ func (s *Set) place(d Descriptor) (reason string) {
 		}
 	}
 	switch d.Name {
+	case wire.SocketSource:
+		return several(&s.Sources, d, Datagram)
 	case "metrics":
 		return single(&s.Metrics, d, StreamListener)
 	case "source-mq":
@@ -136,8 +152,11 @@ func (s *Set) place(d Descriptor) (reason string) {
 		return "unknown name; FileDescriptorName= in the socket unit says what a socket is for"
 	}
 	want := SeqpacketConn
-	if letter == DatagramSink {
+	switch letter {
+	case DatagramSink:
 		want = Datagram
+	case ViewPage:
+		want = Memfd
 	}
 	if d.Kind != want {
 		return wrongKind(want)

@@ -34,13 +34,14 @@ func TestRoute(t *testing.T) {
 		{Name: "d1", FD: 27, Kind: activation.Datagram},
 		{Name: "mux-last", FD: 28, Kind: activation.Other},
 		{Name: "mux-first", FD: 29, Kind: activation.Other},
+		{Name: "source", FD: 30, Kind: activation.Datagram},
 	}
 	set, problems := activation.Route(ds)
 	if len(problems) > 0 {
 		t.Errorf("problems: %v", problems)
 	}
 	for name, got := range map[string]activation.Descriptor{
-		"source": set.Source, "publish": set.Publish, "register": set.Register,
+		"source": set.Sources[0], "publish": set.Publish, "register": set.Register,
 		"subscribe": set.Subscribe, "control": set.Control, "metrics": set.Metrics,
 	} {
 		if got.Name != name || !got.Given() {
@@ -57,6 +58,7 @@ func TestRoute(t *testing.T) {
 		name      string
 		got, want []int
 	}{
+		{"sources", numbers(set.Sources), []int{17, 30}},
 		{"source queues", numbers(set.SourceQueues), []int{14, 23}},
 		{"sinks", numbers(set.Sinks), []int{12, 19}},
 		{"data", numbers(set.Data), []int{16, 24}},
@@ -84,7 +86,7 @@ func TestRouteAbsent(t *testing.T) {
 	if len(problems) > 0 {
 		t.Errorf("problems: %v", problems)
 	}
-	for _, d := range []activation.Descriptor{set.Source, set.Publish, set.Register, set.Subscribe, set.Control, set.Metrics} {
+	for _, d := range []activation.Descriptor{set.Publish, set.Register, set.Subscribe, set.Control, set.Metrics} {
 		if d.FD != -1 || d.Given() {
 			t.Errorf("absent descriptor: %+v", d)
 		}
@@ -124,7 +126,7 @@ func TestRouteProblems(t *testing.T) {
 		ds = append(ds, b.d)
 	}
 	set, problems := activation.Route(ds)
-	if set.Control.FD != 104 || set.Source.Given() || len(set.Stored) > 0 {
+	if set.Control.FD != 104 || len(set.Sources) > 0 || len(set.Stored) > 0 {
 		t.Errorf("set: %+v", set)
 	}
 	if len(problems) != len(bad) {
@@ -133,6 +135,20 @@ func TestRouteProblems(t *testing.T) {
 	for i, p := range problems {
 		if p.Descriptor != bad[i].d || !strings.Contains(p.String(), bad[i].reason) {
 			t.Errorf("problem %q, want %q", p, bad[i].reason)
+		}
+	}
+}
+
+// TestProblemsOfStore: what a later broker may have stored is of no use to anybody else; all other descriptors may be somebody's
+// way to a channel.
+func TestProblemsOfStore(t *testing.T) {
+	for name, want := range map[string]bool{
+		"mux-data": true, "mux-view-3": true, "d1": true, "v1": true, "zZ9": true, "cZ": true,
+		"source": false, "register": false, "metrics": false, "sink-x": false, "sink": false, "unknown": false, "": false, "d": false,
+		"msgmux-source.socket": false, "dsd": false, "D1": false, "d1 ": false, "muxdata": false,
+	} {
+		if got := (activation.Problem{Descriptor: activation.Descriptor{Name: name}}).OfStore(); got != want {
+			t.Errorf("%q: %v", name, got)
 		}
 	}
 }

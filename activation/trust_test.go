@@ -10,6 +10,7 @@ import (
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/internal/need"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // TestCheckFolder: what others own, could replace or lead elsewhere is not ours.
@@ -60,9 +61,7 @@ func TestCheckFolder(t *testing.T) {
 			return top + "/a"
 		}, false},
 	} {
-		top, err := os.MkdirTemp("", "mm")
-		must(t, err)
-		defer os.RemoveAll(top)
+		top := test.Folder(t)
 		must(t, os.Chmod(top, 0o755))
 		dir := c.make(top)
 		if err := activation.CheckFolder(dir); (err == nil) != c.ok || err != nil && !errors.Is(err, activation.ErrForeign) {
@@ -79,7 +78,7 @@ func TestCheckFolder(t *testing.T) {
 // TestBindRefusesForeignFolder and leaves it as it was.
 func TestBindRefusesForeignFolder(t *testing.T) {
 	need.Root(t, "unit")
-	dir := folder(t)
+	dir := test.Folder(t)
 	must(t, os.Chown(dir, 65533, 65533))
 	if s, err := activation.Bind(dir, 0o660); !errors.Is(err, activation.ErrForeign) {
 		if err == nil {

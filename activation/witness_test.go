@@ -8,11 +8,12 @@ import (
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/activation/activationtest"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // TestWitness: it holds while it is under way and while the store has it, whatever else comes and goes, and no longer.
 func TestWitness(t *testing.T) {
-	m, err := activationtest.New(folder(t))
+	m, err := activationtest.New(test.Folder(t))
 	must(t, err)
 	t.Cleanup(func() { m.Close() })
 	n := notifier(t, m)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -64,7 +65,7 @@ func startProbe(t *testing.T, dir string) *probe {
 // check ends the probe: nothing may have taken longer than worst, and half of it not longer than median.
 func (p *probe) check(t *testing.T, median, worst time.Duration) {
 	t.Helper()
-	brokertest.Eventually(t, "ten messages of the probe", func() bool { return p.n.Load() >= 10 })
+	test.Eventually(t, "ten messages of the probe", func() bool { return p.n.Load() >= 10 })
 	close(p.stop)
 	took := <-p.took
 	slices.Sort(took)

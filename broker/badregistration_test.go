@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -153,7 +154,7 @@ func TestBadRegistration(t *testing.T) {
 		if _, err := mine.Conn.WriteToUnix([]byte(text), &net.UnixAddr{Name: b.Dir + "/register", Net: "unixgram"}); err != nil {
 			t.Fatal(err)
 		}
-		brokertest.Eventually(t, fmt.Sprintf("registered by %q", text), func() bool {
+		test.Eventually(t, fmt.Sprintf("registered by %q", text), func() bool {
 			return b.Channel.Status().Registrations["ok"] == uint64(i+1)
 		})
 	}
@@ -175,11 +176,7 @@ func TestUnwritable(t *testing.T) {
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: stranger, Gid: stranger}}
 	p.start(t)
 	p.serves(t)
-	dir, err := os.MkdirTemp("", "mm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := test.Folder(t)
 	os.Chmod(dir, 0o755)
 	sink := brokertest.NewSocket(t, dir+"/s")
 	os.Chmod(sink.Name, 0o755)
@@ -201,7 +198,7 @@ func TestRegistrationStorm(t *testing.T) {
 	b := brokertest.Start(t, keepLog(log))
 	openToAll(t, b.Dir)
 	probe := startProbe(t, b.Dir)
-	brokertest.Eventually(t, "all is running", func() bool { return b.Channel.Status().Entered > 10 })
+	test.Eventually(t, "all is running", func() bool { return b.Channel.Status().Entered > 10 })
 	goroutines := runtime.NumGoroutine()
 
 	const total = 20000
@@ -272,7 +269,7 @@ func TestRegistrationStorm(t *testing.T) {
 		t.Errorf("%d lines in the log", len(lines))
 	}
 	mine.Close()
-	brokertest.Eventually(t, "nothing has leaked", func() bool {
+	test.Eventually(t, "nothing has leaked", func() bool {
 		return openSockets() <= sockets+2 && runtime.NumGoroutine() <= goroutines+2
 	})
 	works(t, b.Dir)
@@ -286,4 +283,40 @@ func dialRegister(t *testing.T, dir string) *net.UnixConn {
 	}
 	t.Cleanup(func() { conn.Close() })
 	return conn
+}
+
+// TestRenamed: a socket that was bound under one name and renamed into place is found by an empty first line, also when its old
+// name leads to somebody else's by now; and it is removed like that.
+func TestRenamed(t *testing.T) {
+	needRoot(t)
+	b := brokertest.Start(t)
+	openToAll(t, b.Dir)
+	if err := os.Mkdir(b.Dir+"/all", 0o777); err != nil {
+		t.Fatal(err)
+	}
+	os.Chmod(b.Dir+"/all", 0o777)
+	for name, taken := range map[string]bool{"a": false, "b": true} {
+		path := b.Dir + "/all/" + name
+		sink := strangersSocket(t, path+".new")
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Fatal(err)
+		}
+		os.Chmod(path, 0o777)
+		var victim *brokertest.Sink
+		if taken {
+			victim = brokertest.NewSocket(t, path+".new")
+		}
+		before := b.Channel.Status().Sinks.Total
+		sendAs(t, b.Dir, stranger, sink, "\nlabel="+name)
+		test.Eventually(t, name+" is a sink", func() bool { return b.Channel.Status().Sinks.Total == before+1 })
+		if err := brokertest.NewSource(t, b.Dir).Send(stamped(1, 0, 100)); err != nil {
+			t.Fatal(err)
+		}
+		receiveSeq(t, sink, 1, 0, 1)
+		if taken {
+			receivesNothing(t, victim, "who has the old name")
+		}
+		sendAs(t, b.Dir, stranger, sink, "\nremove")
+		test.Eventually(t, name+" is none any more", func() bool { return b.Channel.Status().Sinks.Total == before })
+	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/internal/need"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -198,6 +199,48 @@ func TestMemoryLimits(t *testing.T) {
 	})
 }
 
+// TestMemoryOfQueues: sinks that do not read have the kernel keep messages in the broker's memory. As many are let in as its control
+// group has room for, and what they are sent does not have the kernel kill it.
+func TestMemoryOfQueues(t *testing.T) {
+	group, limit := memoryGroup(t)
+	if err := os.WriteFile(limit, []byte("64000000"), 0); err != nil {
+		t.Skipf("no memory limit can be set here: %v", err)
+	}
+	p := newProcess(t)
+	p.cmd = exec.Command("sh", "-ec", "echo $$ > "+group+`/cgroup.procs; exec "$@"`, "sh", programPath(t), "--runtime-dir", p.Dir,
+		"--buffer", "1M", "--max-sinks", "512", "--max-sinks-per-user", "512", "--patience", "0")
+	p.cmd.Stderr = &p.stderr
+	p.start(t)
+	p.serves(t)
+	sinks := 0
+	for ; sinks < 300; sinks++ {
+		r := brokertest.NewSocket(t, brokertest.Name())
+		if reply := brokertest.Register(t, p.Dir, r.Name); reply.Err != nil {
+			if !strings.Contains(reply.Err.Error(), "the control group's memory limit (61 MiB, "+limit) {
+				t.Errorf("the refusal says %v", reply.Err)
+			}
+			break
+		}
+	}
+	t.Logf("%d sinks are let in", sinks)
+	if sinks < 20 || sinks > 100 {
+		t.Errorf("%d sinks were let in", sinks)
+	}
+	// Until all queues and the ring are full.
+	source, held := brokertest.NewSource(t, p.Dir), uint64(0)
+	for ; held < 100; held++ {
+		if source.TrySend(make([]byte, 60<<10)) != nil {
+			time.Sleep(100 * time.Millisecond)
+			if source.TrySend(make([]byte, 60<<10)) != nil {
+				break
+			}
+		}
+	}
+	if st, all := p.status(t); len(all) != sinks || st.Received < 8 || st.Received > held {
+		t.Errorf("of %d messages %d are received, with %d sinks", held, st.Received, len(all))
+	}
+}
+
 // memoryGroup makes a control group, and returns it and the file for its memory limit.
 func memoryGroup(t *testing.T) (group, limit string) {
 	t.Helper()
@@ -244,7 +287,7 @@ func TestFullDisk(t *testing.T) {
 		<-p.ended
 	})
 	p.Dir = fmt.Sprintf("/proc/%d/root/dev/shm/mm", p.cmd.Process.Pid)
-	brokertest.Eventually(t, "it is full", func() bool { return len(p.stderr.String()) > 0 || exists(p.Dir+"/control") })
+	test.Eventually(t, "it is full", func() bool { return len(p.stderr.String()) > 0 || exists(p.Dir+"/control") })
 	if err := os.WriteFile(p.Dir+"/test", make([]byte, 4096), 0o600); err == nil {
 		t.Fatal("the file system is not full")
 	}

@@ -3,7 +3,9 @@
 package broker
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"sync"
@@ -15,6 +17,7 @@ import (
 	"github.com/msgmux/msgmux/broker/loop"
 	"github.com/msgmux/msgmux/broker/status"
 	"github.com/msgmux/msgmux/broker/store"
+	"github.com/msgmux/msgmux/internal/subuid"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -37,7 +40,8 @@ type Channel struct {
 	gate     *gate.Gate
 	thread   *loop.Thread
 	board    *status.Board
-	unlink   func() error   // nil: the sockets are the service manager's
+	unlink   func() error   // nil: the sockets are the service manager's, or
+	held     bool           // a holder's
 	workers  sync.WaitGroup // goroutines that use the thread
 }
 
@@ -48,7 +52,15 @@ func Open(cfg Config, in activation.Set) (*Channel, error) {
 	if cfg.Ops == nil {
 		cfg.Ops = sys.Kernel{}
 	}
-	c := &Channel{notifier: cfg.Notifier, in: in, log: journal.New(cfg.Log), unlink: cfg.Unlink}
+	if cfg.users == nil {
+		cfg.users = subuid.Host
+	}
+	cfg.users.Look()
+	if cfg.lacked == nil {
+		cfg.lacked = sys.LackedForCredentials()
+	}
+	c := &Channel{notifier: cfg.Notifier, in: in, log: journal.New(cfg.Log), unlink: cfg.Unlink, held: cfg.Held}
+	c.log.Owner = cfg.users.Known
 	if err := c.open(&cfg); err != nil {
 		c.log.Close()
 		return nil, err
@@ -61,7 +73,7 @@ func Open(cfg Config, in activation.Set) (*Channel, error) {
 func (c *Channel) open(cfg *Config) (err error) {
 	c.store = store.New(store.Config{Notifier: cfg.Notifier, Log: c.log, Ops: cfg.Ops, Room: int(cfg.Geometry.MaxSinks), KeepRights: cfg.KeepRights})
 	r, salvaged, err := c.store.Open(&c.in, store.Options{Geometry: cfg.Geometry, IgnoreRecords: cfg.IgnoreRecords,
-		Expected: cfg.Unlink == nil})
+		Expected: cfg.Unlink == nil, Owner: cfg.users.Known, Credentials: len(cfg.lacked) == 0})
 	if err != nil {
 		return err
 	}
@@ -71,14 +83,15 @@ func (c *Channel) open(cfg *Config) (err error) {
 		}
 	}()
 	cfg.Geometry = r.Geometry() // another one, if the ring could not be moved
-	limits := loop.Limits{UID: uint32(os.Geteuid()), Patience: cfg.Patience, PerUser: cfg.SinksPerUser,
-		QueueBytes: cfg.QueueBytes(), QueueTotal: cfg.QueueTotal}
+	limits := loop.Limits{UID: uint32(os.Geteuid()), Patience: cfg.Patience, Keep: cfg.Keep, PerUser: cfg.SinksPerUser,
+		QueueBytes: cfg.QueueBytes(), QueueTotal: cfg.QueueTotal,
+		QueueBound: cmp.Or(cfg.QueueBound, "--queue-total"), Owner: cfg.users.Known}
 	static := make([]gate.StaticSink, len(cfg.Sinks))
 	for i, s := range cfg.Sinks {
 		static[i] = gate.StaticSink(s)
 	}
-	c.gate, err = gate.Open(gate.Config{Store: c.store, Log: c.log, Ops: cfg.Ops, Limits: limits, Inherited: &c.in,
-		Sinks: static, SinksDir: cfg.SinksDir, OptionsDir: cfg.OptionsDir, GoneAfter: cfg.goneAfter, Silent: cfg.Silent})
+	c.gate, err = gate.Open(gate.Config{Store: c.store, Log: c.log, Ops: cfg.Ops, Limits: limits, Users: cfg.users, Inherited: &c.in,
+		Sinks: static, SinksDir: cfg.SinksDir, OptionsDir: cfg.OptionsDir, Scout: cfg.Scout, GoneAfter: cfg.goneAfter, Silent: cfg.Silent, Lacked: cfg.lacked})
 	if err != nil {
 		return err
 	}
@@ -90,8 +103,18 @@ func (c *Channel) open(cfg *Config) (err error) {
 	}
 	c.store.Commit()
 	c.board = status.New(status.Config{Version: cfg.Version, Name: cfg.Name, RuntimeDir: cfg.RuntimeDir,
-		Thread: c.thread, Log: c.log, Notifier: cfg.Notifier, Source: c.in.Source, BlockedCheck: cfg.blockedCheck, BlockedLong: cfg.blockedLong})
+		Publish: publish(&c.in),
+		Thread:  c.thread, Log: c.log, Notifier: cfg.Notifier, BlockedCheck: cfg.blockedCheck, BlockedLong: cfg.blockedLong})
 	return nil
+}
+
+// publish is where connected sources connect, "" for nowhere.
+func publish(in *activation.Set) string {
+	if !in.Publish.Given() {
+		return ""
+	}
+	name, _ := sys.BoundTo(in.Publish.FD)
+	return name
 }
 
 // beat is the sign of life for the watchdog, nil if it wants none.
@@ -102,8 +125,11 @@ func beat(cfg *Config) func() {
 	return func() { cfg.Notifier.Watchdog() }
 }
 
+// ErrLast is the cause of the end (context.Cause) by which whoever runs a channel tells that no other broker comes after this one.
+var ErrLast = errors.New("no broker comes after this one")
+
 // Run is the channel until ctx ends. It returns when everything is as it should be left: for a service manager that keeps them
-// with the ring and the sinks in its store, for nobody after delivering what sinks take within 2 s.
+// with the ring and the sinks in its store, for nobody (ErrLast) after delivering what sinks take within 2 s.
 func (c *Channel) Run(ctx context.Context) error {
 	stop, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -122,8 +148,9 @@ func (c *Channel) Run(ctx context.Context) error {
 	// else does until a successor starts.
 	cancel()
 	c.awaitWorkers()
+	c.gate.End()
 	storing.Wait()
-	if c.store.Settle() {
+	if !errors.Is(context.Cause(ctx), ErrLast) && c.store.Settle() {
 		if c.board.SayHeld(true, 0) {
 			time.Sleep(lastWord)
 		}
@@ -171,8 +198,8 @@ func (c *Channel) Close() {
 	c.board.Close()
 	c.thread.Close()
 	c.gate.Close()
-	for _, d := range append(c.in.SourceQueues, c.in.Source, c.in.Publish, c.in.Register, c.in.Subscribe) {
-		if d.Given() {
+	for _, d := range append(c.in.All(), c.in.SourceQueues...) {
+		if d.FD != c.in.Control.FD {
 			sys.Close(d.FD)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/gate"
 	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/internal/subuid"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -21,9 +22,11 @@ type Config struct {
 
 	Geometry     ring.Geometry
 	Patience     time.Duration // of sinks that do not ask for one
+	Keep         time.Duration // the longest that others than root may have a place kept for a client that is away
 	SinksPerUser int           // for others than root
 	Queue        uint64        // bytes that may wait in the kernel for one sink; at most MaxQueue
 	QueueTotal   uint64        // and for all
+	QueueBound   string        // what sets QueueTotal, as a refusal names it; "": --queue-total
 
 	Sinks      []StaticSink  // declared by flag
 	SinksDir   string        // every entry is a static sink; "" for none
@@ -33,6 +36,10 @@ type Config struct {
 	// Unlink takes away the files of the channel's sockets: the broker was started by hand, and nobody comes after it. nil: they
 	// are the service manager's, and so is what waits in them. It may be called more than once.
 	Unlink func() error
+
+	// Held says that a holder keeps the sockets and what is stored, as a service manager does, but not for longer than it lives:
+	// a broker that is the last one (ErrLast) takes in what the sockets hold. Unlink is the holder's.
+	Held bool
 
 	// Silent is how many clients of each of the two listening sockets may be connected without having said hello; 0: MaxSilent.
 	Silent int
@@ -46,10 +53,17 @@ type Config struct {
 	// KeepRights is for tests of kernels before 6.16, where no socket can refuse the descriptors that are sent to it.
 	KeepRights bool
 
+	// Scout is a program that calls scout.Serve first of all: it is started where a path may hang for ever, so that this process
+	// can end. "": none, and what hangs is a thread of this one.
+	Scout string
+
 	// IgnoreRecords is for the test that shows what the commit records are good for.
 	IgnoreRecords bool
 
 	blockedCheck, blockedLong time.Duration // of status.Config. For tests
+
+	users  *subuid.File // nil: the host's. For tests
+	lacked []string     // as of sys.LackedForCredentials; nil: it is asked. For tests
 }
 
 // MaxQueue is the largest Config.Queue, in bytes: the kernel keeps a send buffer's size in an int.

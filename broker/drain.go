@@ -11,7 +11,7 @@ const (
 	drainEvery = 5 * time.Millisecond
 )
 
-// drain is the end of a channel that nobody comes after. Of sockets that are its own it first takes in what they hold: nobody
+// drain is the end of a channel that nobody comes after. Of sockets that are its own, or end with its holder, it first takes in what they hold: nobody
 // can send any more, so that is everything whose sending has succeeded. Then sinks get what they take. Together that takes 2 s
 // at most. unread is how many datagrams and packets are left in the sockets then.
 func (c *Channel) drain() (unread uint64) {
@@ -21,12 +21,14 @@ func (c *Channel) drain() (unread uint64) {
 			time.Sleep(drainEvery)
 		}
 	}
-	if c.unlink == nil {
+	if c.unlink == nil && !c.held {
 		c.thread.StopReceiving() // what the sockets hold the service manager keeps
 		until(c.thread.IsIdle)
 		return 0
 	}
-	c.unlink()
+	if c.unlink != nil {
+		c.unlink()
+	}
 	c.thread.Hush()
 	until(c.thread.IsDry)
 	c.thread.StopReceiving()

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // TestPromise7_StoppedByHandUnderLoad: a broker that nobody comes after is told to stop while sources send as fast as they can.
@@ -43,7 +44,7 @@ func TestPromise7_StoppedByHandUnderLoad(t *testing.T) {
 				return
 			}
 		}()
-		brokertest.Eventually(t, "messages pass", func() bool { return b.Channel.Status().Accepted > 1000 })
+		test.Eventually(t, "messages pass", func() bool { return b.Channel.Status().Accepted > 1000 })
 		b.Stop()
 		close(end)
 		all := <-sent + <-packets

@@ -11,6 +11,7 @@ import (
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/broker/journal"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -124,18 +125,18 @@ func TestLongWaitIsSaidOnce(t *testing.T) {
 	if err := source.Send(nil); err != nil {
 		t.Fatal(err)
 	}
-	brokertest.Eventually(t, "a line", func() bool { return len(j.grep(journal.EventBlocked, "no sink")) == 1 })
+	test.Eventually(t, "a line", func() bool { return len(j.grep(journal.EventBlocked, "no sink")) == 1 })
 	sink := brokertest.NewSink(t, b.Dir, "label=hung", "patience=forever")
-	brokertest.Eventually(t, "its end", func() bool { return len(j.grep(journal.EventUnblocked)) == 1 })
+	test.Eventually(t, "its end", func() bool { return len(j.grep(journal.EventUnblocked)) == 1 })
 	for source.TrySend(make([]byte, 64<<10)) == nil || b.Channel.Status().Sources.Blocked == false {
 	}
-	brokertest.Eventually(t, "a line", func() bool { return len(j.grep(journal.EventBlocked, "sink=hung")) == 1 })
+	test.Eventually(t, "a line", func() bool { return len(j.grep(journal.EventBlocked, "sink=hung")) == 1 })
 	time.Sleep(200 * time.Millisecond)
 	if said := j.grep(journal.EventBlocked); len(said) != 2 {
 		t.Errorf("said %q", said)
 	}
 	sink.Close()
-	brokertest.Eventually(t, "its end", func() bool { return b.Channel.Status().Sinks.Total == 0 })
+	test.Eventually(t, "its end", func() bool { return b.Channel.Status().Sinks.Total == 0 })
 }
 
 // stuck is a log that takes nothing until it is let go.

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -109,7 +111,7 @@ next:
 // logged waits until there are n lines with all words, and says if there are more.
 func (j *keptLog) logged(t *testing.T, n int, words ...string) {
 	t.Helper()
-	brokertest.Eventually(t, fmt.Sprintf("%d log lines with %q", n, words), func() bool { return len(j.grep(words...)) >= n })
+	test.Eventually(t, fmt.Sprintf("%d log lines with %q", n, words), func() bool { return len(j.grep(words...)) >= n })
 	if lines := j.grep(words...); len(lines) != n {
 		t.Errorf("%d log lines with %q, want %d: %q", len(lines), words, n, lines)
 	}
@@ -141,7 +143,7 @@ func findSink(b *brokertest.Broker, id uint64) (wire.Sink, bool) {
 // gone waits until there is no such sink.
 func gone(t *testing.T, b *brokertest.Broker, id uint64) {
 	t.Helper()
-	brokertest.Eventually(t, fmt.Sprintf("sink %d gone", id), func() bool {
+	test.Eventually(t, fmt.Sprintf("sink %d gone", id), func() bool {
 		_, there := findSink(b, id)
 		return !there
 	})
@@ -151,7 +153,7 @@ func gone(t *testing.T, b *brokertest.Broker, id uint64) {
 // returns how many it took.
 func sendUntilFull(t *testing.T, s *brokertest.Source, source uint32, first uint64, size int) (n uint64) {
 	t.Helper()
-	for quiet := time.Now(); time.Since(quiet) < 150*time.Millisecond; {
+	for quiet := time.Now(); time.Since(quiet) < 400*time.Millisecond; {
 		switch err := s.TrySend(stamped(source, first+n, size)); {
 		case err == nil:
 			n++
@@ -189,27 +191,27 @@ func flood(s *brokertest.Source, source uint32, size int, stop <-chan struct{}) 
 	return sent
 }
 
-// drained reads a sink in the background until stop is closed and nothing more comes, and tells how many messages it
-// got. pause, if not nil, is called before each one.
+// drained reads a sink in the background until stop is closed and nothing more comes for half a second, which a broker may wait for a
+// processor, and tells how many messages it got. pause, if not nil, is called before each one.
 func drained(s *brokertest.Sink, stop <-chan struct{}, pause func(n uint64)) <-chan uint64 {
 	got := make(chan uint64, 1)
 	go func() {
 		var n uint64
 		defer func() { got <- n }()
-		for {
+		for wait, stopped := 100*time.Millisecond, false; ; {
 			if pause != nil {
 				pause(n)
 			}
-			_, err := s.ReceiveWithin(100 * time.Millisecond)
+			_, err := s.ReceiveWithin(wait)
 			switch {
 			case err == nil:
 				n++
-			case !errors.Is(err, os.ErrDeadlineExceeded):
+			case stopped, !errors.Is(err, os.ErrDeadlineExceeded):
 				return
 			default:
 				select {
 				case <-stop:
-					return
+					wait, stopped = 500*time.Millisecond, true
 				default:
 				}
 			}
@@ -291,22 +293,25 @@ func sendAs(t *testing.T, dir string, uid uint32, from *brokertest.Sink, text st
 // strangerRole makes this program a framed client of another user instead of a test.
 const strangerRole = "MSGMUX_STRANGER"
 
-// beStranger connects COUNT times to SOCKET, says each answer, and keeps the connections until its input ends.
+// beStranger connects COUNT times to SOCKET, with OPTIONS, in which # is which time it is, says each answer, and keeps the connections
+// until its input ends.
 func beStranger(role string) int {
-	var socket string
-	var count int
-	if _, err := fmt.Sscanf(role, "%s %d", &socket, &count); err != nil {
+	fields := strings.Fields(role)
+	socket := fields[0]
+	count, err := strconv.Atoi(fields[1])
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	for range count {
+	for i := range count {
 		conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: socket, Net: "unixpacket"})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		defer conn.Close()
-		conn.Write([]byte(wire.Protocol))
+		hello := strings.Join(append([]string{wire.Protocol}, fields[2:]...), "\n")
+		conn.Write([]byte(strings.ReplaceAll(hello, "#", strconv.Itoa(i))))
 		b := make([]byte, 1024)
 		n, _ := conn.Read(b)
 		fmt.Println(strings.TrimSpace(string(b[:n])))
@@ -316,25 +321,20 @@ func beStranger(role string) int {
 }
 
 // strangers connects another user's framed clients, and returns what each was answered.
-func strangers(t *testing.T, socket string, count int) []string {
+func strangers(t *testing.T, socket string, count int, options ...string) []string {
+	t.Helper()
+	return clientsOf(t, stranger, socket, count, options...)
+}
+
+// clientsOf is strangers for that user.
+func clientsOf(t *testing.T, uid uint32, socket string, count int, options ...string) []string {
 	t.Helper()
 	// Another user cannot reach the folder of the test binary; the link in procfs is not looked up by path.
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", strangerRole, socket, count))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %s", strangerRole, socket, count, strings.Join(options, " ")))
 	cmd.Dir, cmd.Stderr = "/", t.Output()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: stranger, Gid: stranger}}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { in.Close(); cmd.Wait() })
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	out, _ := startPiped(t, cmd)
 	answers := make([]string, 0, count)
 	var line strings.Builder
 	for b := make([]byte, 1); len(answers) < count; {
@@ -351,40 +351,37 @@ func strangers(t *testing.T, socket string, count int) []string {
 	return answers
 }
 
+// startPiped starts a process that ends when its standard input does, which end, or the end of the test, closes. out is what it writes.
+func startPiped(t *testing.T, cmd *exec.Cmd) (out io.Reader, end func()) {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err = cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() { in.Close(); cmd.Wait() })
+	t.Cleanup(end)
+	return out, end
+}
+
 // process is msgmuxd in a process of its own.
 type process struct {
 	Dir    string
 	cmd    *exec.Cmd
-	stderr text
+	stderr test.Output
 	ended  chan struct{}
-}
-
-// text collects what a program writes.
-type text struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (w *text) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.Write(p)
-}
-
-func (w *text) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.String()
 }
 
 // newProcess prepares msgmuxd for a folder of its own.
 func newProcess(t *testing.T, flags ...string) *process {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "mm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := test.Folder(t)
 	p := &process{Dir: dir, ended: make(chan struct{})}
 	p.cmd = exec.Command(programPath(t), append([]string{"--runtime-dir", dir}, flags...)...)
 	p.cmd.Stderr = &p.stderr
@@ -403,7 +400,7 @@ func startProcess(t *testing.T, flags ...string) *process {
 // serves waits until it answers.
 func (p *process) serves(t *testing.T) {
 	t.Helper()
-	brokertest.Eventually(t, "msgmuxd answers", func() bool {
+	test.Eventually(t, "msgmuxd answers", func() bool {
 		conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: p.Dir + "/control", Net: "unixpacket"})
 		if err == nil {
 			conn.Close()

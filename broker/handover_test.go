@@ -15,6 +15,7 @@ import (
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/internal/need"
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // Sockets and queues of static sinks that an administrator hands over (Sockets= in a drop-in).
@@ -37,11 +38,7 @@ func handedOver(t *testing.T, name, label string) (reader *brokertest.Sink, d ac
 
 // TestHandedOverSockets: a socket is a sink by its address, a path or an abstract name, and stays one.
 func TestHandedOverSockets(t *testing.T) {
-	dir, err := os.MkdirTemp("", "mm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := test.Folder(t)
 	file, first := handedOver(t, dir+"/file", "file")
 	abstract, second := handedOver(t, brokertest.Name(), "abstract")
 	b := brokertest.StartWith(t, func(_ *broker.Config, in *activation.Set) { in.Sinks = []activation.Descriptor{first, second} })
@@ -69,7 +66,7 @@ func TestHandedOverOptions(t *testing.T) {
 	}
 	writeFile(t, options+"/audit.conf", "patience=forever\n")
 	b.Channel.Rescan()
-	brokertest.Eventually(t, "the new option is seen", func() bool {
+	test.Eventually(t, "the new option is seen", func() bool {
 		s, ok := static(b, "audit")
 		return ok && s.Patience == "forever"
 	})
@@ -78,24 +75,7 @@ func TestHandedOverOptions(t *testing.T) {
 // TestPromise8_QueueIntoTheBroker: a message queue that the broker takes from is no sink of it: each message would come
 // back for ever.
 func TestPromise8_QueueIntoTheBroker(t *testing.T) {
-	needRoot(t)
-	dir := t.TempDir()
-	if err := unix.Mount("mqueue", dir, "mqueue", 0, ""); err != nil {
-		need.Lacking(t, "unit", "message queues cannot be mounted: %v", err)
-	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	// Creating a file there is mq_open(3) with the default attributes.
-	path := fmt.Sprintf("%s/msgmux-loop-%d", dir, os.Getpid())
-	in, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.Remove(path) })
-	out, err := sys.OpenQueue(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(out)
+	path, in, out := newQueue(t)
 	log := &keptLog{}
 	b := brokertest.StartWith(t, func(cfg *broker.Config, set *activation.Set) {
 		set.SourceQueues = []activation.Descriptor{{Name: "source-mq", FD: in, Kind: activation.MessageQueue}}
@@ -115,4 +95,75 @@ func TestPromise8_QueueIntoTheBroker(t *testing.T) {
 	if st := b.Channel.Status(); st.Received != 1 {
 		t.Errorf("one message was received %d times", st.Received)
 	}
+}
+
+// mqueueFolder is a folder with message queues.
+func mqueueFolder(t *testing.T) string {
+	t.Helper()
+	needRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("mqueue", dir, "mqueue", 0, ""); err != nil {
+		need.Lacking(t, "unit", "message queues cannot be mounted: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// TestStaticQueueMadeAnew: a message queue that a link leads to is the sink, and when it is removed and made anew, that one is,
+// though somebody has the old one open.
+func TestStaticQueueMadeAnew(t *testing.T) {
+	path := fmt.Sprintf("%s/msgmux-anew-%d", mqueueFolder(t), os.Getpid())
+	made := func() int {
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd); os.Remove(path) })
+		return fd
+	}
+	messages := func(fd, n int) {
+		t.Helper()
+		test.Eventually(t, fmt.Sprintf("%d messages in the queue", n), func() bool {
+			a, err := sys.QueueAttributesOf(fd)
+			return err == nil && a.Messages == int64(n)
+		})
+	}
+	log := &keptLog{}
+	b := brokertest.Start(t, keepLog(log))
+	source := brokertest.NewSource(t, b.Dir)
+	old := made()
+	if err := os.Symlink(path, b.Dir+"/sinks/q"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := source.Send([]byte("one")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	messages(old, 2)
+	removeFile(t, path)
+	anew := made()
+	log.logged(t, 1, "stays where its path led", "sink=q", "unread=2")
+	if err := source.Send([]byte("three")); err != nil {
+		t.Fatal(err)
+	}
+	messages(anew, 1)
+	messages(old, 2)
+}
+
+// newQueue makes a message queue: a file, a descriptor that a broker may have, and one that is open for sending.
+func newQueue(t *testing.T) (path string, in, out int) {
+	t.Helper()
+	// Creating a file there is mq_open(3) with the default attributes.
+	path = fmt.Sprintf("%s/msgmux-loop-%d", mqueueFolder(t), os.Getpid())
+	in, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(path) })
+	if out, err = sys.OpenQueue(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(out) })
+	return path, in, out
 }

@@ -28,6 +28,18 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv(strangerRole); role != "" {
 		os.Exit(beStranger(role))
 	}
+	if dir := os.Getenv(hangingRole); dir != "" {
+		os.Exit(beHanging(dir))
+	}
+	if os.Getenv(attackRole) != "" {
+		os.Exit(beAttacker())
+	}
+	if role := os.Getenv(senderRole); role != "" {
+		os.Exit(beSender(role))
+	}
+	if dir := os.Getenv(believerRole); dir != "" {
+		os.Exit(beBeliever(dir))
+	}
 	os.Exit(runAndCount(m))
 }
 
@@ -130,14 +142,17 @@ func needRoot(t *testing.T) {
 // stranger is the uid of the other user in these tests: one that no account has.
 const stranger = 65533
 
-// asStranger runs f in a thread whose files and sockets are another user's (setfsuid(2)).
-func asStranger(f func()) {
+// asStranger runs f in a thread whose files and sockets are another user's.
+func asStranger(f func()) { asUser(stranger, f) }
+
+// asUser runs f in a thread whose files and sockets are that user's (setfsuid(2)).
+func asUser(uid int, f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		unix.Setfsuid(stranger)
+		unix.Setfsuid(uid)
 		defer unix.Setfsuid(0)
 		f()
 	}()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -45,7 +46,7 @@ func TestOnlySinksHaveNames(t *testing.T) {
 		}
 	}
 	source.Close()
-	brokertest.Eventually(t, "new clients come in", func() bool {
+	test.Eventually(t, "new clients come in", func() bool {
 		c := brokertest.NewPublisher(t, b.Dir)
 		defer c.Close()
 		return c.Send(stamped(2, 0, 20)) == nil

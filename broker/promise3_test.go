@@ -16,6 +16,7 @@ import (
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -67,7 +68,7 @@ func TestPromise3_NoSink(t *testing.T) {
 			// An entry that nobody listens to.
 			brokertest.NewSocket(t, b.Dir+"/sinks/absent").Close()
 			unix.Mknod(b.Dir+"/sinks/absent", unix.S_IFSOCK|0o600, 0)
-			brokertest.Eventually(t, "absent", func() bool { return b.Channel.Status().Sinks.Absent == 1 })
+			test.Eventually(t, "absent", func() bool { return b.Channel.Status().Sinks.Absent == 1 })
 		}},
 		{"one that left", func(t *testing.T, b *brokertest.Broker) {
 			s := brokertest.NewSubscriber(t, b.Dir)
@@ -270,7 +271,7 @@ func TestPromise3_TooLargeForASink(t *testing.T) {
 					receiveSeq(t, other, 1, i, i+1)
 				}
 			}
-			brokertest.Eventually(t, "all that are too large are counted", func() bool { return sinkOf(t, b, small.ID).Lost == lost })
+			test.Eventually(t, "all that are too large are counted", func() bool { return sinkOf(t, b, small.ID).Lost == lost })
 			if s := sinkOf(t, b, small.ID); s.Accepted != 100 || s.Waiting != 0 {
 				t.Errorf("small sink: %+v", s)
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -28,7 +29,7 @@ func blockedFor(b *brokertest.Broker) time.Duration {
 // lagging waits until a sink is no longer waited for.
 func lagging(t *testing.T, b *brokertest.Broker, id uint64) {
 	t.Helper()
-	brokertest.Eventually(t, fmt.Sprintf("sink %d is lagging", id), func() bool { return sinkOf(t, b, id).State == "lagging" })
+	test.Eventually(t, fmt.Sprintf("sink %d is lagging", id), func() bool { return sinkOf(t, b, id).State == "lagging" })
 }
 
 // TestPromise4_PauseCostsNothing: a sink that pauses for less than its patience loses nothing, again and again, though
@@ -49,7 +50,7 @@ func TestPromise4_PauseCostsNothing(t *testing.T) {
 			time.Sleep(600 * time.Millisecond)
 		}
 	})
-	brokertest.Eventually(t, "the sink has paused often", func() bool {
+	test.Eventually(t, "the sink has paused often", func() bool {
 		// It owes more than its patience by then; but it is never that much behind.
 		return sinkOf(t, b, pausing.ID).Accepted > 17000
 	})
@@ -148,8 +149,8 @@ func slowerSink(t *testing.T) bool {
 	if f, s := <-atFast, <-atSlow; f != n || s != n {
 		wrong = append(wrong, fmt.Sprintf("%d sent, %d and %d received", n, f, s))
 	}
-	if !behind || time.Duration(latest.Load()) > 30*time.Millisecond {
-		return false
+	if !behind || len(wrong) > 0 && time.Duration(latest.Load()) > 30*time.Millisecond {
+		return false // what a sink lost that was late for want of a processor says nothing
 	}
 	if len(wrong) > 0 {
 		t.Error(wrong)
@@ -184,7 +185,7 @@ func TestPromise4_HungSinks(t *testing.T) {
 		t.Errorf("the sources waited for %s: for one after the other", blocked)
 	}
 	before := b.Channel.Status().Entered
-	brokertest.Eventually(t, "the channel goes on", func() bool { return b.Channel.Status().Entered > before+5000 })
+	test.Eventually(t, "the channel goes on", func() bool { return b.Channel.Status().Entered > before+5000 })
 	close(stop)
 	n := <-sent
 	for i, c := range got {
@@ -204,7 +205,7 @@ func TestPromise4_HungSinks(t *testing.T) {
 			}
 		}
 		receivesNothing(t, s, "a sink that has caught up")
-		brokertest.Eventually(t, "it is waited for again", func() bool {
+		test.Eventually(t, "it is waited for again", func() bool {
 			state = sinkOf(t, b, s.ID)
 			return state.State == "ready" && state.PatienceLeft == patience.Seconds()
 		})
@@ -266,7 +267,7 @@ func TestPromise4_Forever(t *testing.T) {
 	stop := make(chan struct{})
 	got := drained(sink, stop, nil)
 	sent := flood(brokertest.NewSource(t, b.Dir), 1, 1000, stop)
-	brokertest.Eventually(t, "the sources have waited for five times its patience", func() bool {
+	test.Eventually(t, "the sources have waited for five times its patience", func() bool {
 		return b.Channel.Status().Sources.ForSeconds > 0.5
 	})
 	st, s := b.Channel.Status(), sinkOf(t, b, hung.ID)
@@ -280,7 +281,7 @@ func TestPromise4_Forever(t *testing.T) {
 	if a := brokertest.Ask(t, b.Dir, wire.Request{Op: wire.OpSet, Sink: "must-have", Patience: "0"}); !a.OK {
 		t.Fatal(a.Error)
 	}
-	brokertest.Eventually(t, "the channel goes on", func() bool { return b.Channel.Status().Entered > before+2000 })
+	test.Eventually(t, "the channel goes on", func() bool { return b.Channel.Status().Entered > before+2000 })
 	close(stop)
 	if n, g := <-sent, <-got; n != g {
 		t.Errorf("the other sink received %d of %d", g, n)
@@ -301,7 +302,12 @@ func TestPromise4_MoreForSome(t *testing.T) {
 		{"patience=1001ms", stranger, wire.CodeDenied}, {"patience=forever", stranger, wire.CodeDenied},
 		{"patience=forever", 0, ""}, {"patience=1m", 0, ""}, {"patience=1s", stranger, ""}, {"patience=0", stranger, ""},
 	} {
-		r := registerAs(t, b.Dir, test.uid, nil, mine.Name, test.line)
+		var r wire.Reply
+		if test.uid == 0 { // whose word counts from a socket of root's
+			r = brokertest.Register(t, b.Dir, mine.Name, test.line)
+		} else {
+			r = registerAs(t, b.Dir, test.uid, nil, mine.Name, test.line)
+		}
 		if code := codeOf(r.Err); code != test.code {
 			t.Errorf("%s asked for by %d: %q, want %q", test.line, test.uid, code, test.code)
 		}
@@ -345,7 +351,7 @@ func TestPromise4_OneAccountForAUser(t *testing.T) {
 	}
 	spent := func(s *brokertest.Sink, who string) {
 		t.Helper()
-		brokertest.Eventually(t, who+" has little patience left", func() bool { return sinkOf(t, b, s.ID).PatienceLeft < 0.6 })
+		test.Eventually(t, who+" has little patience left", func() bool { return sinkOf(t, b, s.ID).PatienceLeft < 0.6 })
 	}
 	fast, hung := brokertest.NewSink(t, b.Dir), add()
 	stop := make(chan struct{})
@@ -390,7 +396,7 @@ func TestPromise4_CatchingUp(t *testing.T) {
 	stop := make(chan struct{})
 	got := drained(sink, stop, nil)
 	sent := flood(source, 2, 1000, stop)
-	brokertest.Eventually(t, "the ring goes round", func() bool { return b.Channel.Status().Entered > 8000 })
+	test.Eventually(t, "the ring goes round", func() bool { return b.Channel.Status().Entered > 8000 })
 	if blocked := blockedFor(b); blocked > 300*time.Millisecond {
 		t.Errorf("the sources waited for %s for a sink that was not there when it began", blocked)
 	}
@@ -439,6 +445,12 @@ func TestPromise4_StoppedBroker(t *testing.T) {
 			}
 			sent := flood(brokertest.NewSource(t, p.Dir), 1, 1000, stop)
 			time.Sleep(700 * time.Millisecond)
+			if hung {
+				test.Eventually(t, "it is waited for", func() bool {
+					_, all := p.status(t)
+					return all[ids[2]].PatienceLeft < 59.9
+				})
+			}
 
 			began := time.Now()
 			_, before := p.status(t)
@@ -460,9 +472,6 @@ func TestPromise4_StoppedBroker(t *testing.T) {
 				if is.Lost > 0 || is.State == "lagging" {
 					t.Errorf("%+v", is)
 				}
-			}
-			if hung && before[ids[2]].PatienceLeft > 59.9 {
-				t.Errorf("%+v: nobody was waiting for it", before[ids[2]])
 			}
 			if hung {
 				// What waits for it would wait a minute.
@@ -544,7 +553,7 @@ func TestPromise4_Framed(t *testing.T) {
 		}
 	}()
 	whole := send(500 * time.Millisecond)
-	brokertest.Eventually(t, "it has read everything", func() bool { return read.Load() == total })
+	test.Eventually(t, "it has read everything", func() bool { return read.Load() == total })
 	close(enough)
 	<-reading
 	base := total
@@ -563,7 +572,7 @@ func TestPromise4_Framed(t *testing.T) {
 	if rest < whole/10 {
 		t.Errorf("%.0f messages/s with all, %.0f with one left behind", whole, rest)
 	}
-	brokertest.Eventually(t, "all have entered", func() bool { return b.Channel.Status().Entered == total })
+	test.Eventually(t, "all have entered", func() bool { return b.Channel.Status().Entered == total })
 	next, got, gaps, lost := base, base, uint64(0), uint64(0)
 	for next < total {
 		p, err := stopped.Receive()
@@ -579,7 +588,7 @@ func TestPromise4_Framed(t *testing.T) {
 		t.Errorf("received %d, gaps of %d, told of %d lost, of %d", got, gaps, lost, total)
 	}
 	// It may have the last packet before the broker knows.
-	brokertest.Eventually(t, "the broker says the same", func() bool {
+	test.Eventually(t, "the broker says the same", func() bool {
 		s := sinkOf(t, b, stopped.ID)
 		return s.Lost == lost && s.Accepted == got
 	})

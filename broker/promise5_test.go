@@ -9,6 +9,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -230,7 +231,7 @@ func TestPromise5_Refused(t *testing.T) {
 			receiveSeq(t, sink, 1, i, i+1)
 		}
 	}
-	brokertest.Eventually(t, "all are counted", func() bool { return b.Channel.Status().Refused["too-large"] == refused })
+	test.Eventually(t, "all are counted", func() bool { return b.Channel.Status().Refused["too-large"] == refused })
 	st := b.Channel.Status()
 	var sum uint64
 	for _, n := range st.Refused {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // TestPromise6_SentTo: a sink that closed its socket is forgotten at the first message for it, its descriptor and its
@@ -46,7 +47,7 @@ func TestPromise6_SentTo(t *testing.T) {
 			t.Errorf("forgotten after %s", took)
 		}
 	}
-	brokertest.Eventually(t, "its descriptors are closed", func() bool { return openSockets() <= before+2 })
+	test.Eventually(t, "its descriptors are closed", func() bool { return openSockets() <= before+2 })
 	if st := b.Channel.Status(); st.Sinks.Total != 1 || st.Lost != 0 {
 		t.Errorf("%+v", st)
 	}
@@ -65,7 +66,7 @@ func TestPromise6_Idle(t *testing.T) {
 		t.Fatal(r.Err)
 	}
 	static := brokertest.NewSocket(t, b.Dir+"/sinks/static")
-	brokertest.Eventually(t, "the static sink is there", func() bool {
+	test.Eventually(t, "the static sink is there", func() bool {
 		st := b.Channel.Status().Sinks
 		return st.Static == 1 && st.Absent == 0
 	})
@@ -76,7 +77,7 @@ func TestPromise6_Idle(t *testing.T) {
 	for _, id := range []uint64{plain.ID, member.ID, r.ID} {
 		gone(t, b, id)
 	}
-	brokertest.Eventually(t, "the static sink is absent", func() bool { return b.Channel.Status().Sinks.Absent == 1 })
+	test.Eventually(t, "the static sink is absent", func() bool { return b.Channel.Status().Sinks.Absent == 1 })
 	if took := time.Since(closed); took > 5*time.Second {
 		t.Errorf("forgotten after %s", took)
 	}
@@ -104,7 +105,7 @@ func TestPromise6_HungUp(t *testing.T) {
 		}
 		if i%2 == 1 {
 			source.Send([]byte("unread"))
-			brokertest.Eventually(t, "sent", func() bool { return b.Channel.Status().Delivered == uint64(i+1)/2 })
+			test.Eventually(t, "sent", func() bool { return b.Channel.Status().Delivered == uint64(i+1)/2 })
 		}
 		began := time.Now()
 		c.Close()
@@ -113,7 +114,7 @@ func TestPromise6_HungUp(t *testing.T) {
 			t.Errorf("forgotten after %s", took)
 		}
 	}
-	brokertest.Eventually(t, "its descriptors are closed", func() bool { return openSockets() <= before+2 })
+	test.Eventually(t, "its descriptors are closed", func() bool { return openSockets() <= before+2 })
 }
 
 // TestPromise6_HungUpSources: connected sources that hang up leave the table, also while nothing is received, unless
@@ -247,7 +248,7 @@ func TestPromise6_ShareLives(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	brokertest.Eventually(t, "all are accepted", func() bool { return b.Channel.Status().Delivered == total })
+	test.Eventually(t, "all are accepted", func() bool { return b.Channel.Status().Delivered == total })
 	had := make(map[uint64]bool)
 	took := 0
 	for _, m := range members {
@@ -280,7 +281,7 @@ func TestPromise6_ShareLives(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	for i := range 2 {
-		brokertest.Eventually(t, fmt.Sprintf("member %d is gone", i), func() bool {
+		test.Eventually(t, fmt.Sprintf("member %d is gone", i), func() bool {
 			source.Send(stamped(3, 0, 20))
 			members[2].Receive()
 			_, there := findSink(b, members[i].ID)

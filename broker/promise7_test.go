@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -56,7 +57,7 @@ func TestPromise7_Drain(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			brokertest.Eventually(t, "all are in the ring", func() bool { st, _ := p.status(t); return st.Entered == total })
+			test.Eventually(t, "all are in the ring", func() bool { st, _ := p.status(t); return st.Entered == total })
 			p.signal(t, sig)
 			time.Sleep(100 * time.Millisecond)
 			for i := range uint64(total) { // 0.8 s

@@ -4,12 +4,14 @@ package broker_test
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -27,7 +29,7 @@ func message(t *testing.T, b *brokertest.Broker) {
 	if _, err := witness.Receive(); err != nil {
 		t.Fatal(err)
 	}
-	brokertest.Eventually(t, "the message is delivered", func() bool { return b.Channel.Status().Delivered == before+1 })
+	test.Eventually(t, "the message is delivered", func() bool { return b.Channel.Status().Delivered == before+1 })
 	brokertest.Register(t, b.Dir, witness.Name, "remove")
 }
 
@@ -118,7 +120,7 @@ func TestPromise8_Replies(t *testing.T) {
 	victim := brokertest.NewSocket(t, b.Dir+"/victim")
 	os.Chmod(victim.Name, 0o777)
 	sink := brokertest.NewSink(t, b.Dir)
-	for _, test := range []struct {
+	for _, c := range []struct {
 		name   string
 		uid    uint32
 		target string
@@ -132,19 +134,19 @@ func TestPromise8_Replies(t *testing.T) {
 		{"a path leads to a file", 0, b.Dir + "/.lock", ""},
 		{"a path leads nowhere", 0, b.Dir + "/nowhere", "no file"},
 	} {
-		asker := strangersOrMine(t, test.uid, b.Dir+"/asker")
+		asker := strangersOrMine(t, c.uid, b.Dir+"/asker")
 		removeFile(t, asker.Name)
-		if err := os.Symlink(test.target, asker.Name); err != nil {
+		if err := os.Symlink(c.target, asker.Name); err != nil {
 			t.Fatal(err)
 		}
-		sendAs(t, b.Dir, test.uid, asker, "@nobody\nreply=yes\n")
+		sendAs(t, b.Dir, c.uid, asker, "@nobody\nreply=yes\n")
 		brokertest.Register(t, b.Dir, "@nobody") // is answered behind it
-		if test.logged != "" {
-			brokertest.Eventually(t, fmt.Sprintf("%s: logged with %q", test.name, test.logged), func() bool {
-				return len(log.grep("no answer sent", test.logged)) > 0
+		if c.logged != "" {
+			test.Eventually(t, fmt.Sprintf("%s: logged with %q", c.name, c.logged), func() bool {
+				return len(log.grep("no answer sent", c.logged)) > 0
 			})
 		}
-		receivesNothing(t, asker, test.name)
+		receivesNothing(t, asker, c.name)
 		asker.Close()
 		removeFile(t, asker.Name)
 	}
@@ -198,12 +200,115 @@ func TestPromise8_IntoTheBroker(t *testing.T) {
 		if err := os.Symlink(b.Dir+"/"+name, b.Dir+"/sinks/static-"+name); err != nil {
 			t.Fatal(err)
 		}
-		brokertest.Eventually(t, "refused as a static sink", func() bool {
+		test.Eventually(t, "refused as a static sink", func() bool {
 			return len(log.grep("static-sink", "sink=static-"+name)) > 0
 		})
 	}
 	message(t, b)
 	if st := b.Channel.Status(); st.Sinks.Absent != 5 || st.Received != 1 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// TestPromise8_LentReach: a declared sink that is a link into somebody's folder leads to that somebody's socket, and not by
+// another hop, which he plants there, to one that only the broker may write to.
+func TestPromise8_LentReach(t *testing.T) {
+	needRoot(t)
+	log := &keptLog{}
+	b := brokertest.Start(t, keepLog(log))
+	openToAll(t, b.Dir)
+	for _, dir := range []string{"/private", "/theirs"} {
+		if err := os.Mkdir(b.Dir+dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	private := brokertest.NewSocket(t, b.Dir+"/private/in")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Chown(b.Dir+"/theirs", stranger, stranger))
+	must(os.Symlink(private.Name, b.Dir+"/theirs/in"))
+	must(os.Lchown(b.Dir+"/theirs/in", stranger, stranger))
+	must(os.Symlink(b.Dir+"/theirs/in", b.Dir+"/sinks/hop"))
+	reader := brokertest.NewSink(t, b.Dir)
+	test.Eventually(t, "the sink is declared", func() bool {
+		_, sinks := b.Channel.List()
+		return len(sinks) == 2
+	})
+	test.Eventually(t, "it is said why", func() bool { return len(log.grep("sink=hop", "uid 65533", "exchange")) > 0 })
+	must(brokertest.NewSource(t, b.Dir).Send([]byte("a message")))
+	if _, err := reader.Receive(); err != nil {
+		t.Fatal(err)
+	}
+	receivesNothing(t, private, "a socket in root's folder, by way of a stranger's link,")
+}
+
+// TestPromise8_BorrowedRoot: a program that root runs writes to whatever it was given as its output. What it writes, with
+// root's credentials, into a socket that somebody connected to register gives him none of root's rights: not over his own sinks,
+// not over root's, whatever that socket is bound to.
+func TestPromise8_BorrowedRoot(t *testing.T) {
+	needRoot(t)
+	log := &keptLog{}
+	b := brokertest.Start(t, keepLog(log))
+	openToAll(t, b.Dir)
+	foreign := brokertest.NewSocket(t, brokertest.Name()) // root's own, and nobody asked for it to be a sink
+	sink := brokertest.NewSink(t, b.Dir)
+	theirs := strangersSocket(t, brokertest.Name())
+	if r := registerAs(t, b.Dir, stranger, nil, theirs.Name); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	os.Mkdir(b.Dir+"/theirs", 0o777)
+	os.Chmod(b.Dir+"/theirs", 0o777)
+	victim := brokertest.NewSocket(t, b.Dir+"/victim") // root's own, and has sent nothing
+	for name, bound := range map[string]string{"not bound": "", "bound": brokertest.Name(), "bound to what leads to root's": b.Dir + "/theirs/s"} {
+		var connected *net.UnixConn
+		asStranger(func() {
+			var local *net.UnixAddr
+			if bound != "" {
+				local = &net.UnixAddr{Name: bound, Net: "unixgram"}
+			}
+			var err error
+			if connected, err = net.DialUnix("unixgram", local, &net.UnixAddr{Name: b.Dir + "/register", Net: "unixgram"}); err != nil {
+				t.Error(err)
+			}
+			if strings.HasPrefix(bound, "/") {
+				os.Remove(bound)
+				os.Symlink(victim.Name, bound)
+			}
+		})
+		defer connected.Close()
+		for _, text := range []string{theirs.Name + "\npatience=1m", theirs.Name + "\nlabel=mine", sink.Name + "\nremove", theirs.Name + "\nremove",
+			strangersSocket(t, brokertest.Name()).Name, foreign.Name + "\npatience=forever", "\npatience=forever"} {
+			if _, err := connected.Write([]byte(text + "\nreply=yes")); err != nil { // root's process, the stranger's socket
+				t.Fatal(err)
+			}
+		}
+		brokertest.Register(t, b.Dir, "@nobody") // is answered behind them
+		_, sinks := b.Channel.List()
+		if len(sinks) != 2 {
+			t.Errorf("%s: there are %d sinks instead of root's and the stranger's", name, len(sinks))
+		}
+		for _, s := range sinks {
+			if s.Patience != "1s" || s.Label == "mine" {
+				t.Errorf("%s: %+v", name, s)
+			}
+		}
+		receivesNothing(t, victim, "the socket that the address leads to")
+	}
+	if n := b.Channel.Status().Registrations["ok"]; n != 2 {
+		t.Errorf("%d registrations were good instead of 2", n)
+	}
+	// From a bound socket of root's, it is root's word.
+	if r := brokertest.Register(t, b.Dir, theirs.Name, "patience=1m"); r.Err != nil {
+		t.Error(r.Err)
+	}
+	if r := brokertest.Register(t, b.Dir, theirs.Name, "remove"); r.Err != nil {
+		t.Error(r.Err)
+	}
+	if r := registerAs(t, b.Dir, stranger, nil, sink.Name, "patience=1m"); codeOf(r.Err) != wire.CodeDenied {
+		t.Errorf("%+v", r)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // stored connects to a sink's socket, as the broker does, and is what a successor gets of it out of the store.
@@ -64,7 +65,7 @@ func ringWith(t *testing.T, messages int, specs ...ring.Salvaged) (data, state a
 		if err := unix.Send(ends[0], []byte("old"), 0); err != nil {
 			t.Fatal(err)
 		}
-		r.Receive(ends[1], ring.Datagrams, 0, 1)
+		r.Receive(ends[1], ring.Datagrams, ring.From{}, 1)
 		r.Append()
 	}
 	d, s := r.Descriptors()
@@ -110,7 +111,7 @@ func TestSetAsideKeepsAllSinks(t *testing.T) {
 	receiveSeq(t, plain, 1, 0, 1)
 	receiveSeq(t, member, 1, 0, 1)
 	receiveSeq(t, declared, 1, 0, 1)
-	brokertest.Eventually(t, "a sink that is not declared any more is gone", func() bool {
+	test.Eventually(t, "a sink that is not declared any more is gone", func() bool {
 		_, there := static(b, "undeclared")
 		return !there
 	})
@@ -136,7 +137,7 @@ func TestSetAsideSaysWhatIsGivenUp(t *testing.T) {
 			}
 			in.Data, in.State = []activation.Descriptor{data}, []activation.Descriptor{state}
 		}, keepLog(log))
-		brokertest.Eventually(t, "the journal is written", func() bool { return len(log.grep("ring-broken: ")) > 0 })
+		test.Eventually(t, "the journal is written", func() bool { return len(log.grep("ring-broken: ")) > 0 })
 		if lines := log.grep("ring-broken: "); len(lines) != 1 || len(log.grep(c.words...)) != 1 || strings.Contains(lines[0], c.none) {
 			t.Errorf("of a ring that is %s the journal says %q", c.what, lines)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -173,12 +174,12 @@ func TestDescriptorsClosed(t *testing.T) {
 	}
 	r.Close()
 	// The pipe's other end notices when the last copy is closed.
-	brokertest.Eventually(t, "all copies are closed", func() bool {
+	test.Eventually(t, "all copies are closed", func() bool {
 		_, err := w.Write([]byte("x"))
 		return err != nil
 	})
 	w.Close()
-	brokertest.Eventually(t, "no descriptor has leaked", func() bool { return len(openDescriptors()) <= before })
+	test.Eventually(t, "no descriptor has leaked", func() bool { return len(openDescriptors()) <= before })
 	if n := k.cut.Load(); n > 0 {
 		t.Errorf("%d messages came without all of their descriptors", n)
 	}
@@ -243,7 +244,7 @@ func TestSlowDescriptors(t *testing.T) {
 	for _, socket := range []string{"publish", "subscribe"} {
 		brokertest.Dial(t, b.Dir, socket).SendPacket([]byte(wire.Protocol + "\ntap=yes"))
 	}
-	brokertest.Eventually(t, "all are held up", func() bool { return g.held.Load() == 3 })
+	test.Eventually(t, "all are held up", func() bool { return g.held.Load() == 3 })
 
 	give(brokertest.NewSource(t, b.Dir).Conn, []byte("a message"))
 	give(packets.Conn, wire.AppendRecord(nil, []byte("a message")))
@@ -272,7 +273,7 @@ func TestSlowDescriptors(t *testing.T) {
 	for range 20 {
 		brokertest.NewSubscriber(t, b.Dir).Close()
 	}
-	brokertest.Eventually(t, "what others leave is closed", func() bool { return openSockets() <= before+5 })
+	test.Eventually(t, "what others leave is closed", func() bool { return openSockets() <= before+5 })
 	if r := brokertest.Register(t, b.Dir, "@nobody"); codeOf(r.Err) != wire.CodeNoPeer {
 		t.Errorf("%+v", r)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // The ways into a channel stay open: what fails for want of descriptors, or hangs, is tried again, and holds up nobody else.
@@ -52,7 +53,7 @@ func TestPromise9_DoorStaysOpen(t *testing.T) {
 	pid := p.cmd.Process.Pid
 	before := setDescriptors(t, pid, 100)
 	clients[0].Close() // any event has the door wait again
-	brokertest.Eventually(t, "the failure is logged", func() bool { return strings.Contains(p.stderr.String(), "cannot wait for framed clients") })
+	test.Eventually(t, "the failure is logged", func() bool { return strings.Contains(p.stderr.String(), "cannot wait for framed clients") })
 	setDescriptors(t, pid, before)
 	for _, c := range clients {
 		c.Close()
@@ -72,7 +73,7 @@ func TestPromise9_SilentClientsTakeNoPlaces(t *testing.T) {
 	p.serves(t)
 	openToAll(t, p.Dir)
 	holdSilent(t, p.Dir+"/publish", 250)
-	brokertest.Eventually(t, "there are silent clients", func() bool {
+	test.Eventually(t, "there are silent clients", func() bool {
 		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
 		return err == nil && len(open) > 20
 	})

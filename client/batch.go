@@ -26,6 +26,8 @@ type Batch struct {
 	source *Source
 	packet []byte // records, back to back
 	load   load   // what they hold
+	mark   uint64 // of a marked source: what holds with them
+	marks  bool   // mark was said since it was sent last
 }
 
 // Batch makes an empty batch. It needs no closing.
@@ -80,7 +82,7 @@ func (s *Source) tooLarge(ctx context.Context, size int) error {
 	if err := s.turn.take(ctx); err != nil {
 		return opError("send", s.path, err)
 	}
-	defer s.turn.give()
+	defer s.giveTurn()
 	return opError("send", s.path, s.admit(ctx, size))
 }
 
@@ -88,27 +90,27 @@ func (s *Source) tooLarge(ctx context.Context, size int) error {
 // stays collected: a later Flush sends it. The exception is a message for which ErrTooLarge is returned: it is left out.
 // Everything else is as with Send.
 func (b *Batch) Flush(ctx context.Context) error {
-	if b.load.messages == 0 {
+	if b.load.messages == 0 && !b.marks {
 		return nil
 	}
 	s := b.source
 	if err := s.turn.take(ctx); err != nil {
 		return opError("send", s.path, err)
 	}
-	defer s.turn.give()
+	defer s.giveTurn()
 	return opError("send", s.path, b.transmit(ctx, true))
 }
 
 // TryFlush is to Flush as TrySend is to Send.
 func (b *Batch) TryFlush() error {
-	if b.load.messages == 0 {
+	if b.load.messages == 0 && !b.marks {
 		return nil
 	}
 	s := b.source
 	if err := s.turn.try(); err != nil {
 		return opError("send", s.path, err)
 	}
-	defer s.turn.give()
+	defer s.giveTurn()
 	return opError("send", s.path, b.transmit(context.Background(), false))
 }
 
@@ -117,6 +119,17 @@ func (b *Batch) TryFlush() error {
 // Preconditions: the caller has the turn of the source.
 func (b *Batch) transmit(ctx context.Context, wait bool) error {
 	b.source.load = b.load
+	if b.source.options.Marks {
+		mark := b.source.mark.Load()
+		if b.marks {
+			mark = b.mark
+		}
+		err := b.source.sendMarked(ctx, mark, b.packet, wait)
+		if err == nil {
+			b.packet, b.load, b.marks = b.packet[:0], load{}, false
+		}
+		return err
+	}
 	rest, err := b.source.transmit(ctx, b.packet, wait)
 	if len(rest) < len(b.packet) {
 		b.packet = b.packet[:copy(b.packet, rest)]

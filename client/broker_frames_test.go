@@ -20,8 +20,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // TestFramesOfAnySizeArriveWhole from both kinds of source, one by one and in batches, at both kinds of sink.
@@ -246,7 +246,7 @@ func TestLeaveFramed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	brokertest.Eventually(t, "the delivery", func() bool {
+	test.Eventually(t, "the delivery", func() bool {
 		_, sinks, err := channel.Sinks(inTime(t))
 		return err == nil && sinks[0].Accepted == 5
 	})
@@ -269,7 +269,7 @@ func TestLeaveFramed(t *testing.T) {
 	if _, err := sink.Receive(inTime(t)); !errors.Is(err, io.EOF) || got != 5 {
 		t.Errorf("got %d messages and then %v", got, err)
 	}
-	brokertest.Eventually(t, "the leaving", func() bool {
+	test.Eventually(t, "the leaving", func() bool {
 		_, sinks, err := channel.Sinks(inTime(t))
 		return err == nil && len(sinks) == 0
 	})
@@ -324,7 +324,7 @@ func runBroker(t *testing.T, program string, channel msgmux.Channel, flags ...st
 		}
 	})
 	t.Cleanup(stop)
-	brokertest.Eventually(t, "the start", func() bool {
+	test.Eventually(t, "the start", func() bool {
 		_, err := channel.Status(inTime(t))
 		return err == nil
 	})
@@ -398,7 +398,7 @@ func TestTheClientLeavesNothingRunning(t *testing.T) {
 		source.Close()
 	}
 	life()
-	brokertest.Eventually(t, "as many goroutines as before", func() bool {
+	test.Eventually(t, "as many goroutines as before", func() bool {
 		before := runtime.NumGoroutine()
 		life()
 		time.Sleep(10 * time.Millisecond) // the broker, which is in this process, closes its ends

@@ -18,6 +18,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // realChannel starts a broker for a test.
@@ -68,7 +69,7 @@ func TestMessagesPassThroughABroker(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	brokertest.Eventually(t, "the end of both", func() bool {
+	test.Eventually(t, "the end of both", func() bool {
 		_, listed, err := channel.Sinks(inTime(t))
 		return err == nil && len(listed) == 0
 	})
@@ -184,7 +185,7 @@ func TestTheClientLeavesNothingOpen(t *testing.T) {
 		source.Close()
 	}
 	life() // what is opened once and kept is open from here on
-	brokertest.Eventually(t, "the broker lets go of the first", func() bool {
+	test.Eventually(t, "the broker lets go of the first", func() bool {
 		before := open()
 		life()
 		for range 20 {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // The environment variables that say which channel is meant when the program does not.
@@ -67,25 +69,14 @@ func in(parent, name string) (Channel, error) {
 	return Channel{RuntimeDir: filepath.Join(parent, "msgmux."+name)}, nil
 }
 
-// The sockets of a channel, by their names in its folder.
-const (
-	socketSource    = "source"
-	socketPublish   = "publish"
-	socketSubscribe = "subscribe"
-	socketControl   = "control"
-)
-
-// maxPath is how long the path of a socket may be: sun_path holds 108 bytes with the terminating NUL (unix(7)).
-const maxPath = 107
-
 // socket is the path of one of the channel's sockets; op is for the error.
 func (c Channel) socket(op, name string) (string, error) {
 	if !filepath.IsAbs(c.RuntimeDir) {
 		return "", badOption(op, "the runtime folder %q is not an absolute path", c.RuntimeDir)
 	}
 	path := filepath.Join(c.RuntimeDir, name)
-	if len(path) > maxPath {
-		return "", badOption(op, "the path %s has %d bytes, a socket's may have %d", path, len(path), maxPath)
+	if len(path) > wire.MaxSocketPath {
+		return "", badOption(op, "the path %s has %d bytes, a socket's may have %d", path, len(path), wire.MaxSocketPath)
 	}
 	return path, nil
 }

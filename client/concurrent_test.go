@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // TestGoroutinesShareASourceAndASink: each message comes once, to one of the receivers, and the messages of one sender,
@@ -193,7 +193,7 @@ func TestLeaveEndsAReceive(t *testing.T) {
 	n := <-got
 	cancel()
 	all.Wait()
-	brokertest.Eventually(t, "the end of the flood", func() bool {
+	test.Eventually(t, "the end of the flood", func() bool {
 		_, sinks, err := channel.Sinks(inTime(t))
 		return err == nil && len(sinks) == 1 && sinks[0].Waiting == 0
 	})

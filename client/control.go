@@ -85,7 +85,7 @@ var errNoAnswer = errors.New("the answer is empty")
 
 // exchange sends one request on a connection of its own and reads the answer.
 func (c Channel) exchange(ctx context.Context, op string, request []byte) (answer wire.Answer, text []byte, err error) {
-	path, err := c.socket(op, socketControl)
+	path, err := c.socket(op, wire.SocketControl)
 	if err != nil {
 		return answer, nil, err
 	}
@@ -119,11 +119,13 @@ func carry(ctx context.Context, path string, request []byte) ([]byte, error) {
 	}
 	var answer []byte
 	packet := make([]byte, maxAnswerPacket)
-	for {
+	for ends := 0; ; {
 		n, _, flags, _, err := conn.ReadMsgUnix(packet, nil)
 		switch {
 		case errors.Is(err, io.EOF) || err == nil && n == 0:
-			return answer, nil
+			if ends++; ends == looksAtEnd {
+				return answer, nil
+			}
 		case err != nil:
 			return nil, orContext(ctx, err)
 		case flags&syscall.MSG_TRUNC != 0 || len(answer)+n > maxAnswer:

@@ -30,8 +30,15 @@
 //
 // A restart of the broker under systemd is not noticed. When the channel is stopped and started, a Source connects again by
 // itself, and a Sink if SinkOptions.Reconnect says so, where it was if the channel still knows; Retry has both wait for a
-// broker that is not there. What lies unread in a sink is lost when its own process dies, but for a sink whose socket the
-// service manager holds: Inherited.
+// broker that is not there.
+//
+// What lies unread in a sink is lost when its own process dies, but for two kinds. That of a sink whose socket the service manager
+// holds (Inherited) stays in the socket. A sink that is kept (SinkOptions.Keep) goes on behind the last message that it was done
+// with, and gets again what it had in hand; if it stores its Position with its results, in one transaction, and says so
+// (SinkOptions.From), it has each message exactly once.
+//
+// A source that was killed does not know what is in the channel, unless it marks what it sends (SourceOptions.Marks, Batch.Mark) with
+// how far it has come in its own input: Source.Mark tells that when it is back.
 //
 // Contexts end every wait at once. All waiting is left to the runtime's poller: what waits keeps no thread and no processor,
 // and makes nothing else in the program late.

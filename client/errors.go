@@ -26,6 +26,14 @@ var (
 	// ErrHungUp: the broker ended the connection of a sink. It was dropped by an administrator, or the channel was stopped;
 	// a broker that is restarted does not hang up.
 	ErrHungUp = errors.New("the broker has hung up")
+	// ErrInUse: another connection, or another sink, has the name that was asked for; or has taken it over.
+	ErrInUse = errors.New("the name is in use")
+	// ErrEpoch: the channel's numbers, or a source's mark, are not the ones that the program knows: the channel was stopped and
+	// started, or its memory was lost. What that means for what is written down the program has to decide. Subscribing without
+	// From, or with the epoch of now, goes on with what there is.
+	ErrEpoch = errors.New("the channel has begun anew")
+	// ErrOverwritten: what Sink.InPlace had its caller use was overwritten meanwhile, and counts for nothing.
+	ErrOverwritten = errors.New("the messages were overwritten while they were read")
 	// ErrBadOption: an argument that no broker would accept; nothing was sent.
 	ErrBadOption = errors.New("bad option")
 )
@@ -92,6 +100,8 @@ func classOfCode(code string) error {
 		return ErrNotFound
 	case wire.CodeTooLarge:
 		return ErrTooLarge
+	case wire.CodeInUse:
+		return ErrInUse
 	}
 	return ErrRefused
 }

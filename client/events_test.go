@@ -15,31 +15,19 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // notes is a logger's output, to be read while it is written.
-type notes struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (n *notes) Write(b []byte) (int, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.text.Write(b)
-}
+type notes struct{ test.Output }
 
 // has says whether there is a line with all these words.
 func (n *notes) has(words ...string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for line := range strings.Lines(n.text.String()) {
+	for line := range strings.Lines(n.String()) {
 		missing := false
 		for _, word := range words {
 			missing = missing || !strings.Contains(line, word)
@@ -105,7 +93,7 @@ func TestSourcesCount(t *testing.T) {
 	want(6+n, 15+n, 1)
 	before := source.Stats().Blocked
 	go func() { sent <- source.Send(inTime(t), []byte("x")) }()
-	brokertest.Eventually(t, "the wait shows while it lasts", func() bool { return source.Stats().Blocked > before })
+	test.Eventually(t, "the wait shows while it lasts", func() bool { return source.Stats().Blocked > before })
 	time.Sleep(shortly)
 	broker.packet(t)
 	for len(sent) == 0 {
@@ -150,7 +138,7 @@ func TestSinksCount(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	if !log.has("level=DEBUG", "subscribed", "subscribe") || !log.has("level=WARN", "missing", "before=7", "lost=4", "anew=false") {
-		t.Errorf("the log has %s", log.text.String())
+		t.Errorf("the log has %s", log.String())
 	}
 	broker.Close()
 	received := make(chan error, 1)
@@ -166,7 +154,7 @@ func TestSinksCount(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	if !log.has("level=WARN", "hung up") || !log.has("level=INFO", "subscribed again") || !log.has("level=WARN", "anew=true") {
-		t.Errorf("the log has %s", log.text.String())
+		t.Errorf("the log has %s", log.String())
 	}
 
 	inherited, far := inherit(t, msgmux.InheritedOptions{Logger: log.logger()})
@@ -177,7 +165,7 @@ func TestSinksCount(t *testing.T) {
 		}
 	}
 	if got, want := inherited.Stats(), (msgmux.SinkStats{Messages: 2, Bytes: 3}); got != want || !log.has("inherited", "archive") {
-		t.Errorf("got %+v, and the log has %s", got, log.text.String())
+		t.Errorf("got %+v, and the log has %s", got, log.String())
 	}
 }
 
@@ -192,14 +180,14 @@ func TestSinksKnowTheirNameAndLag(t *testing.T) {
 	if err := source.Send(inTime(t), []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	brokertest.Eventually(t, "the delivery", func() bool {
+	test.Eventually(t, "the delivery", func() bool {
 		status, err := second.Status(inTime(t))
 		return err == nil && status.Accepted == 1 && status.Waiting == 0 && status.ID == second.ID() && status.Label == "db-2" &&
 			status.Kind == msgmux.KindFramed && status.State == msgmux.StateReady && status.Patience == time.Second &&
 			time.Since(status.Since) < time.Minute && status.LaggingSince.IsZero()
 	})
 	second.Close()
-	brokertest.Eventually(t, "the end", func() bool {
+	test.Eventually(t, "the end", func() bool {
 		_, err := second.Status(inTime(t))
 		return errors.Is(err, msgmux.ErrNotFound)
 	})
@@ -230,7 +218,7 @@ func TestRetryWaitsForABroker(t *testing.T) {
 		}
 		subscribed <- sink
 	}()
-	brokertest.Eventually(t, "they say that they wait", func() bool {
+	test.Eventually(t, "they say that they wait", func() bool {
 		return log.has("level=WARN", "waiting for a broker") && log.has("level=WARN", "cannot subscribe yet", "no broker")
 	})
 	program := buildBroker(t)
@@ -250,7 +238,7 @@ func TestRetryWaitsForABroker(t *testing.T) {
 	stop()
 	sent := make(chan error, 1)
 	go func() { sent <- d.source.Send(t.Context(), []byte("meanwhile")) }()
-	brokertest.Eventually(t, "it says that its broker has gone", func() bool { return log.has("level=WARN", "the broker has gone") })
+	test.Eventually(t, "it says that its broker has gone", func() bool { return log.has("level=WARN", "the broker has gone") })
 	brief, cancel := context.WithTimeout(context.Background(), shortly)
 	defer cancel()
 	if err := d.source.Send(brief, nil); !errors.Is(err, context.DeadlineExceeded) {
@@ -258,7 +246,7 @@ func TestRetryWaitsForABroker(t *testing.T) {
 	}
 	defer runBroker(t, program, channel)()
 	if err := <-sent; err != nil || d.source.Stats().Reconnects != 1 || !log.has("level=INFO", "connected again") {
-		t.Errorf("got %v after %d reconnects; the log has %s", err, d.source.Stats().Reconnects, log.text.String())
+		t.Errorf("got %v after %d reconnects; the log has %s", err, d.source.Stats().Reconnects, log.String())
 	}
 
 	absent := folder(t)

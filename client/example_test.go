@@ -534,3 +534,102 @@ func ExampleChannel_Sinks() {
 	// archive ready 1m0s 0
 	// true
 }
+
+// A sink that is kept goes on where it was, and one that stores its place with its results has each message once, whatever has
+// become of it before: here it has stored two messages when it ends, and has said nothing.
+func ExampleSinkOptions_kept() {
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var books struct { // in a database; both are written in one transaction
+		messages []string
+		place    msgmux.Position
+	}
+	archive := func(most int) {
+		sink, err := broker.Channel.Subscribe(ctx, msgmux.SinkOptions{
+			Label: "archive", Keep: time.Minute, Ack: true, From: books.place, // ErrEpoch: the channel has begun anew
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer sink.Close()
+		for message, err := range sink.Messages(ctx) {
+			if err != nil {
+				log.Fatal(err)
+			}
+			books.messages = append(books.messages, string(message.Payload))
+			books.place = msgmux.Position{Epoch: sink.Epoch(), Seq: message.Seq + 1}
+			if most--; most == 0 {
+				return // it dies here
+			}
+			if err := sink.Ack(message.Seq + 1); err != nil {
+				log.Fatal(err)
+			}
+		}
+	}
+
+	source, err := broker.Channel.Dial(ctx, msgmux.SourceOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer source.Close()
+	go func() {
+		for _, text := range []string{"one", "two", "three", "four"} {
+			if err := source.Send(ctx, []byte(text)); err != nil {
+				log.Fatal(err)
+			}
+		}
+	}()
+	archive(2)
+	archive(2)
+	fmt.Println(books.messages)
+	// Output: [one two three four]
+}
+
+// A source that was killed learns what is in the channel. docs/examples/tailer follows a file so.
+func ExampleBatch_Mark() {
+	broker, err := brokertest.Run(brokertest.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer broker.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	sink, err := broker.Channel.Subscribe(ctx, msgmux.SinkOptions{}) // or the channel would take nothing in
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sink.Close()
+	input := []string{"one", "two", "three"}
+	for range 2 { // the second one is the first one again, after its death
+		source, err := broker.Channel.Dial(ctx, msgmux.SourceOptions{Label: "input", Marks: true, Keep: time.Minute})
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println("from", source.Mark())
+		batch := source.Batch()
+		for i := int(source.Mark()); i < min(len(input), int(source.Mark())+2); i++ {
+			if err := errors.Join(batch.Add(ctx, []byte(input[i])), batch.Mark(uint64(i+1))); err != nil {
+				log.Fatal(err)
+			}
+		}
+		if err := batch.Flush(ctx); err != nil {
+			log.Fatal(err)
+		}
+		source.Close()
+	}
+	for range input {
+		message, err := sink.Receive(ctx)
+		fmt.Printf("%s %v\n", message.Payload, err)
+	}
+	// Output:
+	// from 0
+	// from 2
+	// one <nil>
+	// two <nil>
+	// three <nil>
+}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -53,8 +54,7 @@ func greet(ctx context.Context, conn *net.UnixConn, hello wire.Hello) (wire.Repl
 	}
 	answer := make([]byte, wire.MaxReply)
 	n, err := conn.Read(answer)
-	if errors.Is(err, syscall.ECONNRESET) {
-		// The broker closed with the hello unread: the kernel says so first and only once.
+	for ends := 1; ends < looksAtEnd && isHangUp(err); ends++ {
 		n, err = conn.Read(answer)
 	}
 	if err != nil {
@@ -67,6 +67,38 @@ func greet(ctx context.Context, conn *net.UnixConn, hello wire.Hello) (wire.Repl
 	}
 	return reply, nil
 }
+
+// receiveShort waits for a packet no longer than an answer, which may have descriptors: they are the caller's. The end of the connection
+// is ECONNRESET.
+func receiveShort(ctx context.Context, conn *net.UnixConn) (packet []byte, fds []int, err error) {
+	release := interrupt(ctx, conn.SetReadDeadline)
+	defer release()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, nil, err
+	}
+	packet = make([]byte, wire.MaxReply)
+	for range looksAtEnd {
+		var n int
+		var failed error
+		if err := raw.Read(func(fd uintptr) (done bool) {
+			got, with, errno := sys.RecvDescriptors(int(fd), packet)
+			n, fds, failed = got, with, asError(errno)
+			return errno != syscall.EAGAIN
+		}); err != nil {
+			return nil, nil, orContext(ctx, err)
+		}
+		if failed == nil && n > 0 || failed != nil && !isHangUp(failed) {
+			return packet[:n], fds, failed
+		}
+	}
+	return nil, nil, syscall.ECONNRESET
+}
+
+// looksAtEnd is how often a connection is read before its end is believed. The kernel tells of the end before what the broker sent
+// last, once as ECONNRESET if something was not read by the broker, and once as the end if the broker has sent and closed while
+// the kernel was between looking for a packet and looking whether there is another end (unix_dgram_recvmsg).
+const looksAtEnd = 3
 
 // isHangUp tells whether err is the end of a connection, in the forms in which reading and writing show it.
 func isHangUp(err error) bool {

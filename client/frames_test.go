@@ -439,7 +439,8 @@ func TestSinkConnectsAgain(t *testing.T) {
 	broker = admit(t, listener, "ok id=9\n")
 	broker.deliver(t, 2, 0, "three")
 	broker.deliver(t, 3, 0, "four")
-	for i, want := range []msgmux.Message{{[]byte("one"), 100}, {[]byte("two"), 104}, {[]byte("three"), 2}, {[]byte("four"), 3}} {
+	for i, want := range []msgmux.Message{{Payload: []byte("one"), Seq: 100}, {Payload: []byte("two"), Seq: 104}, {Payload: []byte("three"), Seq: 2},
+		{Payload: []byte("four"), Seq: 3}} {
 		select {
 		case got := <-received:
 			if string(got.Payload) != string(want.Payload) || got.Seq != want.Seq {

@@ -21,6 +21,10 @@ type InheritedOptions struct {
 	// what was lost. It must be as declared: without it a packet is a message, and with it a plain message is an error.
 	Frames bool
 
+	// Origin says that the sink is declared with meta=yes too, and gives each message its Message.Origin. It goes with Frames
+	// only, and must be as declared.
+	Origin bool
+
 	// OnGap and Logger are as in SinkOptions. Without Frames nothing tells of gaps.
 	OnGap  func(Gap)
 	Logger *slog.Logger
@@ -48,7 +52,7 @@ func Inherited(name string, options InheritedOptions) (*Sink, error) {
 	if err != nil {
 		return nil, &OpError{Op: op, Path: found, Err: err}
 	}
-	s := newSink("inherited:"+found, SinkOptions{OnGap: options.OnGap, Logger: options.Logger})
+	s := newSink("inherited:"+found, SinkOptions{Origin: options.Origin, OnGap: options.OnGap, Logger: options.Logger})
 	s.inherited, s.framed, s.label, s.conn = true, options.Frames, found, conn
 	if err := s.in.use(conn); err != nil {
 		return nil, opError(op, found, errors.Join(err, s.Close()))

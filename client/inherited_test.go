@@ -20,6 +20,7 @@ import (
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // TestInheritedSocketsArePlain: a datagram is a message, of every size, and an empty one is not the end.
@@ -259,7 +260,7 @@ func readerIsKilled(t *testing.T, word string) {
 	}
 	defer file.Close()
 	channel := msgmux.Channel{RuntimeDir: b.Dir}
-	brokertest.Eventually(t, "the sink", func() bool {
+	test.Eventually(t, "the sink", func() bool {
 		_, sinks, err := channel.Sinks(inTime(t))
 		return err == nil && len(sinks) == 1 && sinks[0].State == msgmux.StateReady && sinks[0].Frames == (word == "frames")
 	})

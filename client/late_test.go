@@ -99,7 +99,7 @@ func TestASinkDoesNotMakeItsHostLate(t *testing.T) {
 	for _, processors := range []string{"1", "2", "4"} {
 		// The least of several turns: other programs of this machine only add to it.
 		without, with := time.Hour, time.Hour
-		for range 2 {
+		for try := 0; try < 2 || try < 6 && with > 3*max(without, time.Millisecond); try++ {
 			without = min(without, hostLateness(t, channel, processors))
 			with = min(with, hostLateness(t, channel, processors+"+sink"))
 		}

@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // watched is a context that counts who watches it. The context package uses AfterFunc where it is there.
@@ -137,7 +137,7 @@ func TestCallsThatEndEarlyLeaveNothingBehind(t *testing.T) {
 		}
 	}
 	// By here all that the tests above had open is closed.
-	brokertest.Eventually(t, "as many goroutines as before", func() bool { return runtime.NumGoroutine() <= before })
+	test.Eventually(t, "as many goroutines as before", func() bool { return runtime.NumGoroutine() <= before })
 }
 
 // TestErrorsHaveOneClass, and all are an OpError that says what was tried, and where.

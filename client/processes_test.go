@@ -24,8 +24,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // roleVariable makes this program a client instead of a test: "source FOLDER ROUND", "sink FOLDER PATIENCE"
@@ -222,7 +222,7 @@ func TestAStoppedProcess(t *testing.T) {
 		}
 		return status, sinks
 	}
-	brokertest.Eventually(t, "the sinks", func() bool { s, _ := status(); return s.Sinks.Total == len(sinks) })
+	test.Eventually(t, "the sinks", func() bool { s, _ := status(); return s.Sinks.Total == len(sinks) })
 	source := startClient(t, "source", channel, 0)
 	sent := make(chan uint64, 1)
 	go func() { // what it tells last
@@ -248,7 +248,7 @@ func TestAStoppedProcess(t *testing.T) {
 	before := enters(10)
 	anonymous, shared := memory(t, began.PID)
 	stopped.signal(t, syscall.SIGSTOP)
-	brokertest.Eventually(t, "the stopped one is left behind", func() bool { s, _ := status(); return s.Sinks.Lagging == 1 })
+	test.Eventually(t, "the stopped one is left behind", func() bool { s, _ := status(); return s.Sinks.Lagging == 1 })
 	after := enters(20)
 	anonymousAfter, sharedAfter := memory(t, began.PID)
 	t.Logf("%.0f messages/s with all, %.0f with one left behind; anonymous memory %d KiB, then %d, shared %d, then %d",
@@ -325,7 +325,7 @@ func TestASourceThatIsKilled(t *testing.T) {
 	}
 	// Of each there may be a packet more than it lived to tell of.
 	var got [rounds + 1]uint64
-	brokertest.Eventually(t, "whole packets, all that the sources told of, and nothing under way", func() bool {
+	test.Eventually(t, "whole packets, all that the sources told of, and nothing under way", func() bool {
 		status, err := channel.Status(ctx)
 		if err != nil {
 			t.Fatal(err)

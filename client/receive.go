@@ -3,6 +3,7 @@
 package msgmux
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,12 +11,14 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"syscall"
 	"time"
 
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/view"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -28,6 +31,9 @@ type Message struct {
 	// one, unless messages were lost or another sink of the share has got them. Numbers only grow as long as the channel
 	// is not stopped. It is 0 on an inherited socket without frames.
 	Seq uint64
+
+	// Origin is who sent it and when, if SinkOptions.Origin asked for that.
+	Origin Origin
 }
 
 // Gap is what is missing before a message.
@@ -41,6 +47,10 @@ type Gap struct {
 type inlet struct {
 	buffer  []byte // grows to what comes
 	at, end int    // the records that are left of a packet
+	origins []byte // whose they are: origins that hold from a later one on
+	each    int    // from one origin to the next
+	until   uint64 // the number from which the next of them holds; math.MaxUint64: there is none
+	origin  Origin // that of the records before
 	whole   bool   // or a datagram is there, maybe an empty one,
 	size    int    // of so many bytes
 
@@ -50,14 +60,26 @@ type inlet struct {
 	want   uint64    // records with lower numbers were given out by an earlier connection
 	begun  bool      // seq is known
 	anew   bool      // the connection is not the first, does not go on where that was, and no packet has come by it
+	given  uint64    // the number after that of the message that was given out last; 0: it has been noted as done
+	acks   bool      // the sink says how far it is done
 	missed uint64    // messages between the last one of the connection before and the first one of this
 	told   uint64    // the loss that the last packet told of
 
-	raw   syscall.RawConn
-	try   func(fd uintptr) (done bool) // receive, bound once
-	reset bool                         // the kernel has told of the end of this connection
-	n     int                          // what the last recv returned
-	err   error                        //
+	raw  syscall.RawConn
+	try  func(fd uintptr) (done bool) // receive, bound once
+	dry  func()                       // nothing more is there; nil: nobody wants to know
+	n    int                          // what the last recv returned
+	last error                        // why the broker ends the connection, if it has said so
+	err  error                        //
+
+	place  bool       // what is there next is wanted where it lies
+	peeked view.Batch // what lies in placed
+	placed []byte     // nil: nothing
+
+	view   *view.Reader // of a sink in view: from where it reads; nil: packets come
+	limit  uint64       // the position up to where it may: of a connection that has ended, where head was then
+	packet [wire.MaxReply]byte
+	fds    []int // that came with the last packet
 }
 
 // Receive waits for the next message and returns it; the caller owns it. After ctx is done it returns ctx's error.
@@ -66,7 +88,8 @@ func (s *Sink) Receive(ctx context.Context) (Message, error) {
 	if err := s.turn.take(ctx); err != nil {
 		return Message{}, opError("receive", s.where, err)
 	}
-	defer s.turn.give()
+	defer s.giveTurn()
+	s.moveOn()
 	if !s.has() {
 		release := interrupt(ctx, s.setReadDeadline)
 		defer release()
@@ -88,10 +111,11 @@ func (s *Sink) each(ctx context.Context, yield func(Message, error) bool) error 
 	if err := s.turn.take(ctx); err != nil {
 		return opError("receive", s.where, err)
 	}
-	defer s.turn.give()
+	defer s.giveTurn()
 	release := interrupt(ctx, s.setReadDeadline)
 	defer release()
 	ends := ctx.Done() != nil
+	s.moveOn()
 	for {
 		for !s.closed.Load() && s.has() {
 			m := s.take()
@@ -101,6 +125,9 @@ func (s *Sink) each(ctx context.Context, yield func(Message, error) bool) error 
 			}
 			if !more {
 				return errBreak
+			}
+			if s.in.at == s.in.end || s.in.acks && s.acks.now {
+				s.moveOn()
 			}
 			if ends && ctx.Err() != nil {
 				return opError("receive", s.where, ctx.Err())
@@ -142,7 +169,11 @@ func (s *Sink) has() bool { return s.in.at < s.in.end || s.in.whole }
 func (s *Sink) take() Message {
 	in := &s.in
 	if s.framed {
-		return in.record()
+		m := in.record()
+		if in.acks {
+			in.given = in.seq
+		}
+		return m
 	}
 	in.whole = false
 	return Message{Payload: in.buffer[:in.size:in.size]}
@@ -154,7 +185,20 @@ func (in *inlet) record() Message {
 	n := int(binary.LittleEndian.Uint32(in.buffer[in.at:]))
 	in.at += wire.Padded(n)
 	in.seq++
-	return Message{Payload: b[:n:n], Seq: in.seq - 1}
+	if in.seq > in.until {
+		in.nextOrigin()
+	}
+	return Message{Payload: b[:n:n], Seq: in.seq - 1, Origin: in.origin}
+}
+
+// nextOrigin takes the origins that hold up to the record that was just taken.
+func (in *inlet) nextOrigin() {
+	for in.seq > in.until {
+		in.origin, in.origins, in.until = originOf(in.origins), in.origins[in.each:], math.MaxUint64
+		if len(in.origins) > 0 {
+			in.until, _ = wire.ParseOrigin(in.origins)
+		}
+	}
 }
 
 // fill waits for the next packet or datagram and puts it into the buffer.
@@ -162,10 +206,28 @@ func (in *inlet) record() Message {
 // Preconditions: the caller has the turn, has set up ctx with interrupt, and has taken all that the buffer held.
 func (s *Sink) fill(ctx context.Context) error {
 	for {
-		if s.inherited && s.hasLeft() {
+		if s.takesNoMore() && s.hasLeft() {
 			return io.EOF
 		}
+		if s.in.view != nil {
+			if some, err := s.look(ctx); some || err != nil {
+				return err
+			}
+			if s.in.limit == math.MaxUint64 && !s.in.view.Over() && !s.in.view.Sleep() {
+				s.in.view.Wake()
+				continue
+			}
+		}
 		n, err := s.read()
+		if s.in.view != nil {
+			s.in.view.Wake()
+			if err == nil {
+				err = s.heard(n)
+			}
+			if err == nil {
+				continue
+			}
+		}
 		switch {
 		case err == nil && s.framed:
 			if err := s.unpack(n); err != nil || s.in.at < s.in.end {
@@ -177,14 +239,22 @@ func (s *Sink) fill(ctx context.Context) error {
 			s.counts.messages.Add(1)
 			s.counts.bytes.Add(uint64(n))
 			return nil
-		case s.inherited && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
+		case s.takesNoMore() && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
 			continue // Leave has set it; nobody else does without ctx
 		case !isHangUp(err):
 			return orContext(ctx, err)
 		case s.hasLeft():
 			return io.EOF
 		}
+		if v := s.in.view; v != nil && s.in.last == nil && s.in.limit == math.MaxUint64 {
+			if s.in.limit = v.Head(); v.More(s.in.limit) {
+				continue // what there was is there still
+			}
+		}
 		s.log(slog.LevelWarn, "the broker has hung up")
+		if s.in.last != nil {
+			return s.in.last
+		}
 		if !s.options.Reconnect {
 			return ErrHungUp
 		}
@@ -194,17 +264,23 @@ func (s *Sink) fill(ctx context.Context) error {
 	}
 }
 
-// read waits for a packet or datagram, and returns its size. The end of a connection is io.EOF.
-func (s *Sink) read() (int, error) {
+// read waits for a packet or datagram, and returns its size. The end of a connection is io.EOF or ECONNRESET.
+func (s *Sink) read() (n int, err error) {
+	n, err = s.readOnce()
+	for ends := 1; ends < looksAtEnd && isHangUp(err); ends++ {
+		n, err = s.readOnce()
+	}
+	return n, err
+}
+
+// readOnce is read that takes the kernel's word for the end.
+func (s *Sink) readOnce() (int, error) {
 	in := &s.in
 	err := in.raw.Read(in.try)
 	if err == nil {
 		err = in.err
 	}
 	switch {
-	case errors.Is(err, syscall.ECONNRESET) && !in.reset:
-		in.reset = true // told once, and before what was sent last
-		return s.read()
 	case err == nil && !s.inherited && in.n == 0: // no packet is empty
 		err = io.EOF
 	case err == nil && in.n > len(in.buffer):
@@ -227,7 +303,13 @@ func (in *inlet) receive(fd uintptr) (done bool) {
 	if behind := n - len(in.buffer); behind > 0 && behind < len(over.memory) {
 		in.buffer = over.into(in.buffer, behind)
 	}
-	return errno != syscall.EAGAIN
+	if errno != syscall.EAGAIN {
+		return true
+	}
+	if in.dry != nil {
+		in.dry()
+	}
+	return false
 }
 
 // use makes conn the socket to receive from.
@@ -236,7 +318,6 @@ func (in *inlet) use(conn *net.UnixConn) (err error) {
 		in.buffer = make([]byte, firstBuffer)
 		in.try = in.receive
 	}
-	in.reset = false
 	in.raw, err = conn.SyscallConn()
 	return err
 }
@@ -255,12 +336,23 @@ func (in *inlet) begin(reply wire.Reply, again, shared bool) {
 // unpack begins with the records of a packet of n bytes that is in the buffer.
 func (s *Sink) unpack(n int) error {
 	in := &s.in
-	packet, err := wire.ParseSinkPacket(in.buffer[:n])
+	// The number of a packet would have to be beyond 10^13 for it to begin like this.
+	if in.acks && bytes.HasPrefix(in.buffer[:n], []byte("error ")) {
+		if reply, err := wire.ParseReply(in.buffer[:n]); err == nil && reply.Err != nil {
+			in.last = reply.Err // the last that comes
+			return nil
+		}
+	}
+	parse := wire.ParseSinkPacket
+	if s.options.Origin {
+		parse = wire.ParseMetaPacket
+	}
+	packet, err := parse(in.buffer[:n])
 	if err != nil {
 		return fmt.Errorf("%w: %s", errBadPacket, err.Error()) // only its text: it is no refusal by the broker
 	}
 	shared := s.options.Share != ""
-	if (shared || s.inherited) && !in.begun {
+	if (shared || s.inherited || in.acks) && !in.begun {
 		in.told = packet.Lost // before this sink came
 	}
 	gap := Gap{Lost: packet.Lost - in.told, Anew: in.anew}
@@ -268,14 +360,25 @@ func (s *Sink) unpack(n int) error {
 		gap.Lost, gap.Anew = packet.Lost, true // it counts from the beginning
 	}
 	// What comes is what was next, or what was lost lies between. In a share, others have what lies between.
-	if in.begun && !shared && packet.First != in.seq+gap.Lost {
+	switch {
+	case !in.begun || shared:
+	case in.acks: // it may have lost what it was sent, and had not done
+		gap.Lost = packet.First - min(packet.First, in.seq)
+	case packet.First != in.seq+gap.Lost:
 		gap.Anew = true
 	}
 	gap.Lost += in.missed
 	in.begun, in.anew, in.missed, in.told, in.seq = true, false, 0, packet.Lost, packet.First
-	in.at, in.end = wire.SinkHeader, n
+	in.at, in.end = n-len(packet.Records), n
+	in.origins, in.each, in.until = packet.Origins, packet.OriginSize, math.MaxUint64
+	if in.each > 0 {
+		in.until = packet.First // the first one's
+	}
 	s.counts.messages.Add(uint64(packet.Count))
 	s.counts.bytes.Add(uint64(packet.Bytes))
+	if in.acks {
+		s.acks.read(n, packet.First+uint64(packet.Count))
+	}
 	if in.seq < in.want {
 		s.passOver()
 	}

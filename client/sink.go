@@ -40,6 +40,43 @@ type SinkOptions struct {
 	// Tap only looks on: it never holds up the channel, and a channel with nothing but taps has no sink.
 	Tap bool
 
+	// Keep has the channel keep this sink's place for so long, or Forever, when its connection goes, whether it was closed or
+	// its process killed: who subscribes with the same Label as the same user goes on there, and misses nothing that the
+	// channel still has. More than the broker's --keep is for the privileged. It needs a Label or a Share, and the label has to
+	// be free, or this user's own: ErrInUse.
+	//
+	// Such a sink says how far it is done. By itself it does so when the next message is asked for: a message whose turn in the
+	// loop was not finished comes again.
+	Keep time.Duration
+
+	// Ack leaves it to the program to say how far it is done: see Sink.Ack. Until then messages stay in the channel. Without
+	// Keep they are abandoned when the connection goes; in a share, the other members get them.
+	Ack bool
+
+	// From is the place that the program has written down with its results: everything before is done, whatever it has said.
+	// With that each message takes effect once. ErrEpoch: it is of another life of the channel's numbers, and the program has to
+	// decide what that means. What the channel has not kept, OnGap is told.
+	From Position
+
+	// Replace takes the place of a connection that has the same kept name: of a consumer that hangs. Its sink ends with
+	// ErrInUse.
+	Replace bool
+
+	// Batch is how many messages a member of a share gets at once at most, if it acknowledges; 0: as many as a packet holds. It
+	// gets the next ones when it is done with those. What a member that dies has not done goes to another.
+	Batch int
+
+	// View has the sink read the channel's memory itself, at the speed of memory: nothing is sent to it but what wakes it when
+	// there was nothing. It is for consumers of very much. Like one with Keep such a sink says how far it is done, by itself or
+	// with Ack: messages are waited for until then. It goes with neither Share nor Tap nor Origin. Where broker or kernel do not
+	// have it, messages come in packets, as to all others, and nothing else is different; Sink.InView tells. It takes addresses
+	// for twice the channel's --buffer.
+	View bool
+
+	// Origin asks for Message.Origin: who sent each message, and when the broker received it. The channel asks the kernel for
+	// that only while some sink does.
+	Origin bool
+
 	// Retry has Subscribe wait for a broker where there is none, or one that is busy: it tries once a second until its
 	// context is done.
 	Retry bool
@@ -68,15 +105,24 @@ func (o SinkOptions) wire() (w wire.Options, err error) {
 		}
 		return w.Set(key, value)
 	}
-	patience, tap := "", ""
+	patience, tap, meta := "", "", ""
 	if o.Patience != nil {
 		patience = wire.FormatPatience(*o.Patience)
 	}
 	if o.Tap {
 		tap = "yes"
 	}
-	err = cmp.Or(set("label", o.Label), set("patience", patience), set("share", o.Share), set("tap", tap))
-	w.Start = o.Start.at
+	if o.Origin {
+		meta = "yes"
+	}
+	err = cmp.Or(set("label", o.Label), set("patience", patience), set("share", o.Share), set("tap", tap), set("meta", meta))
+	if o.Keep < 0 || o.Batch < 0 || o.Batch > math.MaxUint32 {
+		err = cmp.Or(err, error(wire.Refuse(wire.CodeBadOption, "Keep and Batch cannot be negative")))
+	}
+	w.Start, w.Ack, w.Keep, w.From, w.Replace, w.Batch, w.View = o.Start.at, o.acknowledges(), o.Keep, wire.Position(o.From), o.Replace, uint32(o.Batch), o.View
+	if err == nil {
+		err = (&wire.Hello{Options: w}).CheckSink()
+	}
 	return w, err
 }
 
@@ -95,12 +141,17 @@ type Sink struct {
 
 	turn turn // who has it may receive, and replace conn
 	in   inlet
+	acks acks
 
 	mu    sync.Mutex // guards what follows; who has the turn may read conn without it
 	conn  *net.UnixConn
 	id    uint64
 	label string
+	epoch uint64
 	left  bool // the broker was told to send no more
+
+	inView bool // conn is that of a sink in view
+	noView bool // it cannot be one here; it belongs to who connects
 }
 
 // Subscribe makes a sink: it connects to the subscribe socket. What the channel has accepted before and no sink has had
@@ -117,7 +168,7 @@ func (c Channel) Subscribe(ctx context.Context, options SinkOptions) (*Sink, err
 	if _, err := options.wire(); err != nil {
 		return nil, badValue(op, err)
 	}
-	path, err := c.socket(op, socketSubscribe)
+	path, err := c.socket(op, wire.SocketSubscribe)
 	if err != nil {
 		return nil, err
 	}
@@ -151,12 +202,19 @@ func (s *Sink) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.in.epoch != 0 && s.options.Share == "" {
+	switch {
+	case s.in.epoch == 0 || s.options.Share != "":
+	case hello.Ack:
+		s.acks.mu.Lock()
+		hello.From = wire.Position{Epoch: s.in.epoch, Seq: s.acks.done}
+		s.acks.mu.Unlock()
+	default:
 		hello.Start = wire.StartAt(s.in.epoch, s.in.seq)
 	}
 	ctx, cancel := during(ctx, s.life)
 	defer cancel()
-	conn, reply, err := join(ctx, s.where, wire.Hello{Options: hello})
+	greeting := wire.Hello{Options: hello}
+	conn, reply, reader, err := s.joinSink(ctx, &greeting)
 	if s.life.Err() != nil && err != nil {
 		return net.ErrClosed
 	}
@@ -165,10 +223,14 @@ func (s *Sink) connect(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	err = s.checkEpoch(reply.Epoch)
 	if s.closed.Load() || s.left {
-		return errors.Join(net.ErrClosed, conn.Close())
+		err = net.ErrClosed
 	}
-	if err := s.in.use(conn); err != nil {
+	if err = cmp.Or(err, s.in.use(conn)); err != nil {
+		if reader != nil {
+			reader.Close()
+		}
 		return errors.Join(err, conn.Close())
 	}
 	again := s.conn != nil
@@ -176,7 +238,19 @@ func (s *Sink) connect(ctx context.Context) error {
 		_ = s.conn.Close() // its broker hung up
 	}
 	s.conn, s.id, s.label = conn, reply.ID, cmp.Or(reply.Label, s.options.Label)
+	s.epoch = reply.Epoch
 	s.in.begin(reply, again, s.options.Share != "")
+	if hello.Ack {
+		s.in.acks, s.in.dry = true, s.acks.dry
+		if !again && reply.Next > s.options.From.Seq && s.options.From.Epoch != 0 {
+			s.in.missed = reply.Next - s.options.From.Seq
+		} else if !again {
+			s.in.missed = reply.Lost
+		}
+		s.acks.begin(conn, reader, reply.Next, s.options.Share != "")
+	}
+	s.in.useView(reader)
+	s.inView = reader != nil
 	return nil
 }
 
@@ -220,8 +294,8 @@ func (s *Sink) Status(ctx context.Context) (SinkStatus, error) {
 // Leave asks the broker to send no more. What was sent before can still be received; then Receive and Messages end with
 // io.EOF, also those that wait already. A program that is to lose nothing leaves, receives to the end, and closes.
 //
-// A sink on an inherited socket takes nothing more out of it: what is left of the packet in hand can still be received, and
-// the rest stays in the socket for whoever reads it next.
+// A sink on an inherited socket takes nothing more out of it, and neither does one that acknowledges: what is left of the packet
+// in hand can still be received. The rest stays in the socket, or in the channel, for whoever reads it next.
 //
 // It waits for nothing. After an error the sink has not left, and Leave may be called again.
 func (s *Sink) Leave(ctx context.Context) error {
@@ -235,7 +309,7 @@ func (s *Sink) Leave(ctx context.Context) error {
 		return nil
 	}
 	leave := s.conn.CloseWrite
-	if s.inherited {
+	if s.takesNoMore() {
 		leave = func() error { return s.conn.SetReadDeadline(longAgo) } // who waits is to look again
 	}
 	if err := leave(); err != nil {
@@ -245,7 +319,7 @@ func (s *Sink) Leave(ctx context.Context) error {
 	return nil
 }
 
-// Close leaves the channel and closes the socket. Messages that the socket still holds, or the sink, are gone, see Leave; but
+// Close leaves the channel and closes the socket. A sink that acknowledges has said then how far it is done. Messages that the socket still holds, or the sink, are gone, see Leave; but
 // those in an inherited socket stay in it, for whoever reads it next. A Receive that waits ends with net.ErrClosed, and so does every
 // later one.
 func (s *Sink) Close() error {
@@ -254,9 +328,15 @@ func (s *Sink) Close() error {
 	if s.conn == nil || s.closed.Swap(true) {
 		return opError("close", s.where, net.ErrClosed)
 	}
+	s.acks.end()
 	s.end()
-	return opError("close", s.where, s.conn.Close())
+	err := s.conn.Close()
+	s.unmap()
+	return opError("close", s.where, err)
 }
+
+// takesNoMore says that a sink that leaves reads no more, instead of asking the broker to send no more.
+func (s *Sink) takesNoMore() bool { return s.inherited || s.options.acknowledges() }
 
 // log tells the logger, if there is one.
 func (s *Sink) log(level slog.Level, text string, attrs ...slog.Attr) {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/view"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -30,6 +31,23 @@ type SourceOptions struct {
 
 	// Datagrams sends each message as a datagram of its own, also where the broker takes many in one packet.
 	Datagrams bool
+
+	// Marks has the source tell the channel with each packet how far it has come in its own input (Batch.Mark), and learn when it
+	// connects how far the channel has it (Source.Mark): a source that was killed goes on from there, and each message is in the
+	// channel once. It needs a Label, and a channel with a publish socket. One that is connected already: ErrInUse.
+	Marks bool
+
+	// Keep is for how long the channel keeps the mark when the connection goes, or Forever; more than the broker's --keep is for
+	// the privileged.
+	Keep time.Duration
+
+	// Replace takes the place of a connection that has the same label and marks.
+	Replace bool
+
+	// Stage has the source write its messages to memory that it shares with the broker: a busy source and a busy broker make no system
+	// call for each other. Where the broker or the kernel does not have that, messages go in packets, and Source.Staged says so. It
+	// takes a megabyte or more of memory, and counts as two sources where the channel limits their number.
+	Stage bool
 
 	// Retry has Dial, and later Send, Batch.Add and Batch.Flush, wait for a broker where there is none, or one that is
 	// busy, instead of failing: they try once a second until their context is done.
@@ -60,10 +78,19 @@ type Source struct {
 	record []byte // the message that is being sent, as a record; kept for the next one
 	load   load   // what the packet that is being sent holds
 
+	stage   *view.Writer // where messages are put, in place of packets; nil: they are sent. Who has the turn may use it
+	noStage bool         // there is none to be had
+	last    error        // why the broker has ended the connection, if it has said so
+
+	mark   atomic.Uint64 // of a marked source: what the channel has
+	epoch  uint64        // of the connection; who has the turn may read it
+	packet []byte        // the packet with a mark that is being sent; kept for the next one
+
 	limit atomic.Int64 // the largest message that the broker takes, as far as is known; 0: nothing is
 
-	mu     sync.Mutex // guards conn and closed against Close, which does not wait for its turn
+	mu     sync.Mutex // guards what follows against Close, which does not wait for its turn
 	conn   *net.UnixConn
+	staged bool
 	closed bool
 }
 
@@ -92,6 +119,10 @@ func (c Channel) Dial(ctx context.Context, options SourceOptions) (*Source, erro
 			return nil, badValue(op, err)
 		}
 	}
+	s.hello.Mark, s.hello.Keep, s.hello.Replace = options.Marks, options.Keep, options.Replace
+	if err := s.hello.CheckSource(); err != nil || options.Keep < 0 || options.Marks && options.Datagrams {
+		return nil, badValue(op, cmp.Or(err, errors.New("a negative Keep, or Marks of what goes as datagrams")))
+	}
 	s.life, s.end = context.WithCancel(context.Background())
 	for {
 		err := s.dialEither(ctx, op)
@@ -111,15 +142,15 @@ func (c Channel) Dial(ctx context.Context, options SourceOptions) (*Source, erro
 
 // dialEither connects to publish, or to source where there is no publish.
 func (s *Source) dialEither(ctx context.Context, op string) (err error) {
-	for _, name := range []string{socketPublish, socketSource} {
-		s.framed = name == socketPublish
+	for _, name := range []string{wire.SocketPublish, wire.SocketSource} {
+		s.framed = name == wire.SocketPublish
 		if s.framed && s.options.Datagrams {
 			continue
 		}
 		if s.path, err = s.channel.socket(op, name); err != nil {
 			return err
 		}
-		if err = s.dial(ctx); !s.framed || err == nil || !lacksFrames(err) {
+		if err = s.dial(ctx); !s.framed || err == nil || s.options.Marks || !lacksFrames(err) {
 			return err
 		}
 	}
@@ -155,7 +186,7 @@ func (s *Source) pause(ctx context.Context, cause error) error {
 func (s *Source) dial(ctx context.Context) error {
 	ctx, cancel := during(ctx, s.life)
 	defer cancel()
-	conn, limit, err := s.connect(ctx)
+	conn, told, stage, err := s.connect(ctx)
 	if s.life.Err() != nil && err != nil {
 		return net.ErrClosed
 	}
@@ -169,30 +200,34 @@ func (s *Source) dial(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
+		if stage != nil {
+			stage.Close()
+		}
 		return errors.Join(net.ErrClosed, conn.Close())
 	}
 	if s.conn != nil {
 		_ = s.conn.Close() // its broker is gone
 	}
-	s.conn, s.out.raw = conn, raw
-	s.limit.Store(limit)
+	s.conn, s.out.raw, s.last = conn, raw, nil
+	s.useStage(stage)
+	s.limit.Store(s.limitOf(told))
 	return nil
 }
 
 // connect makes a connection to the socket that s sends to, and returns the largest message that it takes; 0: not told.
 // A datagram socket must be connected too: only then does the kernel tell when a full channel takes messages again
 // (unix(7), poll).
-func (s *Source) connect(ctx context.Context) (_ *net.UnixConn, limit int64, err error) {
+func (s *Source) connect(ctx context.Context) (_ *net.UnixConn, told int, stage *view.Writer, err error) {
 	if s.framed {
-		conn, reply, err := join(ctx, s.path, s.hello)
-		return conn, int64(min(reply.MaxMessage, MaxMessage)), err
+		conn, reply, stage, err := s.join(ctx)
+		return conn, int(min(reply.MaxMessage, MaxMessage)), stage, err
 	}
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unixgram", s.path)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, nil, err
 	}
-	return conn.(*net.UnixConn), 0, nil
+	return conn.(*net.UnixConn), 0, nil, nil
 }
 
 // Send sends one message, of any bytes and of 0 to MaxMessage in length, and waits while the channel takes none: its queue
@@ -214,7 +249,7 @@ func (s *Source) Send(ctx context.Context, payload []byte) error {
 	if err := s.turn.take(ctx); err != nil {
 		return opError("send", s.path, err)
 	}
-	defer s.turn.give()
+	defer s.giveTurn()
 	return opError("send", s.path, s.send(ctx, payload, true))
 }
 
@@ -224,7 +259,7 @@ func (s *Source) TrySend(payload []byte) error {
 	if err := s.turn.try(); err != nil {
 		return opError("send", s.path, err)
 	}
-	defer s.turn.give()
+	defer s.giveTurn()
 	return opError("send", s.path, s.send(context.Background(), payload, false))
 }
 
@@ -256,9 +291,33 @@ func (s *Source) send(ctx context.Context, payload []byte, wait bool) error {
 		return err
 	}
 	s.record, s.load = wire.AppendRecord(s.record[:0], payload), load{1, len(payload)}
+	if s.options.Marks {
+		return s.sendMarked(ctx, s.mark.Load(), s.record, wait)
+	}
 	_, err := s.transmit(ctx, s.record, wait)
 	return err
 }
+
+// join connects to publish. What a marked source has sent on an earlier connection may still be on its way in: then the broker is
+// busy for a moment.
+func (s *Source) join(ctx context.Context) (*net.UnixConn, wire.Reply, *view.Writer, error) {
+	for {
+		conn, reply, stage, err := s.joinStaged(ctx)
+		if err == nil && s.options.Marks {
+			s.mark.Store(reply.Mark)
+			s.epoch = reply.Epoch
+		}
+		if refusal, ok := errors.AsType[*wire.Error](err); !ok || !s.options.Marks || refusal.Code != wire.CodeBusy {
+			return conn, reply, stage, err
+		}
+		if err := sleep(ctx, drainedAfter); err != nil {
+			return nil, wire.Reply{}, nil, err
+		}
+	}
+}
+
+// drainedAfter is how soon a marked source asks again whether what it has sent before is in.
+const drainedAfter = 20 * time.Millisecond
 
 // limitWithin is how long the broker may take to say how large a message may be, before one that may be too large.
 const limitWithin = 250 * time.Millisecond
@@ -280,7 +339,7 @@ func (s *Source) admit(ctx context.Context, size int) error {
 	ctx, cancel := context.WithTimeout(ctx, limitWithin)
 	defer cancel()
 	if status, err := s.channel.Status(ctx); err == nil {
-		s.limit.Store(int64(min(status.MaxMessage, MaxMessage)))
+		s.limit.Store(s.limitOf(int(min(status.MaxMessage, MaxMessage))))
 	} else if s.limit.Load() == 0 {
 		s.limit.Store(MaxMessage) // and is not asked again, unless that is too large
 	}
@@ -399,6 +458,9 @@ func (s *Source) put(ctx context.Context, packet []byte, wait bool) error {
 
 // once tries to send, and waits for room if it may.
 func (s *Source) once(ctx context.Context, packet []byte, wait bool) error {
+	if s.stage != nil {
+		return s.putStaged(ctx, packet, wait)
+	}
 	// First without the cost of watching ctx: mostly there is room.
 	err := s.out.run(packet, false)
 	if !wait || !errors.Is(err, syscall.EAGAIN) {
@@ -433,13 +495,14 @@ func (a *attempt) send(fd uintptr) (done bool) {
 // setWriteDeadline is for interrupt.
 func (s *Source) setWriteDeadline(t time.Time) error { return s.conn.SetWriteDeadline(t) }
 
-// farewell is the refusal of an earlier packet that the broker sent before it hung up, or nil.
+// farewell is the refusal of an earlier packet that the broker sent before it hung up, or nil. It is told once.
 func (s *Source) farewell() error {
-	if !s.framed {
-		return nil
+	if told := s.last; !s.framed || told != nil {
+		s.last = nil
+		return told
 	}
 	last := make([]byte, wire.MaxReply)
-	for range 2 { // before what was sent, the kernel may tell of the hang-up, once
+	for range looksAtEnd {
 		n := 0
 		err := s.out.raw.Read(func(fd uintptr) (done bool) {
 			n, _, _ = syscall.Recvfrom(int(fd), last, syscall.MSG_DONTWAIT)
@@ -474,7 +537,9 @@ func (s *Source) Close() error {
 	}
 	s.end()
 	s.closed = true
-	return opError("close", s.path, s.conn.Close())
+	err := s.conn.Close()
+	s.unmap()
+	return opError("close", s.path, err)
 }
 
 // log tells the logger, if there is one.

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -41,11 +42,7 @@ func inTime(t testing.TB) context.Context {
 // folder makes an empty runtime folder with a path short enough for sockets.
 func folder(t testing.TB) msgmux.Channel {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "mm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := test.Folder(t)
 	return msgmux.Channel{RuntimeDir: dir}
 }
 

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -83,7 +83,7 @@ func TestReconnectIsExact(t *testing.T) {
 		for range 3 {
 			time.Sleep(400 * time.Millisecond)
 			// Between two of its lives there is nobody to drop.
-			brokertest.Eventually(t, "the drop", func() bool { return channel.Drop(inTime(t), fmt.Sprintf("#%d", sink.ID())) == nil })
+			test.Eventually(t, "the drop", func() bool { return channel.Drop(inTime(t), fmt.Sprintf("#%d", sink.ID())) == nil })
 		}
 	}()
 	for next := range uint64(3000) {

@@ -33,8 +33,11 @@ type Status struct {
 	Refused      map[string]uint64 // by reason
 	Accepted     uint64            // deliveries to all sinks, past ones included
 	Lost         uint64            // by all sinks, past ones included
+	LeftOut      uint64            // what sinks did not want, by their options
 	Abandoned    uint64            // what sinks that went away had not been sent
+	Unread       uint64            // of Accepted: what lay unread in sockets that went, at most
 	Uncertain    uint64            // of message queues only: may be lost or repeated by a kill
+	AsOwn        uint64            // what sinks that want their senders' credentials got with the broker's own
 	Delivered    uint64            // every message with a lower number was accepted by some sink
 	Tail         uint64            // the number of the oldest message kept
 
@@ -64,6 +67,19 @@ type SourcesStatus struct {
 	Sink         string        // the label of the sink that is waited for
 	For          time.Duration // how long they have waited
 	BlockedTotal time.Duration // since the channel's memory was made
+
+	Sockets []SourceSocket
+}
+
+// SourceSocket is one of the sockets and message queues that sources send to. What waits is known while sources are blocked, and 0
+// otherwise.
+type SourceSocket struct {
+	Number       uint32 // tells it from the others, also in what an earlier broker of the channel has received; 0: connections
+	Path         string // "@NAME" for an abstract one
+	Kind         string // "datagrams", "connections", "queue"; later versions may have more
+	Waiting      uint64 // messages
+	WaitingBytes uint64 // their size, or that of the packets in connections; of a message queue not known
+	Blocked      uint64 // connections in which something waits
 }
 
 // SinkKind is how a sink is reached.
@@ -89,7 +105,7 @@ const (
 	StateAbsent  SinkState = "absent"  // nobody has its socket open
 )
 
-// SinkStatus is one sink as its channel sees it: Accepted + Lost + Waiting = what entered since it began.
+// SinkStatus is one sink as its channel sees it: Accepted + Lost + LeftOut + Waiting = what entered since it began.
 type SinkStatus struct {
 	ID      uint64
 	Label   string
@@ -101,6 +117,8 @@ type SinkStatus struct {
 	Tap     bool
 	Frames  bool // many messages come in one packet
 
+	Credentials string // "pass": each message carries its sender's; "": the broker's
+
 	Patience     time.Duration // Forever, or how long the channel waits for it
 	PatienceLeft time.Duration // of that; Forever: without end
 
@@ -108,11 +126,20 @@ type SinkStatus struct {
 	Next         uint64 // the number of the message it gets next
 	Accepted     uint64 // of a member of a share, what it took itself
 	Lost         uint64
+	LeftOut      uint64 // what it did not want, by its options
+	Unread       uint64 // of what it accepted, or its share: what lay unread in sockets that went, at most
 	Waiting      uint64
 	LagBytes     uint64    // what waits for it, in the ring
 	Rate         float64   // messages a second that it accepted, over Status.RateOver
 	Since        time.Time // to the second
 	LaggingSince time.Time // to the second; zero: it does not lag, or did when this broker began
+
+	Ack            bool          // it says how far it is done: Accepted, Waiting and Next are by that
+	View           bool          // it reads the channel's memory itself: see SinkOptions.View
+	Unacknowledged uint64        // messages that it was sent and has not done
+	Keep           time.Duration // how long it stays when its connection has gone; Forever: without end; 0: it does not
+	AbsentSince    time.Time     // of a kept one: when its connection went; zero: it is there
+	KeptUntil      time.Time     // when it goes, if nobody comes back for it; zero: it is there, or does not
 }
 
 // status is w in this package's terms.
@@ -122,26 +149,36 @@ func status(w *wire.Status) Status {
 		RingSince: unixTime(w.RingSince), Starts: w.Starts, Generation: w.Generation,
 		Buffer: w.Buffer, Used: w.Used, MaxMessage: int(min(w.MaxMessage, MaxMessage)), MaxSinks: w.MaxSinks, MaxClients: w.MaxClients,
 		Received: w.Received, Entered: w.Entered, EnteredBytes: w.EnteredBytes, Landed: w.Landed, Refused: w.Refused,
-		Accepted: w.Accepted, Lost: w.Lost, Abandoned: w.Abandoned, Uncertain: w.Uncertain, Delivered: w.Delivered, Tail: w.Tail,
+		Accepted: w.Accepted, Lost: w.Lost, LeftOut: w.LeftOut, Abandoned: w.Abandoned, Unread: w.Unread, Uncertain: w.Uncertain, AsOwn: w.AsOwn,
+		Delivered: w.Delivered, Tail: w.Tail,
 		Sinks: SinkCounts(w.Sinks),
 		Sources: SourcesStatus{Blocked: w.Sources.Blocked, Why: w.Sources.Why, Sink: w.Sources.Sink,
-			For: seconds(w.Sources.ForSeconds), BlockedTotal: seconds(w.Sources.BlockedSecs)},
+			For: seconds(w.Sources.ForSeconds), BlockedTotal: seconds(w.Sources.BlockedSecs), Sockets: sourceSockets(w.Sources.Sockets)},
 		ReceivedRate: w.ReceivedRate, RateOver: seconds(w.RateSeconds), Registrations: w.Registrations, LogDropped: w.LogDropped,
 	}
+}
+
+func sourceSockets(all []wire.SourceSocket) (sockets []SourceSocket) {
+	for _, s := range all {
+		sockets = append(sockets, SourceSocket(s))
+	}
+	return sockets
 }
 
 // sinkStatus is w in this package's terms. A patience that cannot be read is one of a later version, and 0.
 func sinkStatus(w wire.Sink) SinkStatus {
 	patience, _ := wire.ParsePatience(w.Patience)
+	keep, _ := wire.ParseKeep(w.Keep)
 	left := seconds(w.PatienceLeft)
 	if w.PatienceLeft < 0 {
 		left = Forever
 	}
 	return SinkStatus{
 		ID: w.ID, Label: w.Label, Kind: SinkKind(w.Kind), State: SinkState(w.State), Address: w.Address, UID: w.UID,
-		Share: w.Share, Tap: w.Tap, Frames: w.Frames, Patience: patience, PatienceLeft: left,
-		Start: w.Start, Next: w.Next, Accepted: w.Accepted, Lost: w.Lost, Waiting: w.Waiting, LagBytes: w.LagBytes, Rate: w.Rate,
+		Share: w.Share, Tap: w.Tap, Frames: w.Frames, Credentials: w.Credentials, Patience: patience, PatienceLeft: left,
+		Start: w.Start, Next: w.Next, Accepted: w.Accepted, Lost: w.Lost, LeftOut: w.LeftOut, Unread: w.Unread, Waiting: w.Waiting, LagBytes: w.LagBytes, Rate: w.Rate,
 		Since: unixTime(w.SinceUnix), LaggingSince: unixTime(w.LaggingSince),
+		Ack: w.Ack, View: w.View, Unacknowledged: w.Unacknowledged, Keep: keep, AbsentSince: unixTime(w.AbsentSince), KeptUntil: unixTime(w.KeptUntil),
 	}
 }
 

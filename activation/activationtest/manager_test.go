@@ -3,15 +3,16 @@
 package activationtest_test
 
 import (
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/activation/activationtest"
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/activation/activationtest"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 func must(t *testing.T, err error) {
@@ -23,9 +24,7 @@ func must(t *testing.T, err error) {
 
 func manager(t *testing.T) *activationtest.Manager {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "mm")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := test.Folder(t)
 	m, err := activationtest.New(dir)
 	must(t, err)
 	t.Cleanup(func() { m.Close() })

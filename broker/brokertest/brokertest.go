@@ -26,6 +26,7 @@ import (
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/control"
 	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // Broker is a broker that runs until the test ends or Stop is called.
@@ -42,7 +43,7 @@ func Config() broker.Config {
 	return broker.Config{
 		Version:  "test",
 		Geometry: ring.Geometry{Size: 1 << 20, MaxMessage: 256 << 10, MaxSinks: 64, MaxClients: 64},
-		Patience: time.Second, SinksPerUser: 32, Queue: 512 << 10, QueueTotal: 1 << 30,
+		Patience: time.Second, Keep: 10 * time.Minute, SinksPerUser: 32, Queue: 512 << 10, QueueTotal: 1 << 30,
 	}
 }
 
@@ -59,11 +60,7 @@ func nothing(*broker.Config, *activation.Set) {}
 func StartWith(t testing.TB, inherit func(*broker.Config, *activation.Set), change ...func(*broker.Config)) *Broker {
 	t.Helper()
 	// Not t.TempDir: its paths are too long for a socket.
-	dir, err := os.MkdirTemp("", "mm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := test.Folder(t)
 	b, err := run(dir, slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}), inherit, change)
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -45,23 +46,19 @@ var names atomic.Uint64
 // Name is an abstract name that nobody else uses.
 func Name() string { return fmt.Sprintf("@mmtest-%d-%d", os.Getpid(), names.Add(1)) }
 
-// Eventually waits until ok returns true, and fails the test if it does not in time.
-func Eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(Within); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", Within, what)
-		}
-	}
-}
-
 // Source is a plain source: each datagram is a message.
 type Source struct{ Conn *net.UnixConn }
 
 // NewSource connects to the source socket, with a send buffer that takes the largest message.
 func NewSource(t testing.TB, dir string) *Source {
 	t.Helper()
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: dir + "/source", Net: "unixgram"})
+	return NewSourceAt(t, dir+"/source")
+}
+
+// NewSourceAt is NewSource for a source socket elsewhere.
+func NewSourceAt(t testing.TB, path string) *Source {
+	t.Helper()
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,6 +168,7 @@ func (s *Sink) Close() { s.Conn.Close() }
 type Client struct {
 	ID   uint64
 	Conn *net.UnixConn
+	meta bool // packets have origins
 	received
 }
 
@@ -192,6 +190,7 @@ func Dial(t testing.TB, dir, socket string) *Client {
 func Greet(t testing.TB, dir, socket string, options ...string) (*Client, wire.Reply) {
 	t.Helper()
 	c := Dial(t, dir, socket)
+	c.meta = slices.Contains(options, "meta=yes")
 	if err := c.SendPacket([]byte(strings.Join(append([]string{wire.Protocol}, options...), "\n"))); err != nil {
 		t.Fatal(err)
 	}
@@ -252,12 +251,12 @@ func (c *Client) TrySend(messages ...[]byte) error {
 // ReceivePacket waits for a packet, io.EOF at the end of the connection. It is the caller's until the next call.
 func (c *Client) ReceivePacket() ([]byte, error) { return c.ReceivePacketWithin(Within) }
 
-// ReceivePacketWithin is ReceivePacket that waits for at most d; then the error is os.ErrDeadlineExceeded. When the
-// broker closed before it read all, the kernel says so first and only once (ECONNRESET): what it sent comes behind.
+// ReceivePacketWithin is ReceivePacket that waits for at most d; then the error is os.ErrDeadlineExceeded. The kernel may tell of
+// the end, in either form once, before it gives what the broker sent before that: see "When the broker hangs up" in the protocol.
 func (c *Client) ReceivePacketWithin(d time.Duration) ([]byte, error) {
 	c.Conn.SetReadDeadline(time.Now().Add(d))
 	n, err := c.Conn.Read(c.room())
-	if errors.Is(err, syscall.ECONNRESET) {
+	for ends := 1; ends < 3 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)); ends++ {
 		n, err = c.Conn.Read(c.buf)
 	}
 	return c.buf[:n], err
@@ -271,6 +270,9 @@ func (c *Client) ReceiveWithin(d time.Duration) (wire.SinkPacket, error) {
 	b, err := c.ReceivePacketWithin(d)
 	if err != nil {
 		return wire.SinkPacket{}, err
+	}
+	if c.meta {
+		return wire.ParseMetaPacket(b)
 	}
 	return wire.ParseSinkPacket(b)
 }

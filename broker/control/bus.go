@@ -76,11 +76,11 @@ type Bus struct {
 	channel Watched
 	log     *slog.Logger
 
-	pace      pace
-	refused   bool // the log has said that the name cannot be had
-	sinks     uint32
-	lagging   uint32
-	connected chan struct{} // for tests: told of each connection that has its name
+	patience time.Duration // busPatience
+	pace     pace
+	refusals int // how often the name could not be had, in a row
+	sinks    uint32
+	lagging  uint32
 }
 
 // NewBus makes an object of a channel for the bus at that address. Nothing is connected before Run.
@@ -88,7 +88,7 @@ func NewBus(address, channelName string, c Watched, log slog.Handler) (*Bus, err
 	if _, _, err := busAddress(address); err != nil {
 		return nil, err
 	}
-	return &Bus{address: address, name: BusName(channelName), channel: c, log: slog.New(log)}, nil
+	return &Bus{address: address, name: BusName(channelName), channel: c, log: slog.New(log), patience: busPatience}, nil
 }
 
 // busAddress takes the first address that can be used from a list of them (D-Bus specification, "Server Addresses").
@@ -154,7 +154,7 @@ func (b *Bus) connect(ctx context.Context, events <-chan wire.Event, dropped fun
 	socket.SetReadDeadline(time.Now().Add(greetPatience))
 
 	var conn *dbus.Conn
-	conn, err = dbus.NewConn(newLink(socket, &b.pace, func(sender string, serial uint32, why string) { refuse(conn, sender, serial, why) }))
+	conn, err = dbus.NewConn(newLink(socket, b.patience, &b.pace, func(sender string, serial uint32, why string) { refuse(conn, sender, serial, why) }))
 	if err != nil {
 		return false, err
 	}
@@ -187,16 +187,16 @@ func (b *Bus) connect(ctx context.Context, events <-chan wire.Event, dropped fun
 	if _, err := conn.RequestName(commonName, 0); err != nil {
 		b.log.Debug("the bus has its own rules for names", "event", eventBus, "name", commonName, "error", err)
 	}
-	b.refused = false
+	b.refusals = 0
 	socket.SetReadDeadline(time.Time{})
 	b.tell(ctx, &o, events, dropped)
 	return true, errors.New("the connection has ended")
 }
 
-// sayRefused tells once that the bus does not give us our name.
+// sayRefused tells once that the bus does not give us our name. The first refusal may come of our own connection before,
+// whose end a bus that stood still has yet to see.
 func (b *Bus) sayRefused(err error) {
-	if !b.refused {
-		b.refused = true
+	if b.refusals++; b.refusals == 2 {
 		b.log.Warn("the bus does not let the channel have its name", "event", eventBus, "name", b.name, "error", err)
 	}
 }
@@ -204,9 +204,6 @@ func (b *Bus) sayRefused(err error) {
 // tell makes signals of events until the connection ends. It may block on the bus; events that find no room meanwhile
 // are dropped.
 func (b *Bus) tell(ctx context.Context, o *object, events <-chan wire.Event, dropped func() uint64) {
-	if b.connected != nil {
-		b.connected <- struct{}{}
-	}
 	missed := dropped()
 	tick := time.NewTicker(propertyPause)
 	defer tick.Stop()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/broker/control"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // TestHugeCallsAreNotTakenIn, whatever they are: they are answered with an error, and take no memory.
@@ -43,7 +44,7 @@ func TestHugeCallsAreNotTakenIn(t *testing.T) {
 		if got := errorName(o.Call(iface+".DropSink", 0, huge[:60<<10]).Err); got != iface+".Error.NotFound" {
 			t.Errorf("got %.100q", got)
 		}
-		brokertest.Eventually(t, "no goroutines are left", func() bool { return goroutines() <= before+3 })
+		test.Eventually(t, "no goroutines are left", func() bool { return goroutines() <= before+3 })
 	})
 }
 

@@ -43,7 +43,8 @@ const (
 // link is the connection to a bus, as the library sees it. One goroutine reads and one at a time writes.
 type link struct {
 	net.Conn
-	pace *pace
+	patience time.Duration // how long one Write may take
+	pace     *pace
 	// refuse answers a call that was not let through, from the goroutine that reads.
 	refuse func(sender string, serial uint32, why string)
 	shares shares
@@ -53,13 +54,13 @@ type link struct {
 	left   int64 // bytes of the message that is being read
 }
 
-func newLink(conn net.Conn, p *pace, refuse func(sender string, serial uint32, why string)) *link {
-	return &link{Conn: conn, pace: p, refuse: refuse, r: bufio.NewReaderSize(conn, linkBuffer)}
+func newLink(conn net.Conn, patience time.Duration, p *pace, refuse func(sender string, serial uint32, why string)) *link {
+	return &link{Conn: conn, patience: patience, pace: p, refuse: refuse, r: bufio.NewReaderSize(conn, linkBuffer)}
 }
 
 // Write sends, and hangs up if that does not work: half a message cannot be followed by another.
 func (l *link) Write(p []byte) (int, error) {
-	l.SetWriteDeadline(time.Now().Add(busPatience))
+	l.SetWriteDeadline(time.Now().Add(l.patience))
 	n, err := l.Conn.Write(p)
 	if err != nil {
 		l.Close()

@@ -58,7 +58,7 @@ func TestLinkLetsThrough(t *testing.T) {
 		}
 		ours, theirs := net.Pipe()
 		var told []string
-		l := newLink(ours, new(pace), func(sender string, _ uint32, _ string) { told = append(told, sender) })
+		l := newLink(ours, busPatience, new(pace), func(sender string, _ uint32, _ string) { told = append(told, sender) })
 		l.framed = true
 		go func() {
 			theirs.Write(stream)
@@ -95,7 +95,7 @@ func TestLinkKeepsItsPace(t *testing.T) {
 func TestLinkHangsUpWhenItCannotSend(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
-	l := newLink(ours, new(pace), nil)
+	l := newLink(ours, busPatience, new(pace), nil)
 	ours.Close()
 	if _, err := l.Write([]byte("x")); err == nil {
 		t.Error("no error")
@@ -110,7 +110,7 @@ func FuzzLink(f *testing.F) {
 	f.Add([]byte("l\x01\x00\x01\xff\xff\xff\xff\x01\x00\x00\x00\x08\x00\x00\x00\x07\x01s\x00\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// A pace that is ahead of itself by far: no rests.
-		l := newLink(pipe{bytes.NewReader(b)}, &pace{until: time.Now().Add(-time.Hour)}, func(sender string, _ uint32, _ string) {
+		l := newLink(pipe{bytes.NewReader(b)}, busPatience, &pace{until: time.Now().Add(-time.Hour)}, func(sender string, _ uint32, _ string) {
 			if !bytes.Contains(b, []byte(sender)) {
 				t.Errorf("the sender %q did not come", sender)
 			}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/broker/control"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -57,7 +58,7 @@ func TestCost(t *testing.T) {
 		t.Fatalf("cannot build: %v\n%s", err, out)
 	}
 	d := startDaemon(t, kinds[0])
-	dir := folder(t)
+	dir := test.Folder(t)
 	broker := exec.Command(program, "--runtime-dir", dir, "--metrics", dir+"/metrics", "--dbus", d.address)
 	broker.Stderr = os.Stderr
 	if err := broker.Start(); err != nil {

@@ -3,7 +3,6 @@
 package control_test
 
 import (
-	"bytes"
 	"fmt"
 	"math"
 	"net"
@@ -11,15 +10,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/internal/need"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // program is the path of a program. Without it the test is skipped, or fails where nothing may be skipped.
@@ -39,35 +37,6 @@ func program(t testing.TB, name string) string {
 	return ""
 }
 
-// folder is a temporary folder whose path is short enough for sockets.
-func folder(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "mm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
-// output is what a process writes.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
 // daemon is a bus of the test's own, which can be stopped and started again at the same address.
 type daemon struct {
 	t       testing.TB
@@ -79,7 +48,7 @@ type daemon struct {
 
 	cmd    *exec.Cmd
 	end    func() // releases what belongs to the process
-	stderr output
+	stderr test.Output
 }
 
 // kinds are the two implementations of the bus.
@@ -94,7 +63,7 @@ func eachBus(t *testing.T, f func(t *testing.T, d *daemon)) {
 
 func startDaemon(t testing.TB, kind string) *daemon {
 	program(t, kind)
-	d := &daemon{t: t, kind: kind, dir: folder(t)}
+	d := &daemon{t: t, kind: kind, dir: test.Folder(t)}
 	d.address = "unix:path=" + d.dir + "/bus"
 	d.start()
 	t.Cleanup(d.stop)
@@ -136,7 +105,7 @@ func (d *daemon) start() {
 	} else {
 		d.startBroker()
 	}
-	brokertest.Eventually(d.t, d.kind+" listens", func() bool {
+	test.Eventually(d.t, d.kind+" listens", func() bool {
 		conn, err := net.Dial("unix", d.dir+"/bus")
 		if err != nil {
 			return false

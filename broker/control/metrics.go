@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -37,7 +39,7 @@ const (
 // closes its sending side.
 type Metrics struct {
 	listener net.Listener
-	commands Commands
+	write    func(open bool) []byte // the text of this moment; open: as OpenMetrics
 }
 
 // ListenMetrics makes a listener of the listening stream socket fd, unix or TCP, and owns fd from then on.
@@ -53,8 +55,59 @@ func ListenMetrics(fd int) (net.Listener, error) {
 	return l, nil
 }
 
+// ListenMetricsAt binds a metrics socket where none was handed over: a path, or HOST:PORT.
+func ListenMetricsAt(address string) (net.Listener, error) {
+	if !strings.HasPrefix(address, "/") {
+		return net.Listen("tcp", address)
+	}
+	l, err := net.Listen("unix", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		// What a dead program left behind may be replaced, and nothing else.
+		if _, dead := net.Dial("unix", address); errors.Is(dead, syscall.ECONNREFUSED) && isSocket(address) {
+			os.Remove(address)
+			l, err = net.Listen("unix", address)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l, os.Chmod(address, 0o660)
+}
+
+func isSocket(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode().Type() == fs.ModeSocket
+}
+
 // NewMetrics makes a server of a listener of streams, which Serve closes.
-func NewMetrics(l net.Listener, c Commands) *Metrics { return &Metrics{listener: l, commands: c} }
+func NewMetrics(l net.Listener, c Commands) *Metrics {
+	return &Metrics{l, func(open bool) []byte {
+		st, sinks := c.List()
+		return appendMetrics(nil, &st, sinks, open)
+	}}
+}
+
+// Metric is a metric of one value, of a program beside the broker that is seen in the same way.
+type Metric struct {
+	Name    string // without _total
+	Unit    string // the name ends with it; "" for a mere number
+	Help    string
+	Counter bool
+	Value   float64
+	Labels  []string // names and values in turn
+}
+
+// NewMetricsOf is NewMetrics for such a program; of is asked for each answer, by one client at a time.
+func NewMetricsOf(l net.Listener, of func() []Metric) *Metrics {
+	return &Metrics{l, func(open bool) []byte {
+		w := exposition{open: open}
+		for _, m := range of() {
+			w.begin(m.Name, m.Unit, m.Counter, m.Help)
+			w.sample(m.Value, m.Labels...)
+		}
+		return append(w.text, "# EOF\n"...)
+	}}
+}
 
 // Serve answers clients until ctx ends. It waits for those that it is answering.
 func (m *Metrics) Serve(ctx context.Context) error {
@@ -168,6 +221,5 @@ func (m *Metrics) text(g *guest, open bool) []byte {
 		return nil
 	}
 	defer g.crowd.turns.done()
-	st, sinks := m.commands.List()
-	return appendMetrics(nil, &st, sinks, open)
+	return m.write(open)
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/broker/control"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // descriptor duplicates that of a file, for somebody who wants to own it.
@@ -346,7 +347,7 @@ func TestPrometheusScrapes(t *testing.T) {
 	}
 	web := l.Addr().String()
 	l.Close()
-	var log output
+	var log test.Output
 	cmd := exec.Command(prometheus, "--config.file="+config, "--storage.tsdb.path="+dir+"/data", "--web.listen-address="+web)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {

@@ -35,7 +35,8 @@ func TestMonitoringPageHasAllMetrics(t *testing.T) {
 		row(f.name, "", f.counter, f.help)
 	}
 	labels := map[string]string{"msgmux_build_info": "version", "msgmux_messages_refused": "reason", "msgmux_registrations": "outcome",
-		"msgmux_sinks": "kind", "msgmux_sink_info": "sink, kind, uid, share, tap", "msgmux_sink_blocks_sources": "sink"}
+		"msgmux_sinks": "kind", "msgmux_sink_info": "sink, kind, uid, share, tap", "msgmux_sink_blocks_sources": "sink",
+		"msgmux_source_waiting_messages": "source", "msgmux_source_waiting_bytes": "source"}
 	for _, f := range withLabels {
 		row(f.name, labels[f.name], f.counter, f.help)
 	}

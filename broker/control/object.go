@@ -65,6 +65,8 @@ var properties = map[string]property{
 	"Accepted":              {"false", func(s *wire.Status) any { return s.Accepted }},
 	"Lost":                  {"false", func(s *wire.Status) any { return s.Lost }},
 	"Abandoned":             {"false", func(s *wire.Status) any { return s.Abandoned }},
+	"Unread":                {"false", func(s *wire.Status) any { return s.Unread }},
+	"AsOwn":                 {"false", func(s *wire.Status) any { return s.AsOwn }},
 }
 
 // export makes everything callable.

@@ -40,10 +40,16 @@ var ofChannel = []family[*wire.Status]{
 		func(s *wire.Status) float64 { return float64(s.Accepted) }},
 	{"msgmux_messages_lost", "", true, "Messages lost by sinks, those that are gone included.",
 		func(s *wire.Status) float64 { return float64(s.Lost) }},
+	{"msgmux_messages_left_out", "", true, "Messages that sinks did not want, by their options, those of sinks that are gone included.",
+		func(s *wire.Status) float64 { return float64(s.LeftOut) }},
 	{"msgmux_messages_abandoned", "", true, "Messages that sinks had not been sent when they went away.",
 		func(s *wire.Status) float64 { return float64(s.Abandoned) }},
+	{"msgmux_messages_unread", "", true, "Messages that sinks had accepted and that lay unread in sockets that went, at most.",
+		func(s *wire.Status) float64 { return float64(s.Unread) }},
 	{"msgmux_messages_uncertain", "", true, "Messages of message queues that a kill of the broker may have lost or repeated.",
 		func(s *wire.Status) float64 { return float64(s.Uncertain) }},
+	{"msgmux_messages_as_own", "", true, "Messages that sinks with credentials=pass got with the broker's own, for want of their senders'.",
+		func(s *wire.Status) float64 { return float64(s.AsOwn) }},
 	{"msgmux_landed_messages", "", false, "Messages or packets that were taken from a source and wait for room in the ring.",
 		func(s *wire.Status) float64 { return float64(s.Landed) }},
 	{"msgmux_ring_size_bytes", "bytes", false, "Size of the ring.",
@@ -58,7 +64,7 @@ var ofChannel = []family[*wire.Status]{
 		func(s *wire.Status) float64 { return float64(s.Sinks.Lagging) }},
 	{"msgmux_sinks_absent", "", false, "Static sinks that cannot be reached.",
 		func(s *wire.Status) float64 { return float64(s.Sinks.Absent) }},
-	{"msgmux_sources_blocked", "", false, "1 while the sources wait for room in the ring, or for a sink.",
+	{"msgmux_sources_blocked", "", false, "1 while somebody has sent what is not received, for want of room in the ring or of a sink.",
 		func(s *wire.Status) float64 { return number(s.Sources.Blocked) }},
 	{"msgmux_sources_blocked_seconds", "seconds", true, "How long the sources have waited in all, by this broker process.",
 		func(s *wire.Status) float64 { return s.Sources.BlockedSecs }},
@@ -72,6 +78,10 @@ var ofSink = []family[*wire.Sink]{
 		func(s *wire.Sink) float64 { return float64(s.Accepted) }},
 	{"msgmux_sink_messages_lost", "", true, "Messages that the sink has lost; of a share, what the share has.",
 		func(s *wire.Sink) float64 { return float64(s.Lost) }},
+	{"msgmux_sink_messages_left_out", "", true, "Messages that the sink did not want, by its options; of a share, what the share did not.",
+		func(s *wire.Sink) float64 { return float64(s.LeftOut) }},
+	{"msgmux_sink_messages_unread", "", true, "Messages that lay unread in sockets of the sink that went, at most; of a share, in those of its sinks.",
+		func(s *wire.Sink) float64 { return float64(s.Unread) }},
 	{"msgmux_sink_lag_messages", "", false, "Messages between the sink's cursor and the head.",
 		func(s *wire.Sink) float64 { return float64(s.Waiting) }},
 	{"msgmux_sink_lag_bytes", "bytes", false, "Bytes of the ring between the sink's cursor and the head.",
@@ -82,6 +92,10 @@ var ofSink = []family[*wire.Sink]{
 		func(s *wire.Sink) float64 { return number(s.State == "lagging") }},
 	{"msgmux_sink_absent", "", false, "1 while the sink cannot be reached.",
 		func(s *wire.Sink) float64 { return number(s.State == "absent") }},
+	{"msgmux_sink_unacknowledged_messages", "", false, "Messages that the sink was sent and has not said to be done with; 0 of one that says nothing.",
+		func(s *wire.Sink) float64 { return float64(s.Unacknowledged) }},
+	{"msgmux_sink_kept_until_time_seconds", "seconds", false, "When a kept sink that is away goes, in seconds since 1970; 0: it is there, or stays.",
+		func(s *wire.Sink) float64 { return float64(s.KeptUntil) }},
 	{"msgmux_sink_patience_seconds", "seconds", false, "How long the sink may make others wait; +Inf is forever.", patience},
 	{"msgmux_sink_patience_left_seconds", "seconds", false, "How much of that is left; +Inf is forever.",
 		func(s *wire.Sink) float64 {
@@ -125,6 +139,14 @@ var withLabels = []labelled{
 		func(w *exposition, st *wire.Status, _ []wire.Sink) { w.sample(1, "version", st.Version) }},
 	{"msgmux_messages_refused", true, "Messages that did not enter the ring, by reason.",
 		func(w *exposition, st *wire.Status, _ []wire.Sink) { w.counts("reason", st.Refused) }},
+	{"msgmux_source_waiting_messages", false, "Messages that lie in a socket or queue for sources while these are blocked.",
+		func(w *exposition, st *wire.Status, _ []wire.Sink) {
+			w.sockets(st, func(s *wire.SourceSocket) (float64, bool) { return float64(s.Waiting), s.Kind != wire.KindConnections })
+		}},
+	{"msgmux_source_waiting_bytes", false, "Bytes that lie in a socket for sources, or in connections, while these are blocked.",
+		func(w *exposition, st *wire.Status, _ []wire.Sink) {
+			w.sockets(st, func(s *wire.SourceSocket) (float64, bool) { return float64(s.WaitingBytes), s.Kind != wire.KindQueue })
+		}},
 	{"msgmux_registrations", true, "Registrations and connections of clients: ok, or why they were refused.",
 		func(w *exposition, st *wire.Status, _ []wire.Sink) { w.counts("outcome", st.Registrations) }},
 	{"msgmux_sinks", false, "Sinks, by kind.",
@@ -211,6 +233,25 @@ func (w *exposition) begin(name, unit string, counter bool, help string) {
 
 func (w *exposition) comment(what, name, text string) {
 	w.text = append(w.text, "# "+what+" "+name+" "+text+"\n"...)
+}
+
+// sockets writes a sample for each of the sockets for sources that have one. Two may be of the same name, the file of one being gone.
+func (w *exposition) sockets(st *wire.Status, value func(*wire.SourceSocket) (v float64, known bool)) {
+	sums, order := make(map[string]float64), []string(nil)
+	for i := range st.Sources.Sockets {
+		s := &st.Sources.Sockets[i]
+		v, known := value(s)
+		if !known {
+			continue
+		}
+		if _, twice := sums[s.Path]; !twice {
+			order = append(order, s.Path)
+		}
+		sums[s.Path] += v
+	}
+	for _, path := range order {
+		w.sample(sums[path], "source", path)
+	}
 }
 
 // counts writes a sample for each of the keys, in order.

@@ -17,6 +17,7 @@ import (
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/broker/control"
 	"github.com/msgmux/msgmux/internal/need"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // lookerRole makes this program somebody who looks at a channel on the bus at that address.
@@ -70,7 +71,7 @@ func TestInstalledPolicy(t *testing.T) {
 	inner := regexp.MustCompile(`(?s)<busconfig>(.*)</busconfig>`).FindSubmatch(text)
 	rules := strings.NewReplacer(`group="msgmux"`, `group="games"`, `user="msgmux"`, `user="sync"`).Replace(string(inner[1]))
 	program(t, kinds[0])
-	d := &daemon{t: t, kind: kinds[0], dir: folder(t), closed: true, limits: rules}
+	d := &daemon{t: t, kind: kinds[0], dir: test.Folder(t), closed: true, limits: rules}
 	os.Chmod(d.dir, 0o755)
 	d.address = "unix:path=" + d.dir + "/bus"
 	d.start()

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -87,6 +88,9 @@ func (s *Server) answer(g *guest) {
 	defer requests.Put(b)
 	buf := b[:]
 	n, err := g.Read(buf)
+	if errors.Is(err, io.EOF) {
+		n, err = g.Read(buf) // who asks and shuts down is told of by his end, now and then, before what he asks
+	}
 	if !g.ask() {
 		return
 	}

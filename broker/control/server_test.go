@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -218,7 +219,7 @@ func BenchmarkList(b *testing.B) {
 
 // TestControlListenerMustFit: no datagrams, no stream.
 func TestControlListenerMustFit(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	for _, network := range []string{"unix"} {
 		l, err := net.Listen(network, dir+"/"+network)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -53,6 +54,15 @@ func send(fd int, b []byte, flags int) error {
 	return retry(func() error { return unix.Send(fd, b, flags|unix.MSG_NOSIGNAL) })
 }
 
+// receivePacket is receive on a connection: 0 is its end. Told once it may have come before what was sent last (unix_dgram_recvmsg looks
+// for a packet first, and for the end second).
+func receivePacket(fd int, b []byte, flags int) (n int, err error) {
+	if n, err = receive(fd, b, flags); n == 0 && err == nil {
+		n, err = receive(fd, b, flags)
+	}
+	return n, err
+}
+
 // receive is recv(2). The size is that of the whole datagram, however small b is.
 func receive(fd int, b []byte, flags int) (n int, err error) {
 	err = retry(func() error {
@@ -60,6 +70,20 @@ func receive(fd int, b []byte, flags int) (n int, err error) {
 		return err
 	})
 	return n, err
+}
+
+// receiveFrom is receive for a socket with SO_PASSCRED, with who has sent what it takes.
+func receiveFrom(fd int, b []byte, flags int) (n int, who sys.Credentials, err error) {
+	control := make([]byte, sys.ControlSpace)
+	err = retry(func() error {
+		var k int
+		n, k, _, _, err = unix.Recvmsg(fd, b, control, flags|unix.MSG_TRUNC)
+		if err == nil {
+			who, _ = sys.FindCredentials(control[:k])
+		}
+		return err
+	})
+	return n, who, err
 }
 
 // timeouts sets how long sending and receiving on a blocking socket may take: EAGAIN afterwards.
@@ -131,8 +155,13 @@ func greet(dir, name string, h wire.Hello) (fd int, id uint64, err error) {
 }
 
 func greetOnce(dir, name string, h wire.Hello) (fd int, id uint64, err error) {
+	fd, ok, err := helloOnce(dir, name, h)
+	return fd, ok.ID, err
+}
+
+func helloOnce(dir, name string, h wire.Hello) (fd int, ok wire.Reply, err error) {
 	if fd, err = dial(dir, name, unix.SOCK_SEQPACKET); err != nil {
-		return -1, 0, err
+		return -1, ok, err
 	}
 	defer func() {
 		if err != nil {
@@ -140,24 +169,23 @@ func greetOnce(dir, name string, h wire.Hello) (fd int, id uint64, err error) {
 		}
 	}()
 	if err := errors.Join(timeouts(fd, patience, patience), send(fd, h.Append(nil), 0)); err != nil {
-		return fd, 0, err
+		return fd, ok, err
 	}
 	var b [wire.MaxReply]byte
-	n, err := receive(fd, b[:], 0)
+	n, err := receivePacket(fd, b[:], 0)
 	if err != nil {
-		return fd, 0, err
+		return fd, ok, err
 	}
 	if n == 0 {
-		return fd, 0, ErrHungUp
+		return fd, ok, ErrHungUp
 	}
-	reply, err := wire.ParseReply(b[:min(n, len(b))])
-	if err != nil {
-		return fd, 0, err
+	if ok, err = wire.ParseReply(b[:min(n, len(b))]); err != nil {
+		return fd, ok, err
 	}
-	if reply.Err != nil {
-		return fd, 0, reply.Err
+	if ok.Err != nil {
+		return fd, ok, ok.Err
 	}
-	return fd, reply.ID, nil
+	return fd, ok, nil
 }
 
 // Ask sends one request to the control socket. The broker must not be killed meanwhile.
@@ -177,7 +205,7 @@ func (k *Keeper) Ask(q wire.Request) (a wire.Answer, err error) {
 	var whole []byte
 	buf := make([]byte, 256<<10)
 	for {
-		n, err := receive(fd, buf, 0)
+		n, err := receivePacket(fd, buf, 0)
 		if err != nil {
 			return a, fmt.Errorf("no answer from the broker: %w", err)
 		}

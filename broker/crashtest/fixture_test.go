@@ -168,7 +168,7 @@ var stamp atomic.Uint64
 // reaches sends a message, and fails unless s, which nobody reads, gets it, whatever comes before it.
 func reaches(t *testing.T, k *Keeper, s *Sink) {
 	t.Helper()
-	out, err := newOutlet(k.Setup.Dir, NonBlocking, 1<<10)
+	out, err := newOutlet(k.Setup.Dir, NonBlocking, 0, 1<<10)
 	if err != nil {
 		t.Fatal(err)
 	}

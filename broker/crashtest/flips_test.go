@@ -120,7 +120,7 @@ func exercise(t *testing.T, r *ring.Ring, ops *parker, at string) {
 	}{
 		{ring.Spec{Kind: ring.Dynamic, Label: "a", Address: "@a", UID: 1, Inode: 11}, ring.CursorSpec{Patience: wire.Forever, UID: 1}},
 		{ring.Spec{Kind: ring.Static, Label: "b", Address: "/b", Frames: true}, ring.CursorSpec{Patience: time.Second}},
-		{ring.Spec{Kind: ring.Framed, Label: "c", Frames: true, UID: 5}, ring.CursorSpec{Patience: time.Second, Ordinary: true, UID: 5}},
+		{ring.Spec{Kind: ring.Framed, Label: "c", Frames: true, Meta: true, UID: 5}, ring.CursorSpec{Patience: time.Second, Ordinary: true, UID: 5}},
 		{ring.Spec{Kind: ring.Dynamic, Label: "d", Inode: 12}, ring.CursorSpec{Share: "g", Patience: time.Second}},
 		{ring.Spec{Kind: ring.Dynamic, Label: "e", Inode: 13}, ring.CursorSpec{Share: "g", Patience: time.Second}},
 		{ring.Spec{Kind: ring.Dynamic, Label: "t", Inode: 14}, ring.CursorSpec{Tap: true}},
@@ -138,13 +138,13 @@ func exercise(t *testing.T, r *ring.Ring, ops *parker, at string) {
 		for j := range 1 + i%5 {
 			send(source, make([]byte, (i*977+j*4001)%20000), unix.MSG_DONTWAIT)
 		}
-		r.Receive(in, ring.Datagrams, 0, ring.MaxBatch)
+		r.Receive(in, ring.Datagrams, ring.From{}, ring.MaxBatch)
 		for r.Append(); r.Landed(); r.Append() {
 			r.Turn(0, never)
 		}
 		if i%7 == 0 {
 			send(feed, wire.AppendRecord(wire.AppendRecord(nil, buf[:i]), buf[:100]), unix.MSG_DONTWAIT)
-			r.Receive(packets, ring.Packets, 9, 1)
+			r.Receive(packets, ring.Packets, ring.From{Client: 9}, 1)
 			for r.Append(); r.Landed(); r.Append() {
 				r.Turn(0, never)
 			}
@@ -287,7 +287,7 @@ func tryOut(r *ring.Ring, ends [][2]int) error {
 	got, sent, buf := false, false, make([]byte, 128<<10)
 	for range 5000 {
 		if r.Append(); !r.Landed() {
-			n, _ := r.Receive(ends[0][1], ring.Datagrams, 0, 1)
+			n, _ := r.Receive(ends[0][1], ring.Datagrams, ring.From{}, 1)
 			sent = sent || n > 0
 			r.Append()
 		}

@@ -65,15 +65,14 @@ func NewKeeper(s Setup) (k *Keeper, err error) {
 	if k.log, err = os.OpenFile(filepath.Join(s.Dir, "log"), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600); err != nil {
 		return nil, err
 	}
-	if k.sockets, err = activation.Bind(s.Dir, 0o660); err != nil {
+	if k.sockets, err = activation.Bind(s.Dir, 0o660, filepath.Join(s.Dir, secondSource)); err != nil {
 		return nil, err
 	}
 	if k.systemd, err = activationtest.New(s.Dir); err != nil {
 		return nil, err
 	}
 	// As socket units do it: bound once, kept by the service manager, and no other process holds a copy.
-	b := k.sockets
-	for _, d := range []activation.Descriptor{b.Source, b.Publish, b.Register, b.Subscribe, b.Control} {
+	for _, d := range k.sockets.All() {
 		if err = k.systemd.Give(d.Name, d.FD); err != nil {
 			return nil, err
 		}

@@ -95,6 +95,11 @@ func TestPromise7_RestartIsInvisible(t *testing.T) {
 		b := balance(t, l)
 		t.Logf("episode %d: %d kills so far; %d messages, %d deliveries, %d lost by those who may, %d visitors, %d passing sources",
 			n, done, b.Status.Entered, b.Status.Accepted, b.Status.Lost, len(b.Departed), len(l.passed))
+		for _, s := range b.Standing {
+			if s.Options.Meta || s.Options.Credentials {
+				t.Logf("sink %s was told of %d messages whose they are, and of %d not", s.Name, s.Told, s.Untold)
+			}
+		}
 		l.Keeper.Close()
 		if t.Failed() {
 			t.FailNow()

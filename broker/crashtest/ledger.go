@@ -184,6 +184,10 @@ func (a *audit) theChannel() {
 
 // listed checks a sink that was there all the time: what the broker counted for it, and what it got.
 func (a *audit) listed(s *Sink) {
+	// Few are forgotten: only where the ring is full of messages of many senders.
+	if (s.Options.Meta || s.Options.Credentials && maySayWho()) && s.Untold > s.Told/4 {
+		a.fault("sink %s was told whose %d messages are, and of %d not", s.Name, s.Told, s.Untold)
+	}
 	at := find(a.Sinks, s.Name)
 	if at == nil {
 		a.fault("sink %s (%d) is not listed", s.Name, s.ID)

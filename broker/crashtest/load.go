@@ -57,7 +57,9 @@ var standing = []struct {
 	{"path", ByPath, forever(), Stutter},
 	{"declared", Static, forever(), Fast},
 	{"connected", Subscribe, forever(), Fast},
-	{"framed", ByName, wire.Options{Patience: wire.Forever, PatienceSet: true, Frames: true}, Stutter},
+	{"told", Subscribe, wire.Options{Patience: wire.Forever, PatienceSet: true, Meta: true}, Fast},
+	{"framed", ByName, wire.Options{Patience: wire.Forever, PatienceSet: true, Frames: true, Meta: true}, Stutter},
+	{"passed", ByPath, wire.Options{Patience: wire.Forever, PatienceSet: true, Credentials: true}, Fast},
 	{"crew-a", ByName, wire.Options{Patience: wire.Forever, PatienceSet: true, Share: "crew"}, Stutter},
 	{"crew-b", Subscribe, wire.Options{Patience: wire.Forever, PatienceSet: true, Share: "crew"}, Fast},
 	{"tap", ByName, wire.Options{Tap: true}, Fast},
@@ -70,6 +72,10 @@ var standing = []struct {
 // NewLoad starts a broker for k and lets everybody come. With an error there is nothing to end but k.
 func NewLoad(k *Keeper, t Traffic, shape Shape) (*Load, error) {
 	l := &Load{Keeper: k, Traffic: t, abrupt: shape.Abrupt}
+	l.Traffic.Began, l.Traffic.Second = time.Now(), make(map[int]bool)
+	for i, how := range shape.Sources {
+		l.Traffic.Second[i] = how == NonBlocking
+	}
 	dir := k.Setup.Dir
 	for _, d := range standing {
 		s, err := NewSink(dir, &l.Traffic, d.name, d.way, d.options, d.pace)
@@ -140,7 +146,9 @@ func (l *Load) comeAndGo(place int) {
 		func() wire.Options { o := forever(); o.Start = wire.StartOldest; return o },
 		func() wire.Options { return wire.Options{Tap: true} },
 		func() wire.Options { o := forever(); o.Frames = true; return o },
+		func() wire.Options { o := forever(); o.Frames, o.Meta = true, true; return o },
 		func() wire.Options { o := forever(); o.Share = "crew"; return o },
+		func() wire.Options { o := forever(); o.Credentials = true; return o },
 	}
 	for n := 0; !l.stop.Load(); n++ {
 		way, o := ways[random.IntN(len(ways))], kinds[random.IntN(len(kinds))]()

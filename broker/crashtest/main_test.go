@@ -20,6 +20,7 @@ const namespaceMark = "MSGMUX_CRASHTEST_NAMESPACE"
 
 func TestMain(m *testing.M) {
 	RunChild()
+	RunEnd()
 	flag.Parse()
 	if os.Getenv(namespaceMark) == "" {
 		if code, ok := runInNamespace(); ok {

@@ -30,7 +30,7 @@ func TestLargerMessagesAfterARestart(t *testing.T) {
 	}
 	k.Setup.Geometry.MaxMessage = 2 << 20
 	up(t, k, Death{})
-	o, err := newOutlet(k.Setup.Dir, NonBlocking, 2<<20)
+	o, err := newOutlet(k.Setup.Dir, NonBlocking, 0, 2<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestFullRingIsGivenMoreRoom(t *testing.T) {
 	k.Setup.Geometry = ring.Geometry{Size: 1 << 20, MaxMessage: 64 << 10, MaxSinks: 64, MaxClients: 16}
 	up(t, k, Death{})
 	hung := member(t, k, "hung")
-	o, err := newOutlet(k.Setup.Dir, NonBlocking, 64<<10)
+	o, err := newOutlet(k.Setup.Dir, NonBlocking, 0, 64<<10)
 	if err != nil {
 		t.Fatal(err)
 	}

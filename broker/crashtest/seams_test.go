@@ -26,6 +26,9 @@ var unreached = func() map[string]string {
 	for _, name := range asideSeams {
 		m[name] = "a broken ring has a test of its own"
 	}
+	for _, name := range endSeams {
+		m[name] = "those who acknowledge have a test of their own"
+	}
 	return m
 }()
 

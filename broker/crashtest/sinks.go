@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -61,10 +62,13 @@ type Sink struct {
 
 	// Valid once the sink has ended.
 	Keys   []Key
+	Told   uint64 // of how many messages it was told whose they are, and when they came
+	Untold uint64 // and of how many not, as where origins were forgotten for want of runs; only with the option meta or credentials
 	Runs   []run
 	Lost   uint64 // what the last packet of frames said
 	Faults []string
 
+	began   time.Time // no message is older
 	dir     string
 	traffic *Traffic
 	address wire.Address
@@ -79,10 +83,14 @@ type Sink struct {
 
 // NewSink binds the socket of a sink, or writes its file; Join makes it one.
 func NewSink(dir string, t *Traffic, name, way string, o wire.Options, pace Pace) (s *Sink, err error) {
-	s = &Sink{Name: name, Way: way, Options: o, dir: dir, traffic: t, fd: -1, done: make(chan struct{}),
+	s = &Sink{Name: name, Way: way, Options: o, dir: dir, traffic: t, began: t.Began, fd: -1, done: make(chan struct{}),
 		buf: make([]byte, max(t.Largest, wire.MaxPacket)+wire.MaxPacket), random: rand.New(rand.NewPCG(t.Seed, mix(uint64(len(name)))))}
 	s.pace.Store(int32(pace))
 	s.Options.Label = name
+	if len(sys.LackedForCredentials()) > 0 || way == Subscribe {
+		s.Options.Credentials = false
+	}
+	o = s.Options
 	path := filepath.Join(dir, name)
 	switch way {
 	case Subscribe:
@@ -105,6 +113,7 @@ func NewSink(dir string, t *Traffic, name, way string, o wire.Options, pace Pace
 		unix.Close(s.fd)
 		return nil, err
 	}
+	sys.PassCredentials(s.fd, o.Credentials)
 	return s, nil
 }
 
@@ -225,7 +234,17 @@ func (s *Sink) listen() {
 
 // read takes the next datagram or packet, and says whether there may be more.
 func (s *Sink) read(flags int) bool {
-	n, err := receive(s.fd, s.buf, flags)
+	var who sys.Credentials
+	var n int
+	var err error
+	switch {
+	case s.Options.Credentials:
+		n, who, err = receiveFrom(s.fd, s.buf, flags)
+	case s.Way == Subscribe:
+		n, err = receivePacket(s.fd, s.buf, flags)
+	default:
+		n, err = receive(s.fd, s.buf, flags)
+	}
 	// No restart may be seen here: not as an error, and not as the end of a connection.
 	switch {
 	case err == unix.EAGAIN:
@@ -245,6 +264,9 @@ func (s *Sink) read(flags int) bool {
 		s.packet(s.buf[:n])
 	default:
 		s.message(s.buf[:n])
+		if s.Options.Credentials {
+			s.signed(s.Keys[len(s.Keys)-1], who)
+		}
 	}
 	s.Count.Store(uint64(len(s.Keys)))
 	return true
@@ -272,7 +294,11 @@ func (s *Sink) message(b []byte) {
 
 // packet takes a packet of records apart, and compares what it says of itself with what came before.
 func (s *Sink) packet(b []byte) {
-	p, err := wire.ParseSinkPacket(b)
+	parse := wire.ParseSinkPacket
+	if s.Options.Meta {
+		parse = wire.ParseMetaPacket
+	}
+	p, err := parse(b)
 	if err != nil {
 		s.fault("at message %d: %v", len(s.Keys), err)
 		return
@@ -295,10 +321,44 @@ func (s *Sink) packet(b []byte) {
 	}
 	// The header counts what was lost before this packet; between packets both must have grown alike.
 	s.Lost = p.Lost
+	seq := p.First
 	wire.EachRecord(p.Records, func(payload []byte) bool {
 		s.message(payload)
+		if s.Options.Meta {
+			s.origin(s.Keys[len(s.Keys)-1], p.OriginOf(seq))
+		}
+		seq++
 		return true
 	})
+}
+
+// origin compares what it was told of a message with whose that is.
+func (s *Sink) origin(key Key, got wire.Origin) {
+	if got == (wire.Origin{}) {
+		s.Untold++
+		return
+	}
+	s.Told++
+	if at := time.Unix(0, got.Time); at.Before(s.began) || at.After(time.Now()) {
+		s.fault("message %s was received at %v, they say, and the test began at %v", key, at, s.began)
+	}
+	if got.Time = 0; key != Nobody && got != s.traffic.senderOf(key.Source()) {
+		s.fault("message %s is of %+v, they say, and is of %+v", key, got, s.traffic.senderOf(key.Source()))
+	}
+}
+
+// signed compares whose the kernel says that a message is with whose it is. It may be the broker's, of which nothing else is known.
+func (s *Sink) signed(key Key, got sys.Credentials) {
+	want := s.traffic.senderOf(key.Source())
+	switch who := (sys.Credentials{PID: want.PID, UID: want.UID, GID: want.GID}); {
+	case key == Nobody:
+	case got == who:
+		s.Told++
+	case got.PID == who.PID || got.PID == 0 || got.UID != uint32(os.Getuid()):
+		s.fault("message %s comes from %+v, and is of %+v", key, got, who)
+	default:
+		s.Untold++
+	}
 }
 
 // maxFaults is how many faults are kept: one is bad enough.

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +27,34 @@ type outlet interface {
 	close()
 }
 
+// senderOf is who source number is, as the kernel attests it. Those that send datagrams say so with each one, which root may
+// (SCM_CREDENTIALS, unix(7)); a connection is this process.
+func (t *Traffic) senderOf(number int) wire.Origin {
+	o := wire.Origin{PID: int32(os.Getpid()), UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Known: true}
+	if number < Polite {
+		o.Source = 1
+		if t.Second[number] {
+			o.Source = 2
+		}
+		if maySayWho() {
+			o.UID, o.GID = uint32(1000+number), uint32(2000+number)
+		}
+	}
+	return o
+}
+
+// maySayWho says whether this process may send for other users. In a user namespace of its own there are none.
+var maySayWho = sync.OnceValue(func() bool {
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(p[0])
+	defer unix.Close(p[1])
+	who := unix.UnixCredentials(&unix.Ucred{Pid: int32(os.Getpid()), Uid: 1000, Gid: 2000})
+	return unix.Sendmsg(p[0], []byte("x"), who, nil, 0) == nil
+})
+
 // Ways to reach the channel.
 const (
 	Blocking    = "blocking"    // a connected datagram socket whose sends wait
@@ -37,8 +67,11 @@ const (
 // slow from one that hangs, so this is only the very end.
 const blocked = 3 * time.Minute
 
-// newOutlet opens the way called how. The largest message to send has size bytes.
-func newOutlet(dir, how string, size int) (outlet, error) {
+// secondSource is another socket for sources, beside that which every channel has. Sources that do not block use it.
+const secondSource = "elsewhere"
+
+// newOutlet opens the way called how, for source number. The largest message to send has size bytes.
+func newOutlet(dir, how string, number, size int) (outlet, error) {
 	if how == Publish {
 		fd, _, err := greet(dir, "publish", wire.Hello{Options: wire.Options{Label: "feed"}})
 		if err != nil {
@@ -47,11 +80,18 @@ func newOutlet(dir, how string, size int) (outlet, error) {
 		return &packets{fd: fd}, errors.Join(roomFor(fd, size), timeouts(fd, blocked, patience))
 	}
 	d := &datagrams{how: how}
+	if maySayWho() {
+		o := (&Traffic{}).senderOf(number)
+		d.who = unix.UnixCredentials(&unix.Ucred{Pid: o.PID, Uid: o.UID, Gid: o.GID})
+	}
 	var err error
-	if how == Unconnected {
+	switch how {
+	case Unconnected:
 		d.to = &unix.SockaddrUnix{Name: filepath.Join(dir, "source")}
 		d.fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	} else {
+	case NonBlocking:
+		d.fd, err = dial(dir, secondSource, unix.SOCK_DGRAM)
+	default:
 		d.fd, err = dial(dir, "source", unix.SOCK_DGRAM)
 	}
 	if err != nil {
@@ -70,6 +110,7 @@ type datagrams struct {
 	fd  int
 	how string
 	to  *unix.SockaddrUnix
+	who []byte // what goes along
 }
 
 func (d *datagrams) most() int { return 1 }
@@ -79,13 +120,13 @@ func (d *datagrams) send(messages [][]byte) error {
 	b := messages[0]
 	switch d.how {
 	case Blocking:
-		return send(d.fd, b, 0)
+		return d.sendOne(b, 0)
 	case Unconnected:
-		return retry(func() error { return unix.Sendto(d.fd, b, unix.MSG_NOSIGNAL, d.to) })
+		return retry(func() error { return unix.Sendmsg(d.fd, b, d.who, d.to, unix.MSG_NOSIGNAL) })
 	}
 	// Connected, poll tells when the channel takes more. It is promised that it does so across restarts, too.
 	for {
-		if err := send(d.fd, b, unix.MSG_DONTWAIT); err != unix.EAGAIN {
+		if err := d.sendOne(b, unix.MSG_DONTWAIT); err != unix.EAGAIN {
 			return err
 		}
 		n := 0
@@ -97,6 +138,10 @@ func (d *datagrams) send(messages [][]byte) error {
 			return errors.Join(err, unix.EAGAIN)
 		}
 	}
+}
+
+func (d *datagrams) sendOne(b []byte, flags int) error {
+	return retry(func() error { return unix.Sendmsg(d.fd, b, d.who, nil, flags|unix.MSG_NOSIGNAL) })
 }
 
 // packets is an outlet to the publish socket.
@@ -165,7 +210,7 @@ func (s *Source) Halt() error {
 }
 
 func (s *Source) run() error {
-	out, err := newOutlet(s.dir, s.How, max(s.traffic.Largest, s.traffic.TooLarge))
+	out, err := newOutlet(s.dir, s.How, s.Number, max(s.traffic.Largest, s.traffic.TooLarge))
 	if err != nil {
 		return err
 	}
@@ -200,7 +245,7 @@ func (s *Source) pass(n int, calm *atomic.Bool, random *rand.Rand) error {
 	var out outlet
 	err := until(askPatience, func() (bool, error) {
 		var err error
-		out, err = newOutlet(s.dir, s.How, s.traffic.Largest)
+		out, err = newOutlet(s.dir, s.How, s.Number, s.traffic.Largest)
 		if refusal, ok := errors.AsType[*wire.Error](err); ok && refusal.Code == wire.CodeQuota {
 			return false, nil
 		}

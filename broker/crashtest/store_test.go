@@ -3,7 +3,9 @@
 package crashtest
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"strings"
 	"testing"
@@ -154,7 +156,7 @@ func drains(t *testing.T, k *Keeper, s *Sink) {
 	const messages = 2000
 	hung := member(t, k, "hung")
 	_ = hung
-	out, err := newOutlet(k.Setup.Dir, Blocking, 1<<10)
+	out, err := newOutlet(k.Setup.Dir, Blocking, 0, 1<<10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,5 +313,38 @@ func damage(t *testing.T, k *Keeper, headless bool) {
 	}
 	if _, ok := ring.GenerationOf(fd); ok == headless {
 		t.Fatalf("the damage is another one: headless %v", ok)
+	}
+}
+
+// TestPromise7_SourcesKeepTheirNumbers: whichever sockets for sources come beside it, and in whatever order they are handed over,
+// one has the number that it had under the broker before, for messages of that time may be told by it.
+func TestPromise7_SourcesKeepTheirNumbers(t *testing.T) {
+	k := newKeeper(t)
+	numbers := func() map[string]uint32 {
+		t.Helper()
+		up(t, k, Death{})
+		st, _, err := k.List()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, k.Log())
+		}
+		all := make(map[string]uint32)
+		for _, s := range st.Sources.Sockets {
+			all[strings.TrimPrefix(s.Path, k.Setup.Dir+"/")] = s.Number
+		}
+		return all
+	}
+	if got, want := numbers(), map[string]uint32{"source": 1, secondSource: 2, "publish": 0}; !maps.Equal(got, want) {
+		t.Errorf("numbers %v, want %v", got, want)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: k.Setup.Dir + "/another"}), k.systemd.Give("source", fd), k.Kill()); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := numbers(), map[string]uint32{"source": 1, secondSource: 2, "another": 3, "publish": 0}; !maps.Equal(got, want) {
+		t.Errorf("numbers %v, want %v", got, want)
 	}
 }

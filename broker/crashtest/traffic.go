@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"time"
 )
 
 // Traffic is what sources send. Message index of a source follows from both numbers and the seed, so that whoever
@@ -17,8 +18,10 @@ import (
 // One message in seven has no bytes. It is nobody's, but how many there are is known, and between which others.
 type Traffic struct {
 	Seed     uint64
-	Largest  int // bytes of the largest message that the channel takes
-	TooLarge int // bytes of one that it refuses; 0: none is sent
+	Began    time.Time
+	Second   map[int]bool // the sources that send to the second socket for them
+	Largest  int          // bytes of the largest message that the channel takes
+	TooLarge int          // bytes of one that it refuses; 0: none is sent
 }
 
 // Polite is the first of the sources that never send too large a message: a connection would not survive it.

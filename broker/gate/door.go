@@ -42,6 +42,7 @@ const MaxSilent = 1024
 type visitor struct {
 	fd       int
 	who      sys.Credentials
+	user     uint32 // whom its uid counts as
 	deadline time.Time
 }
 
@@ -117,7 +118,7 @@ func (d *door) accept() {
 		sys.Close(fd)
 		return
 	}
-	d.silent = append(d.silent, &visitor{fd, who, time.Now().Add(helloPatience)})
+	d.silent = append(d.silent, &visitor{fd, who, d.gate.users.Owner(who.UID), time.Now().Add(helloPatience)})
 	if len(d.silent) > d.gate.silent {
 		d.evict()
 	}
@@ -125,7 +126,7 @@ func (d *door) accept() {
 
 // evict sends one of the silent away.
 func (d *door) evict() {
-	i := fair.Leaver(d.silent, func(v *visitor) uint32 { return v.who.UID }, func(*visitor) bool { return true })
+	i := fair.Leaver(d.silent, func(v *visitor) uint32 { return v.user }, func(*visitor) bool { return true })
 	d.refuse(d.silent[i], wire.Refuse(wire.CodeBusy, "too many idle clients; try again"))
 	d.silent = slices.Delete(d.silent, i, i+1)
 }
@@ -180,7 +181,9 @@ func (d *door) attach(v *visitor, h wire.Hello) *wire.Error {
 		return refusal
 	}
 	n.fd, n.seams = v.fd, seams{stored: "attach.stored", settled: "attach.barrier"}
-	_, _, refusal = d.gate.join(n)
+	if _, _, refusal = d.gate.join(n); refusal != nil && n.page != nil {
+		n.page.Close()
+	}
 	return refusal
 }
 
@@ -198,17 +201,61 @@ func (d *door) refuse(v *visitor, refusal *wire.Error) {
 // sink is a client of the subscribe socket: it wants to be a sink.
 func (g *Gate) sink(v *visitor, h wire.Hello) (newcomer, *wire.Error) {
 	uid := v.who.UID
-	patience, refusal := g.limits.PatienceFor(h.Options, uid)
+	if err := h.CheckSink(); err != nil {
+		return newcomer{}, wire.AsRefusal(err, wire.CodeInternal)
+	}
+	patience, refusal := g.limits.PatienceFor(h.Options, !g.limits.Ordinary(uid))
+	if refusal != nil {
+		return newcomer{}, refusal
+	}
+	keep, refusal := g.limits.KeepFor(h.Options, uid)
 	if refusal != nil {
 		return newcomer{}, refusal
 	}
 	sys.SetSendBuffer(v.fd, g.limits.SendBuffer())
-	return aSink(ring.Spec{Kind: ring.Framed, Label: cmp.Or(h.Label, "sink"), UID: uid, Frames: true}, g.wish(h.Options, uid, patience),
-		func(r *loop.Roster, s *ring.Sink) { r.Greet(s, v.fd) }), nil
+	how := g.wish(h.Options, uid, patience)
+	how.Ack, how.Keep, how.From = h.Ack || h.View, keep, h.From
+	var page *loop.Page
+	if h.View {
+		if page, refusal = loop.NewPage(); refusal != nil {
+			return newcomer{}, refusal
+		}
+	}
+	greet := func(r *loop.Roster, s *ring.Sink) { r.Greet(s, v.fd, page) }
+	spec := ring.Spec{Kind: ring.Framed, Label: cmp.Or(h.Label, "sink"), UID: uid, Frames: true, Meta: h.Meta, View: h.View, Batch: h.Batch}
+	n := aSink(spec, how, greet)
+	if keep > 0 && h.Share == "" {
+		n = aKeptSink(spec, how, h.Replace, greet)
+	}
+	if page != nil {
+		n.page = page
+	}
+	return n, nil
 }
 
 // source is a client of the publish socket: it wants to be a source.
-func source(v *visitor, h wire.Hello) (newcomer, *wire.Error) {
-	return aSource(ring.ClientSpec{Label: cmp.Or(h.Label, "source"), UID: v.who.UID},
-		func(r *loop.Roster, c *ring.Client) { r.GreetSource(c, v.fd) }), nil
+func (g *Gate) source(v *visitor, h wire.Hello) (newcomer, *wire.Error) {
+	if err := h.CheckSource(); err != nil {
+		return newcomer{}, wire.AsRefusal(err, wire.CodeInternal)
+	}
+	keep, refusal := g.limits.KeepFor(h.Options, v.who.UID)
+	if refusal != nil {
+		return newcomer{}, refusal
+	}
+	var stage *loop.Stage
+	if h.Stage {
+		if stage, refusal = loop.NewStage(g.maxMessage); refusal != nil {
+			return newcomer{}, refusal
+		}
+	}
+	greet := func(r *loop.Roster, c *ring.Client) { r.GreetSource(c, v.fd, stage) }
+	spec := ring.ClientSpec{Label: cmp.Or(h.Label, "source"), UID: v.who.UID, Marks: h.Mark, Keep: keep, Stage: h.Stage}
+	n := aSource(spec, greet)
+	if h.Mark {
+		n = aMarkedSource(spec, h.Replace, greet)
+	}
+	if stage != nil {
+		n.page = stage
+	}
+	return n, nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/loop"
+	"github.com/msgmux/msgmux/broker/owner"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -28,9 +29,12 @@ import (
 
 const (
 	scanEvery  = time.Minute
+	lookEvery  = time.Second            // how soon it is noticed that a sink's path leads elsewhere
 	goneAfter  = time.Minute            // an entry that is gone for so long is forgotten, unless Config says otherwise
 	retryFirst = 100 * time.Millisecond // how soon an absent sink is tried again at first
 	retryLast  = 2 * time.Second        // and at last
+
+	maxOptions = 64 << 10 // bytes in the file of a sink's options
 )
 
 // folder keeps the static sinks declared and connected.
@@ -51,6 +55,8 @@ type folder struct {
 	hurry    loop.Signal // look now, and try those that are absent
 	removals chan removal
 	watchers sync.WaitGroup
+
+	declaredAll chan struct{} // closed when what is declared at the start has its place in the order
 }
 
 // declared is a static sink as it was declared.
@@ -73,7 +79,7 @@ type declared struct {
 func newFolder(g *Gate, c *Config) *folder {
 	f := &folder{gate: g, dir: c.SinksDir, optionsDir: c.OptionsDir, goneAfter: cmp.Or(c.GoneAfter, goneAfter), queues: c.Inherited.SourceQueues,
 		limiter: make(journal.Limiter), declared: make(map[string]*declared), results: make(chan reached), lost: loop.NewSignal(), hurry: loop.NewSignal(),
-		removals: make(chan removal)}
+		removals: make(chan removal), declaredAll: make(chan struct{})}
 	for _, s := range c.Sinks {
 		f.fixed = append(f.fixed, &declared{addr: s.Address, name: cmp.Or(s.Options.Label, defaultLabel(s.Address)), options: s.Options, fixed: true})
 	}
@@ -107,7 +113,12 @@ func (f *folder) run(ctx context.Context) {
 	}
 	events := loop.NewSignal()
 	f.scan(ctx)
+	close(f.declaredAll)
 	f.forgetUndeclared()
+	// A link that leads to an agent's socket says nothing when the agent's successor binds another one there, and while somebody
+	// has the old one open, neither does a send.
+	looks := time.NewTicker(lookEvery)
+	defer looks.Stop()
 	for {
 		f.watch(ctx, events)
 		f.connect(ctx)
@@ -135,6 +146,10 @@ func (f *folder) run(ctx context.Context) {
 				f.unwatch = nil
 			}
 			f.scan(ctx)
+		case <-looks.C:
+			for _, d := range f.declared {
+				f.look(ctx, d)
+			}
 		case r := <-f.results:
 			f.settle(r)
 		case r := <-f.removals:
@@ -234,7 +249,7 @@ func (f *folder) scan(ctx context.Context) {
 		case d.gone.IsZero() && unread:
 		case d.gone.IsZero():
 			d.gone = now
-			f.disconnect(d)
+			f.disconnect(d, "its entry is gone")
 		case now.Sub(d.gone) >= f.goneAfter:
 			f.undeclare(name, d)
 		}
@@ -307,11 +322,15 @@ func (f *folder) optionsOf(name string) wire.Options {
 		return wire.Options{}
 	}
 	path := filepath.Join(f.optionsDir, name+".conf")
-	text, err := os.ReadFile(path)
+	text, err := f.gate.prover.Options(path, maxOptions)
 	if err == nil {
 		var o wire.Options
 		if o, err = wire.ParseOptionLines(text); err == nil {
-			return o
+			refusal := f.gate.permits(o)
+			if refusal == nil {
+				return o
+			}
+			err = refusal
 		}
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -327,7 +346,8 @@ func (f *folder) spec(d *declared) (ring.Spec, loop.Wish) {
 	if d.options.PatienceSet {
 		patience = d.options.Patience
 	}
-	return ring.Spec{Kind: ring.Static, Label: cmp.Or(d.options.Label, d.name), Address: d.addr.String(), Frames: d.options.Frames},
+	return ring.Spec{Kind: ring.Static, Label: cmp.Or(d.options.Label, d.name), Address: d.addr.String(), Frames: d.options.Frames, Meta: d.options.Meta,
+			Form: form(d.options), Credentials: d.options.Credentials},
 		f.gate.wish(d.options, 0, patience)
 }
 
@@ -359,7 +379,7 @@ func (f *folder) update(d *declared) {
 		if s := r.Find(d.id); s != nil {
 			spec, how := f.spec(d)
 			old, reads := s.Spec(), s.Cursor().Spec()
-			spec.Frames, how.Tap, how.Share = old.Frames, reads.Tap, reads.Share // what a sink is stays
+			spec.Frames, spec.Meta, how.Tap, how.Share = old.Frames, old.Meta, reads.Tap, reads.Share // what a sink is stays
 			r.Renew(s, spec, how, true)
 		}
 	})
@@ -390,17 +410,9 @@ func (f *folder) look(ctx context.Context, d *declared) {
 	}
 	d.trying = true
 	go func() {
-		file, there := fileAt(d.addr)
-		f.result(ctx, reached{d: d, looked: true, there: there, file: file})
+		file, there := f.gate.prover.Look(d.addr)
+		f.result(ctx, reached{d: d, looked: true, there: there, Declared: owner.Declared{File: file}})
 	}()
-}
-
-// fileAt is the file at an address, which an abstract name has not.
-func fileAt(addr wire.Address) (sys.FileID, bool) {
-	if addr.Abstract {
-		return sys.FileID{}, false
-	}
-	return sys.FileAt(addr.Name)
 }
 
 // defaultLabel makes a label out of an address.

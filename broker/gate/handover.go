@@ -6,6 +6,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"path"
+	"slices"
 	"strings"
 
 	"github.com/msgmux/msgmux/activation"
@@ -15,18 +17,53 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// What an administrator hands over beside the channel's own sockets: message queues, and sockets of static sinks.
+// What an administrator hands over: sockets and message queues for sources, and sockets of static sinks.
 
-// addQueue makes a message queue a source. The descriptor stays the caller's.
-func addQueue(r *loop.Roster, d activation.Descriptor) error {
-	a, err := sys.QueueAttributesOf(d.FD)
+// sources are all that is received from. That of the channel's own folder comes first, so that it has the lowest number, whatever the
+// order in which they were handed over.
+func (g *Gate) sources(queues []activation.Descriptor, maxMessage uint64) (own []loop.OwnSource, err error) {
+	var home string
+	if g.own.Publish.Given() {
+		if home, err = sys.BoundTo(g.own.Publish.FD); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range g.own.Sources {
+		name, err := sys.BoundTo(d.FD)
+		if err != nil {
+			return nil, fmt.Errorf("cannot receive from descriptor %d: %w", d.FD, err)
+		}
+		own = append(own, loop.OwnSource{FD: d.FD, Kind: ring.Datagrams, Name: name})
+	}
+	for _, d := range queues {
+		name, err := queueName(d.FD, maxMessage)
+		if err != nil {
+			return nil, fmt.Errorf("cannot receive from message queue %s: %w", d.Name, err)
+		}
+		own = append(own, loop.OwnSource{FD: d.FD, Kind: ring.Queues, Name: name})
+	}
+	first := path.Join(path.Dir(home), wire.SocketSource)
+	elsewhere := func(o loop.OwnSource) int {
+		if o.Name == first {
+			return 0
+		}
+		return int(o.Kind)
+	}
+	slices.SortFunc(own, func(a, b loop.OwnSource) int { return cmp.Or(elsewhere(a)-elsewhere(b), cmp.Compare(a.Name, b.Name)) })
+	return own, nil
+}
+
+// queueName is the path of a message queue that can be received from.
+func queueName(fd int, maxMessage uint64) (string, error) {
+	a, err := sys.QueueAttributesOf(fd)
 	if err != nil {
-		return fmt.Errorf("cannot receive from message queue %s: %w", d.Name, err)
+		return "", err
 	}
-	if room := max(r.MaxMessage(), wire.MaxPacket); uint64(a.MessageSize) > room {
-		return fmt.Errorf("cannot receive from message queue %s: its messages have up to %d bytes; --max-message must be at least that", d.Name, a.MessageSize)
+	if uint64(a.MessageSize) > max(maxMessage, wire.MaxPacket) {
+		return "", fmt.Errorf("its messages have up to %d bytes; --max-message must be at least that", a.MessageSize)
 	}
-	return r.AddSource(d.FD, ring.Queues)
+	name, err := sys.QueueName(fd)
+	return "/dev/mqueue" + name, err
 }
 
 // takeSink makes a static sink of a descriptor that an administrator handed over. The socket itself is of no use to a

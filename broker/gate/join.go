@@ -12,7 +12,8 @@ import (
 // newcomer is who wants to be let in.
 type newcomer struct {
 	uid   uint32
-	fd    int // its socket; not used if the store keeps none for what it is
+	fd    int    // its socket; not used if the store keeps none for what it is
+	page  memory // of a sink in view the page, of a source its stage; nil: neither
 	seams seams
 
 	// find looks whether it is in the channel already, and gives it what it has come for if so. nil: it is not.
@@ -25,9 +26,15 @@ type newcomer struct {
 	enter func(r *loop.Roster, id uint64) *wire.Error
 }
 
+// memory is what a client shares with the broker, beside its socket.
+type memory interface {
+	FD() int
+	Close()
+}
+
 // aSink is a newcomer who wants to be a sink. open puts it to work; nil: later.
 func aSink(spec ring.Spec, how loop.Wish, open func(*loop.Roster, *ring.Sink)) newcomer {
-	return newcomer{uid: spec.UID, reserve: func(r *loop.Roster, uid uint32) (uint64, *wire.Error) { return r.Reserve(uid) },
+	return newcomer{uid: spec.UID, reserve: func(r *loop.Roster, uid uint32) (uint64, *wire.Error) { return r.Reserve(uid, spec.View) },
 		name: func(id uint64) string {
 			spec.ID = id
 			return store.Name(&spec)
@@ -42,10 +49,32 @@ func aSink(spec ring.Spec, how loop.Wish, open func(*loop.Roster, *ring.Sink)) n
 		}}
 }
 
+// aKeptSink is a newcomer who wants to be a sink that is kept, or who is back for one.
+func aKeptSink(spec ring.Spec, how loop.Wish, replace bool, open func(*loop.Roster, *ring.Sink)) newcomer {
+	n := aSink(spec, how, open)
+	n.reserve = func(r *loop.Roster, uid uint32) (uint64, *wire.Error) {
+		return r.ReserveKept(spec, how, replace)
+	}
+	enter := n.enter
+	n.enter = func(r *loop.Roster, id uint64) *wire.Error {
+		s, refusal := r.Kept(spec.Label, spec.UID)
+		if refusal != nil {
+			return refusal
+		}
+		if s == nil {
+			return enter(r, id)
+		}
+		r.Rejoin(s, id, spec, how)
+		open(r, s)
+		return nil
+	}
+	return n
+}
+
 // aSource is a newcomer who wants to be a source. open puts it to work.
 func aSource(spec ring.ClientSpec, open func(*loop.Roster, *ring.Client)) newcomer {
-	return newcomer{uid: spec.UID, reserve: func(r *loop.Roster, uid uint32) (uint64, *wire.Error) { return r.ReserveSource(uid) },
-		name: store.ClientName,
+	return newcomer{uid: spec.UID, reserve: func(r *loop.Roster, uid uint32) (uint64, *wire.Error) { return r.ReserveSource(uid, spec.Stage) },
+		name: func(id uint64) string { return store.ClientName(&ring.ClientSpec{ID: id}) },
 		enter: func(r *loop.Roster, id uint64) *wire.Error {
 			spec.ID = id
 			c, refusal := r.EnterSource(spec)
@@ -54,6 +83,15 @@ func aSource(spec ring.ClientSpec, open func(*loop.Roster, *ring.Client)) newcom
 			}
 			return refusal
 		}}
+}
+
+// aMarkedSource is a newcomer who wants to be a marked source, or who is back as one.
+func aMarkedSource(spec ring.ClientSpec, replace bool, open func(*loop.Roster, *ring.Client)) newcomer {
+	n := aSource(spec, open)
+	n.reserve = func(r *loop.Roster, uid uint32) (uint64, *wire.Error) {
+		return r.ReserveMarked(spec.Label, uid, replace, spec.Stage)
+	}
+	return n
 }
 
 // seams are the names of the moments at which a broker may be killed on the way; "" for none. See sys.Ops.
@@ -70,6 +108,7 @@ var errStopping = wire.Refuse(wire.CodeBusy, "the broker is stopping")
 // without an entry, which it closes. If entered is true, the descriptor is the roster's. Otherwise it is the caller's as before, and
 // not in the store for long: there was a refusal, or find found it.
 func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
+	g.users.Look() // the data thread may not
 	there := false
 	asked := g.thread.Call(func(r *loop.Roster) {
 		if n.find != nil {
@@ -77,7 +116,9 @@ func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 				return
 			}
 		}
-		id, refusal = n.reserve(r, n.uid)
+		if refusal = r.Admits(n.uid); refusal == nil {
+			id, refusal = n.reserve(r, n.uid)
+		}
 	})
 	if !asked {
 		refusal = errStopping
@@ -86,9 +127,12 @@ func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 		return id, false, refusal
 	}
 	g.seam(n.seams.reserved)
-	name := n.name(id)
+	name, page := n.name(id), ""
+	if n.page != nil {
+		page = store.PageName(id)
+	}
 	if name != "" {
-		refusal = g.keep(name, &n)
+		refusal = g.keep(name, page, &n)
 	}
 	if refusal == nil {
 		asked = g.thread.Call(func(r *loop.Roster) { refusal = n.enter(r, id) })
@@ -98,14 +142,18 @@ func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 	}
 	if refusal != nil {
 		g.store.Forget(name)
+		g.store.Forget(page)
 		return 0, false, refusal
 	}
 	return id, true, nil
 }
 
-// keep has the service manager keep the newcomer's socket, and returns when that is certain.
-func (g *Gate) keep(name string, n *newcomer) *wire.Error {
+// keep has the service manager keep the newcomer's socket, and its page if it has one, and returns when that is certain.
+func (g *Gate) keep(name, page string, n *newcomer) *wire.Error {
 	err := g.store.Put(name, n.fd)
+	if err == nil && page != "" {
+		err = g.store.Put(page, n.page.FD())
+	}
 	g.seam(n.seams.stored)
 	if err == nil {
 		err = g.store.Barrier()

@@ -21,21 +21,27 @@ type reached struct {
 	d      *declared
 	looked bool // only file and there mean something
 	there  bool
-	owner.Proven
-	file    sys.FileID
-	queue   bool // it is a message queue
+	owner.Declared
 	refusal *wire.Error
 }
 
-// disconnect makes a sink absent. Its place in the order stays.
-func (f *folder) disconnect(d *declared) {
+// disconnect makes a sink absent, because of why. Its place in the order stays.
+func (f *folder) disconnect(d *declared, why string) {
 	d.file = sys.FileID{}
 	d.retry, d.next = retryFirst, time.Now()
+	left, level := 0, slog.LevelInfo
 	f.gate.thread.Call(func(r *loop.Roster) {
 		if s := r.Find(d.id); s != nil {
-			r.Disconnect(s)
+			certain := false
+			if left, certain = r.Disconnect(s); certain {
+				level = slog.LevelWarn
+			}
 		}
 	})
+	if left > 0 {
+		f.gate.log.Limited(f.limiter, 0, d.name+":left", level, journal.EventStatic, "what a static sink had not read stays where its path led",
+			slog.String("sink", d.name), slog.String("why", why), slog.Int("unread", left))
+	}
 }
 
 // connect tries the absent sinks whose time has come, each in a goroutine: a path may lead to a file system that hangs.
@@ -68,9 +74,8 @@ func (f *folder) connect(ctx context.Context) {
 		}
 		d.trying = true
 		go func() {
-			file, _ := fileAt(d.addr)
-			at, queue, refusal := f.reach(d)
-			if !f.result(ctx, reached{d: d, Proven: at, file: file, queue: queue, refusal: refusal}) && refusal == nil {
+			at, refusal := f.reach(d)
+			if !f.result(ctx, reached{d: d, Declared: at, refusal: refusal}) && refusal == nil {
 				sys.Close(at.FD)
 			}
 		}()
@@ -88,26 +93,22 @@ func (f *folder) result(ctx context.Context, r reached) bool {
 }
 
 // reach connects to a static sink: a message queue is opened, a socket connected to.
-func (f *folder) reach(d *declared) (at owner.Proven, queue bool, refusal *wire.Error) {
-	if !d.queue.Given() && !sys.IsQueue(d.addr.Name) {
-		at, refusal = f.gate.prover.JoinStatic(d.addr, f.gate.limits.SendBuffer())
-		return at, false, refusal
-	}
-	var fd int
-	var err error
+func (f *folder) reach(d *declared) (at owner.Declared, refusal *wire.Error) {
 	if d.queue.Given() {
-		fd, err = sys.ReopenQueue(d.queue.FD)
-	} else {
-		fd, err = sys.OpenQueue(d.addr.Name)
+		// What was handed over is the sink, whatever has its name by now: there is no file to look at.
+		at.Queue = true
+		var err error
+		if at.FD, err = sys.ReopenQueue(d.queue.FD); err != nil {
+			return at, wire.Refuse(wire.CodeAccess, "cannot open the message queue %q for sending (%v): its mode must let the broker's user or group write", d.addr, err)
+		}
+	} else if at, refusal = f.gate.prover.JoinStatic(d.addr, f.gate.limits.SendBuffer()); refusal != nil {
+		return at, refusal
 	}
-	if err == nil && f.receivesFrom(fd) {
-		sys.Close(fd)
-		return at, true, wire.Refuse(wire.CodeLoop, "%q is a message queue that this broker receives from; what it sent there would come back for ever", d.addr)
+	if at.Queue && f.receivesFrom(at.FD) {
+		sys.Close(at.FD)
+		return at, wire.Refuse(wire.CodeLoop, "%q is a message queue that this broker receives from; what it sent there would come back for ever", d.addr)
 	}
-	if err != nil {
-		return at, true, wire.Refuse(wire.CodeAccess, "cannot open the message queue %q for sending (%v): its mode must let the broker's user or group write", d.addr, err)
-	}
-	return owner.Proven{FD: fd}, true, nil
+	return at, nil
 }
 
 // receivesFrom says whether the queue behind fd is one of the channel's own sources.
@@ -124,8 +125,8 @@ func (f *folder) settle(r reached) {
 	d := r.d
 	d.trying = false
 	if r.looked {
-		if r.there && r.file != d.file && d.file != (sys.FileID{}) {
-			f.disconnect(d)
+		if r.there && r.File != d.file && d.file != (sys.FileID{}) {
+			f.disconnect(d, "its path leads to another one")
 		}
 		return
 	}
@@ -139,11 +140,11 @@ func (f *folder) settle(r reached) {
 		}
 		return
 	}
-	d.since, d.next, d.file = time.Now(), time.Time{}, r.file
+	d.since, d.next, d.file = time.Now(), time.Time{}, r.File
 	taken := false
 	f.gate.thread.Call(func(w *loop.Roster) {
 		if s := w.Find(d.id); s != nil && !w.HasSocket(s) && d.gone.IsZero() {
-			w.Open(s, r.FD, r.Cookie, r.queue)
+			w.Open(s, r.FD, r.Cookie, r.Queue)
 			taken = true
 		}
 	})

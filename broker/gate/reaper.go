@@ -4,6 +4,7 @@ package gate
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/msgmux/msgmux/broker/journal"
@@ -21,11 +22,11 @@ const reapEvery = 3 * time.Second
 func (g *Gate) reap(ctx context.Context) {
 	limiter := make(journal.Limiter)
 	diag, err := sys.NewSockDiag()
-	for ; err != nil && ctx.Err() == nil; diag, err = sys.NewSockDiag() {
+	for ; err != nil && ctx.Err() == nil && !errors.Is(err, sys.ErrNoDiag); diag, err = sys.NewSockDiag() {
 		g.again(ctx, limiter, "cannot notice idle dead sinks", err)
 	}
 	if err != nil {
-		return
+		return // where the kernel tells nothing, only a send notices
 	}
 	defer diag.Close()
 	tick := time.NewTicker(reapEvery)
@@ -41,22 +42,27 @@ func (g *Gate) reap(ctx context.Context) {
 }
 
 func (g *Gate) reapOnce(ctx context.Context, diag *sys.SockDiag) {
-	own := make(map[uint64]uint64)
-	for spec, cookie := range g.thread.Connected {
-		if spec.Kind == ring.Dynamic || spec.Kind == ring.Static { // the others are connections, of which epoll tells
-			own[cookie] = spec.ID
-		}
+	type reader struct {
+		sink *ring.Sink
+		took uint64
+	}
+	own := make(map[uint64]reader)
+	for s, cookie := range g.thread.Sockets {
+		own[cookie] = reader{s, s.Took()}
 	}
 	if len(own) == 0 {
 		return
 	}
-	dead, err := owner.DeadPeers(diag, own)
+	dead, err := owner.DeadPeers(diag, own, func(x reader, left int) { x.sink.SeenTo(ring.Look{Took: x.took, Left: left}) })
 	if err != nil || len(dead) == 0 || ctx.Err() != nil {
 		return
 	}
 	g.thread.Call(func(r *loop.Roster) {
-		for _, id := range dead {
-			r.RetireID(id)
+		for _, x := range dead {
+			if x.sink.Spec().Kind == ring.Framed {
+				continue // epoll tells of it
+			}
+			r.RetireID(x.sink.ID())
 		}
 	})
 }

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"time"
 
 	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/loop"
@@ -24,28 +23,21 @@ import (
 // Whoever comes after a kill reads the same registration again. The peer's inode tells that the sink is there already,
 // and the answer is the same id. A registration that kills brokers is consumed unread at its third attempt.
 
-const (
-	// maxAttempts is how many brokers may begin with one registration.
-	maxAttempts = 3
-	// reachPatience is how long connecting to a path may take before the next registration gets its turn: it blocks on
-	// the file systems on the way, for ever if one of them hangs.
-	reachPatience = 3 * time.Second
-	// maxHanging is how many of those that took too long may be waited for at a time.
-	maxHanging = 16
-)
+// maxAttempts is how many brokers may begin with one registration.
+const maxAttempts = 3
 
 // registrar takes registrations from the register socket, one after the other.
 type registrar struct {
 	gate    *Gate
 	fd      int
 	limiter journal.Limiter
+	claims  claims
 	buf     [wire.MaxRegistration + 1]byte
 	control [sys.ControlSpace]byte
-	hanging chan struct{} // one token for each connect that hangs
 }
 
 func newRegistrar(g *Gate, fd int) *registrar {
-	return &registrar{gate: g, fd: fd, limiter: make(journal.Limiter), hanging: make(chan struct{}, maxHanging)}
+	return &registrar{gate: g, fd: fd, limiter: make(journal.Limiter), claims: make(claims)}
 }
 
 func (x *registrar) run(ctx context.Context) {
@@ -78,7 +70,15 @@ func (x *registrar) next() {
 	var refusal *wire.Error
 	var reg wire.Registration
 	x.gate.ops.Seam("register.peeked")
-	if x.gate.thread.Attempt() >= maxAttempts {
+	var costly *wire.Error
+	if !x.gate.thread.Call(func(r *loop.Roster) { costly = r.Rests(sender.UID) }) {
+		return
+	}
+	if costly != nil {
+		if reg, refusal = x.parse(p); refusal == nil {
+			refusal = costly
+		}
+	} else if x.gate.thread.Attempt() >= maxAttempts {
 		refusal = wire.Refuse(wire.CodePoison, "this registration has ended %d brokers", maxAttempts)
 	} else {
 		reg, id, refusal = x.register(p, sender)
@@ -98,56 +98,152 @@ func (x *registrar) next() {
 		x.answer(p.From, reg.Address, sender, wire.Reply{ID: id, Err: refusal})
 	}
 	x.gate.ops.Seam("register.answered")
-	x.gate.thread.Call(func(r *loop.Roster) { r.Consume(x.fd) })
+	if costly != nil {
+		x.gate.store.Skip(x.fd) // which is not to cost the data thread
+		return
+	}
+	x.gate.thread.Call(func(r *loop.Roster) { r.Consume(x.fd, sender.UID) })
+}
+
+// parse reads a registration.
+func (x *registrar) parse(p sys.Peeked) (reg wire.Registration, refusal *wire.Error) {
+	if p.Size > wire.MaxRegistration {
+		return reg, wire.Refuse(wire.CodeTooLarge, "a registration of %d bytes; %d is the most", p.Size, wire.MaxRegistration)
+	}
+	reg, err := wire.ParseRegistration(x.buf[:p.Size])
+	if err != nil {
+		return reg, wire.AsRefusal(err, wire.CodeInternal)
+	}
+	if reg.Address.IsZero() {
+		if reg.Address, err = wire.ParseAddress(p.From); err != nil {
+			return reg, wire.AsRefusal(err, wire.CodeInternal)
+		}
+		if reg.Address.IsZero() {
+			return reg, wire.Refuse(wire.CodeBadAddress, "an empty first line means the sender's own address, and it has none; bind the socket first")
+		}
+	}
+	return reg, nil
 }
 
 // register does what a registration asks for.
 func (x *registrar) register(p sys.Peeked, sender sys.Credentials) (reg wire.Registration, id uint64, refusal *wire.Error) {
-	if p.Size > wire.MaxRegistration {
-		return reg, 0, wire.Refuse(wire.CodeTooLarge, "a registration of %d bytes; %d is the most", p.Size, wire.MaxRegistration)
+	if reg, refusal = x.parse(p); refusal != nil {
+		return reg, 0, refusal
 	}
-	reg, err := wire.ParseRegistration(x.buf[:p.Size])
-	if err != nil {
-		return reg, 0, wire.AsRefusal(err, wire.CodeInternal)
+	if !x.gate.prover.Known(sender) {
+		return reg, 0, owner.RefuseUnknown()
 	}
-	if reg.Address.IsZero() {
-		if reg.Address, err = wire.ParseAddress(p.From); err != nil {
-			return reg, 0, wire.AsRefusal(err, wire.CodeInternal)
-		}
-		if reg.Address.IsZero() {
-			return reg, 0, wire.Refuse(wire.CodeBadAddress, "an empty first line means the sender's own address, and it has none; bind the socket first")
+	privileged := x.privileged(p, sender)
+	there := reg
+	if p.From == reg.Address.String() {
+		if addr, ok := x.moved(reg.Address, sender); ok {
+			there.Address = addr
 		}
 	}
 	if reg.Remove {
-		id, refusal = x.remove(reg.Address, sender)
+		id, refusal = x.remove(there.Address, sender, privileged)
 	} else {
-		id, refusal = x.add(reg, sender)
+		id, refusal = x.add(there, sender, privileged)
 	}
 	return reg, id, refusal
 }
 
-// remove forgets the sink of that name, on behalf of its owner or root.
-func (x *registrar) remove(addr wire.Address, sender sys.Credentials) (id uint64, refusal *wire.Error) {
-	if sender.PID == 0 {
-		return 0, wire.Refuse(wire.CodeNoCredentials, "the kernel gave no credentials; send it again")
+// moved is where the sender's own socket is, if not at the address that it was bound to.
+func (x *registrar) moved(bound wire.Address, sender sys.Credentials) (wire.Address, bool) {
+	if bound.IsZero() || bound.Abstract || !x.gate.prover.Known(sender) {
+		return wire.Address{}, false
 	}
-	x.gate.thread.Call(func(r *loop.Roster) { id, refusal = r.Unregister(addr, sender.UID) })
+	at, refusal := x.gate.prover.Join(bound, sender, 0, false)
+	if refusal == nil {
+		sys.Close(at.FD)
+		if at.Sending {
+			return wire.Address{}, false
+		}
+	} else if refusal.Code != wire.CodeNoPeer && refusal.Code != wire.CodeNotOwner {
+		return wire.Address{}, false
+	}
+	return x.gate.prover.Renamed(bound, sender)
+}
+
+// privileged says whether root or the broker's user asks for something. Their credentials alone do not say so: whoever writes to a
+// socket need not be who made it, and what a program of root's writes to its standard output can be sent by anybody's socket.
+func (x *registrar) privileged(p sys.Peeked, sender sys.Credentials) bool {
+	if x.gate.limits.Ordinary(sender.UID) {
+		return false
+	}
+	at, refusal := x.origin(p.From, sender)
+	if refusal == nil {
+		sys.Close(at.FD)
+	}
+	return refusal == nil && at.FD >= 0
+}
+
+// origin connects to the socket that a registration came from, while that lies in the queue. It is the sender's, and has sent
+// something: an address alone can lead elsewhere here. A socket without an address has none: FD is -1 then.
+func (x *registrar) origin(from string, sender sys.Credentials) (owner.Proven, *wire.Error) {
+	addr, err := wire.ParseAddress(from)
+	if err != nil || addr.IsZero() {
+		return owner.Proven{FD: -1}, nil
+	}
+	at, refusal := x.gate.prover.Join(addr, sender, x.gate.limits.SendBuffer(), false)
+	if refusal == nil && !at.Sending {
+		sys.Close(at.FD)
+		return owner.Proven{}, wire.Refuse(wire.CodeNotOwner, "%q leads to a socket that has sent nothing", addr)
+	}
+	return at, refusal
+}
+
+// remove forgets the sink of that name, on behalf of its owner or root.
+func (x *registrar) remove(addr wire.Address, sender sys.Credentials, privileged bool) (id uint64, refusal *wire.Error) {
+	if sender.UID == 0 && !privileged {
+		return 0, wire.Refuse(wire.CodeDenied, "root removes a sink from a bound socket of root's, or by control (msgmux sinks drop)")
+	}
+	x.gate.thread.Call(func(r *loop.Roster) { id, refusal = r.Unregister(addr, sender.UID, privileged) })
+	if refusal == nil {
+		return id, nil
+	}
+	// Somebody else may have proved to hold the sender's socket.
+	at, unproved := x.gate.prover.Join(addr, sender, 0, false)
+	if unproved != nil {
+		return 0, refusal
+	}
+	sys.Close(at.FD)
+	x.gate.thread.Call(func(r *loop.Roster) {
+		if s := r.Shared(at.Inode, addr.String()); s != nil && s.Spec().Held {
+			id, refusal = s.ID(), nil
+			r.Drop(s)
+		}
+	})
 	return id, refusal
 }
 
 // add makes the socket at reg.Address a sink, or renews its options if it is one.
-func (x *registrar) add(reg wire.Registration, sender sys.Credentials) (id uint64, refusal *wire.Error) {
+func (x *registrar) add(reg wire.Registration, sender sys.Credentials, privileged bool) (id uint64, refusal *wire.Error) {
+	if refusal := x.gate.permits(reg.Options); refusal != nil {
+		return 0, refusal
+	}
 	limits := &x.gate.limits
-	patience, refusal := limits.PatienceFor(reg.Options, sender.UID)
+	patience, refusal := limits.PatienceFor(reg.Options, privileged)
+	if refusal != nil && !limits.Ordinary(sender.UID) {
+		return 0, wire.Refuse(wire.CodeDenied, "more than the channel's patience is for root and the broker's user from a bound socket of "+
+			"theirs, or by control (msgmux sinks set)")
+	}
 	if refusal != nil {
 		return 0, refusal
 	}
-	at, refusal := x.reach(reg.Address, sender)
+	at, refusal := x.gate.prover.Join(reg.Address, sender, limits.SendBuffer(), privileged && sender.UID == 0)
+	held := refusal != nil && refusal.Code == wire.CodeNotOwner && reg.Prove
+	maker := at.UID
+	if held {
+		if at, refusal = x.holds(reg.Address, sender); refusal == nil {
+			maker, at.UID = at.UID, sender.UID
+		}
+	}
 	if refusal != nil {
 		return 0, refusal
 	}
 	spec := ring.Spec{Kind: ring.Dynamic, Label: cmp.Or(reg.Label, defaultLabel(reg.Address)), Address: reg.Address.String(), UID: at.UID,
-		Inode: at.Inode, Frames: reg.Frames}
+		Inode: at.Inode, Held: held, Frames: reg.Frames, Meta: reg.Meta, Form: form(reg.Options), Credentials: reg.Credentials}
 	how := x.gate.wish(reg.Options, at.UID, patience)
 	n := aSink(spec, how, func(r *loop.Roster, s *ring.Sink) { r.Open(s, at.FD, at.Cookie, false) })
 	n.fd, n.seams = at.FD, seams{"register.proven", "register.stored", "register.barrier"}
@@ -155,9 +251,14 @@ func (x *registrar) add(reg wire.Registration, sender sys.Credentials) (id uint6
 		if s := r.ByInode(at.Inode, at.UID); s != nil {
 			return s.ID(), true, r.Renew(s, spec, how, reg.Label != "")
 		}
+		if s := r.Shared(at.Inode, spec.Address); s != nil && at.UID == maker && s.Spec().Held {
+			r.Drop(s) // whose socket it is has the last word
+		} else if s != nil {
+			return 0, false, wire.Refuse(wire.CodeInUse, "the socket is a sink of user %d already", s.Spec().UID)
+		}
 		// The same name with another socket behind it: the old one is dead, only nobody has noticed yet.
 		if s := r.Dynamic(reg.Address.String(), at.UID); s != nil {
-			r.Drop(s)
+			r.Replace(s)
 		}
 		return 0, false, nil
 	}
@@ -168,50 +269,17 @@ func (x *registrar) add(reg wire.Registration, sender sys.Credentials) (id uint6
 	return id, refusal
 }
 
-// reach is Prover.Join with an end: a path may lead to a file system that hangs.
-func (x *registrar) reach(addr wire.Address, sender sys.Credentials) (owner.Proven, *wire.Error) {
-	if addr.Abstract {
-		return x.gate.prover.Join(addr, sender, x.gate.limits.SendBuffer())
-	}
-	select {
-	case x.hanging <- struct{}{}:
-	default:
-		return owner.Proven{}, wire.Refuse(wire.CodeBusy, "the file systems of %d sinks do not answer; try again later, or use an abstract name", maxHanging)
-	}
-	type result struct {
-		owner.Proven
-		refusal *wire.Error
-	}
-	done := make(chan result, 1)
-	go func() {
-		defer func() { <-x.hanging }()
-		at, refusal := x.gate.prover.Join(addr, sender, x.gate.limits.SendBuffer())
-		done <- result{at, refusal}
-	}()
-	timer := time.NewTimer(reachPatience)
-	defer timer.Stop()
-	select {
-	case r := <-done:
-		return r.Proven, r.refusal
-	case <-timer.C:
-		go func() {
-			if r := <-done; r.refusal == nil {
-				sys.Close(r.FD)
-			}
-		}()
-		return owner.Proven{}, wire.Refuse(wire.CodeTimeout, "the file system of %q does not answer; try again later, or use an abstract name", addr)
-	}
-}
-
 // answer tells the sender what became of its registration, at its own address if it has one that is not the sink's:
 // there, the answer would be taken for a message. Nobody can have us send into somebody else's socket, so its owner is
 // proven like a sink's.
 func (x *registrar) answer(from string, sink wire.Address, sender sys.Credentials, r wire.Reply) {
-	addr, err := wire.ParseAddress(from)
-	if err != nil || addr.IsZero() || addr == sink {
+	if from == sink.String() {
 		return
 	}
-	at, refusal := x.reach(addr, sender)
+	at, refusal := x.origin(from, sender)
+	if refusal == nil && at.FD < 0 {
+		return
+	}
 	if refusal != nil {
 		x.gate.log.Limited(x.limiter, sender.UID, "reply:"+refusal.Code, slog.LevelWarn, journal.EventNotAdded, "no answer sent to a registration",
 			slog.Uint64("uid", uint64(sender.UID)), slog.String("reason", refusal.Text))

@@ -21,7 +21,10 @@ const (
 	EventSinkGone   = "sink-gone"      // debug
 	EventLagging    = "sink-lagging"   // a sink is no longer waited for
 	EventRecovered  = "sink-recovered"
+	EventAbsent     = "kept-away"       // what is kept has nobody now
+	EventKeptOver   = "kept-over"       // its time is over
 	EventTooLarge   = "sink-too-large"  // a sink's socket cannot take a message
+	EventCostly     = "too-costly"      // calls to a socket take too much processor time
 	EventBlocked    = "sources-blocked" // for longer than a patient sink explains
 	EventUnblocked  = "sources-go-on"
 	EventRefused    = "message-refused"
@@ -42,6 +45,10 @@ const closePatience = 2 * time.Second
 type Log struct {
 	Watchers Watchers
 	Outcomes Outcomes
+
+	// Owner says whose lines those about a uid are: see Limited. It is set before anything is logged, may be called from any
+	// goroutine, and must not block. nil: the uid's own.
+	Owner func(uid uint32) uint32
 
 	lines   chan slog.Record // never closed: somebody may be late
 	ended   chan struct{}    // closed when nothing more is to be written

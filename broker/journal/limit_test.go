@@ -5,6 +5,7 @@ package journal
 import (
 	"context"
 	"log/slog"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -35,8 +36,10 @@ func TestLinesHeldBackAreCounted(t *testing.T) {
 		say(2, "noise")
 		say(1, "other")
 	}
-	for _, l := range m {
-		l.until = time.Now().Add(-time.Second) // a minute is over
+	for _, u := range m {
+		for _, l := range u.reasons {
+			l.until = time.Now().Add(-time.Second) // a minute is over
+		}
 	}
 	say(1, "noise")
 	say(1, "noise")
@@ -52,16 +55,72 @@ func TestLinesHeldBackAreCounted(t *testing.T) {
 	}
 }
 
-// TestManyUsersShareALimit when there are more than are remembered: neither the memory nor the journal grows with them.
+// TestManyUsersShareALimit when there are more than are remembered: neither the memory nor the journal grows with them, and
+// what is said about root is said.
 func TestManyUsersShareALimit(t *testing.T) {
 	m := make(Limiter)
 	said := 0
-	for uid := range uint32(10 * limitTable) {
-		if _, ok := m.allow(uid, "noise"); ok {
+	for uid := range uint32(10 * limitUsers) {
+		if _, ok := m.allow(1+uid, "noise"); ok {
 			said++
 		}
 	}
-	if len(m) > limitTable+1 || said > limitTable+1 {
+	if len(m) > limitUsers+1 || said > limitUsers+1 {
 		t.Errorf("%d entries and %d lines", len(m), said)
+	}
+	if _, ok := m.allow(0, "noise"); !ok {
+		t.Error("nothing is said about root")
+	}
+	if _, ok := m.allow(everybody, "noise"); ok {
+		t.Error("a user with the number of all others has a line of his own")
+	}
+	for _, u := range m {
+		u.until = time.Now().Add(-time.Second) // a minute is over
+	}
+	if _, ok := m.allow(1_000_000, "noise"); !ok {
+		t.Error("one user is remembered for ever")
+	}
+}
+
+// TestManyReasonsShareALimit: a user with more than are remembered silences nobody but himself, and takes no more memory.
+func TestManyReasonsShareALimit(t *testing.T) {
+	m := make(Limiter)
+	said := 0
+	for i := range 10 * limitReasons {
+		if _, ok := m.allow(1, strconv.Itoa(i)); ok {
+			said++
+		}
+	}
+	if n := len(m[1].reasons); n > limitReasons+1 || said != n {
+		t.Errorf("%d entries and %d lines", n, said)
+	}
+	for _, uid := range []uint32{0, 2} {
+		if _, ok := m.allow(uid, "noise"); !ok {
+			t.Errorf("nothing is said about user %d", uid)
+		}
+	}
+	for _, l := range m[1].reasons {
+		l.until = time.Now().Add(-time.Second)
+	}
+	if _, ok := m.allow(1, "another"); !ok {
+		t.Error("reasons are remembered for ever")
+	}
+	if n := len(m[1].reasons); n > 1 {
+		t.Errorf("%d entries when a minute is over", n)
+	}
+}
+
+// TestSubordinateUsersShareALimit with their user.
+func TestSubordinateUsersShareALimit(t *testing.T) {
+	log := textLog{make(chan string, 100)}
+	j := New(log)
+	j.Owner = func(uid uint32) uint32 { return min(uid, 7) }
+	m := make(Limiter)
+	for uid := range uint32(20) {
+		j.Limited(m, uid, "noise", slog.LevelWarn, EventRefused, "noise")
+	}
+	j.Close()
+	if n := len(log.lines); n != 8 {
+		t.Errorf("%d lines about 8 users", n)
 	}
 }

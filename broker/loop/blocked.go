@@ -10,9 +10,9 @@ import (
 	"github.com/msgmux/msgmux/broker/ring"
 )
 
-// Blockage is why the sources are blocked.
+// Blockage is why the sources are blocked: somebody has sent what is not received.
 type Blockage struct {
-	Since time.Time
+	Since time.Time    // for as long as the whole of it lasts, whoever is waited for
 	sink  *ring.Cursor // of the sink that is waited for; nil: there is none
 }
 
@@ -75,7 +75,7 @@ func (b *blockages) load() *Blockage {
 // publishBlocked publishes why the sources are blocked, when that changes.
 func (r *Roster) publishBlocked() {
 	none := !r.ring.HasReceiver()
-	if !none && !r.ring.Full() {
+	if none && !r.anyWaits() || !none && !r.ring.Full() {
 		if r.blocked.waiting {
 			r.blockedFor.Add(int64(time.Since(r.blocked.now.Since)))
 			r.blocked.end()

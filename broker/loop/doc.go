@@ -11,9 +11,12 @@
 //	loop.go      its turns: events, receive, send, patience
 //	roster.go    who is in the channel: admitted, entered, found, dropped, forgotten
 //	limits.go    what may be asked for, and by whom
+//	quota.go     who may have how many sinks and connected sources
+//	label.go     what sinks are called
 //	commands.go  what people may do to a sink
 //	adopt.go     those that a predecessor has left
 //	outlet.go    a sink's sending socket, and what its errors mean
+//	effort.go    what calls to a socket take, and who is dropped for it
 //	source.go    a socket that messages come from
 //	client.go    connections: hello taken, ok sent, opened, ended
 //	blocked.go   why the sources are blocked, published

@@ -32,16 +32,22 @@ func (l *loop) hush() {
 			l.dropSource(s)
 			continue
 		}
-		sys.Hush(s.fd)
-		l.enqueue(s) // asked once more, whatever epoll has told
+		l.hushIn(s)
 	}
+	l.endRests(true)
 }
 
 // isDry is true without a sink that could be sent anything, too: then nothing is received.
-func (l *loop) isDry() bool { return !l.ring.HasReceiver() || !l.ring.Landed() && len(l.queue) == 0 }
+func (l *loop) isDry() bool {
+	return !l.ring.HasReceiver() || !l.ring.Landed() && len(l.queue) == 0 && len(l.resting) == 0
+}
 
 func (l *loop) unread() (n uint64) {
 	for _, s := range l.sources {
+		if s.stage != nil {
+			n += s.unstaged()
+			continue
+		}
 		for s.kind != ring.Queues {
 			size, err := sys.InQueue(s.fd)
 			if attached, failed := sys.Take(s.fd); failed != nil || s.client != nil && err == nil && size == 0 {

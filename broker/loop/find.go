@@ -41,6 +41,13 @@ func (r *Roster) ByInode(inode, uid uint32) *ring.Sink {
 	})
 }
 
+// Shared is the registered sink whose peer has that inode and address, whoever it counts for; nil if there is none.
+func (r *Roster) Shared(inode uint32, address string) *ring.Sink {
+	return r.sinkWhere(func(spec *ring.Spec) bool {
+		return spec.Kind == ring.Dynamic && spec.Inode == inode && spec.Address == address
+	})
+}
+
 // sinkWhere is a sink that is wanted, nil if there is none.
 func (r *Roster) sinkWhere(wanted func(*ring.Spec) bool) *ring.Sink {
 	for s := range r.ring.Sinks {
@@ -63,18 +70,4 @@ func (r *Roster) named(name string) (*ring.Sink, *wire.Error) {
 		return s, nil
 	}
 	return nil, wire.Refuse(wire.CodeNotFound, "there is no sink %q", name)
-}
-
-// unique is label, or label-2, label-3... if another sink has it.
-func (r *Roster) unique(label string, id uint64) string {
-	for n := 1; ; n++ {
-		try := label
-		if n > 1 {
-			suffix := "-" + strconv.Itoa(n)
-			try = label[:min(len(label), 64-len(suffix))] + suffix
-		}
-		if owner, taken := r.labels[try]; !taken || owner == id {
-			return try
-		}
-	}
 }

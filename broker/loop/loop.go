@@ -43,7 +43,6 @@ type loop struct {
 	beatEvery time.Duration
 	beatNext  time.Duration
 
-	began    time.Time
 	now      time.Duration // since began, as of the last look at the clock
 	turned   time.Duration // when patience was last applied
 	sample   time.Duration // when it is to look again
@@ -56,6 +55,7 @@ type loop struct {
 	stopping bool
 	seed     uint32
 	idle     func(*ring.Cursor) bool // bound once: a method value allocates
+	taken    takings
 	events   [128]sys.Event
 }
 
@@ -78,8 +78,9 @@ func (l *loop) init(c *Config, commands chan func(*loop)) error {
 		ring: c.Ring, ops: c.Ops, store: c.Store, log: c.Log, limits: c.Limits, ep: ep, wake: wake,
 		limiter: make(journal.Limiter), verdicts: make(journal.Limiter), vacated: NewSignal(),
 		sources: make(map[uint64]*source), byID: make(map[uint64]*outlet),
-		labels: make(map[string]uint64), perUser: make(map[uint32]int)}}
+		labels: make(map[string]uint64), bookkeeping: newBookkeeping()}}
 	l.idle = l.hasReadAll
+	l.viewFD, l.viewErr = c.Ring.OpenView()
 	if err := ep.Add(wake.FD(), sys.Readable, keyCommands); err != nil {
 		l.close()
 		return err
@@ -91,15 +92,19 @@ func (l *loop) init(c *Config, commands chan func(*loop)) error {
 func (l *loop) close() {
 	l.ep.Close()
 	l.wake.Close()
+	if l.viewErr == nil {
+		sys.Close(l.viewFD)
+	}
 }
 
 // run is the data thread until a command sets stopping.
 func (l *loop) run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	l.began = time.Now()
+	l.checked, l.used = l.clock(), sys.ThreadTime()
 	for !l.stopping {
-		if l.tick(); l.blocked.waiting {
+		// With nobody to receive, sources with a stage get no turn in which the broker would go to sleep for them.
+		if l.tick(); l.blocked.waiting || l.ring.Full() || l.stages > 0 && !l.ring.HasReceiver() {
 			l.publishBlocked()
 		}
 		l.poll(l.timeout())
@@ -120,20 +125,30 @@ func (l *loop) pass() bool {
 
 // tick looks at the clock and does what is due by it. It is called after every system call that may have taken long.
 func (l *loop) tick() time.Duration {
-	l.now = time.Since(l.began)
+	l.readClock()
+	return l.act()
+}
+
+func (l *loop) readClock() { l.now = l.clock() }
+
+// act does what is due by now.
+func (l *loop) act() time.Duration {
+	l.check(l.now)
 	if l.beat != nil && l.now >= l.beatNext {
 		l.beatNext = l.now + l.beatEvery
 		l.beat()
 	}
 	if l.now >= l.sample {
 		l.judge()
+		l.readClock() // nobody's call has taken that time
 	}
 	return l.now
 }
 
 // judge applies the rule of patience at a moment that has nothing to do with what sinks or sources just did.
 func (l *loop) judge() {
-	changed := l.ring.Turn(l.now-l.turned, l.idle)
+	moved := l.views > 0 && l.ring.Full() && l.readPages()
+	changed := l.ring.Turn(l.now-l.turned, l.idle) || moved
 	l.turned, l.owing = l.now, l.ring.Owing()
 	// Between half and one and a half times the mean: whatever beats regularly is met at all its phases.
 	l.seed ^= l.seed << 13
@@ -178,6 +193,15 @@ func (l *loop) timeout() time.Duration {
 	if l.retryAt > 0 {
 		due(l.retryAt)
 	}
+	if l.untold {
+		due(l.now + noWakeup)
+	}
+	if l.lookAt > 0 {
+		due(l.lookAt)
+	}
+	if !l.nextExpiry.IsZero() {
+		due(l.nextExpiry.Sub(l.began))
+	}
 	if l.beat != nil {
 		due(l.now + time.Second/2)
 	}
@@ -206,10 +230,20 @@ func (l *loop) poll(d time.Duration) {
 	if l.retryAt > 0 && l.now >= l.retryAt {
 		l.tryBackedOff()
 	}
+	if l.untold {
+		l.tellUntold()
+	}
+	if l.lookAt > 0 && l.now >= l.lookAt {
+		l.askAcks()
+	}
+	if !l.nextExpiry.IsZero() && l.now >= l.nextExpiry.Sub(l.began) {
+		l.expire(l.began.Add(l.now))
+	}
 	for more := true; more && !l.stopping; {
 		select {
 		case f := <-l.commands:
 			f(l)
+			l.readClock()
 		default:
 			more = false
 		}
@@ -223,11 +257,12 @@ func (l *loop) tryBackedOff() {
 		if !o.writable && o.tryAt > 0 {
 			if l.now >= o.tryAt {
 				o.writable = true
-			} else if l.retryAt == 0 || o.tryAt < l.retryAt {
-				l.retryAt = o.tryAt
+			} else {
+				l.retryBy(o.tryAt)
 			}
 		}
 	}
+	l.endRests(false)
 }
 
 // receiving says whether sources may be read at all: somebody can take messages, and nothing waits for room.
@@ -238,13 +273,25 @@ func (l *loop) receiving() bool {
 // hear is epoll telling of s: it has something, or it hung up. One that has left nothing behind goes at once: while
 // nothing is received, its turn would not come, and those who come and go would fill the table.
 func (l *loop) hear(s *source, events uint32) {
-	if s.client != nil && events&^uint32(sys.Readable) != 0 {
+	if s.stage != nil {
+		s.rung = s.rung || events&sys.Readable != 0
+		if events&^uint32(sys.Readable) != 0 {
+			s.close()
+			if !s.waits() {
+				l.endSource(s, nil, s.stage.stage.Leaves())
+				return
+			}
+		}
+	} else if s.client != nil && events&^uint32(sys.Readable) != 0 {
 		if n, err := sys.InQueue(s.fd); err == nil && n == 0 {
 			l.end(s, nil)
 			return
 		}
 	}
 	l.enqueue(s)
+	if !l.blocked.waiting {
+		l.publishBlocked()
+	}
 }
 
 // receive gives the sources their turns until enough is gathered for the sinks, and moves what landed into the ring.
@@ -255,6 +302,7 @@ func (l *loop) receive() (more bool) {
 	}
 	// A source that is busy is asked again at once. Any other one is asked again after the sinks had theirs: mostly it has
 	// nothing, and finding that out costs a call.
+	l.beginTaking()
 	for got, turns := 0, len(l.queue); got < gather && turns > 0 && len(l.queue) > 0 && l.receiving(); turns-- {
 		s := l.queue[0]
 		l.queue = l.queue[:copy(l.queue, l.queue[1:])]
@@ -264,24 +312,37 @@ func (l *loop) receive() (more bool) {
 			turns++
 		}
 	}
+	l.endTaking()
 	return len(l.queue) > 0 && l.receiving()
 }
 
 // takeTurn gives one source its turn: one packet, or up to 64 datagrams, fewer if they are large and others wait. A
 // source that may have more is queued again. It returns how many messages came, and whether it probably has more.
 func (l *loop) takeTurn(s *source) (n int, busy bool) {
+	if s.effort.rests(l.now) {
+		l.rest(s)
+		return 0, false
+	}
 	limit := ring.MaxBatch
 	if len(l.queue) > 0 && s.fair > 0 {
 		limit = s.fair
 	}
+	if s.stage != nil {
+		return l.takeStaged(s), false
+	}
 	before := l.ring.Head().Pos
-	n, errno := l.ring.Receive(s.fd, s.kind, s.id(), limit)
+	n, errno := l.take(s, limit)
 	switch {
 	case errno == syscall.EAGAIN:
 		s.streak = 0
 		return 0, false
 	case n > 0 && l.ring.Empty():
-		l.end(s, whyEmpty(s.fd))
+		why := whyEmpty(s.fd)
+		if why == nil && s.waits() { // the end was told before what was sent last: see whyEmpty
+			l.enqueue(s)
+		} else {
+			l.end(s, why)
+		}
 		return 0, false
 	case errno != 0 && s.client != nil && s.errors == maxErrors:
 		l.end(s, nil)
@@ -297,10 +358,13 @@ func (l *loop) takeTurn(s *source) (n int, busy bool) {
 	s.streak++
 	l.enqueue(s)
 	out := l.append()
+	if s.effort.excessive(l.now) && l.sources[s.key] == s {
+		l.dismissSource(s)
+	}
 	if bytes := int(l.ring.Head().Pos - before); bytes > 0 {
 		s.fair = min(max(1, n*turnBytes/bytes), ring.MaxBatch)
 	}
-	if s.kind == ring.Packets {
+	if ring.IsPacket(s.kind) {
 		// One that comes alone fills its turn, too. Where two came without a pause, more do.
 		return max(n, out.Entered), s.streak > 1
 	}
@@ -311,6 +375,12 @@ func (l *loop) takeTurn(s *source) (n int, busy bool) {
 func (l *loop) append() ring.Outcome {
 	out := l.ring.Append()
 	l.appended(out)
+	if out.Full && l.acks > 0 && l.acksForRoom() {
+		more := l.ring.Append()
+		l.appended(more)
+		more.Entered += out.Entered
+		out = more
+	}
 	if out.Full && l.ring.Turn(0, l.idle) {
 		l.sayVerdicts()
 		more := l.ring.Append()
@@ -325,10 +395,17 @@ func (l *loop) appended(out ring.Outcome) {
 	if out.Refused > 0 {
 		l.sayRefused(out.Refused)
 	}
-	if out.Bad != nil && out.From != 0 {
-		if s := l.sources[out.From]; s != nil {
-			l.end(s, out.Bad)
-		}
+	if s := l.sources[out.From]; s != nil && (out.Bad != nil || out.Leaving) {
+		l.endSource(s, out.Bad, out.Leaving)
+	} else if out.Leaving {
+		l.forgetSource(l.ring.Client(out.From), true)
+		l.unkeep(out.From)
+	}
+	if out.Leaving {
+		l.appended(l.ring.Append())
+	}
+	if s := l.sources[out.From]; s != nil && s.stage != nil {
+		l.tellRoom(s)
 	}
 }
 
@@ -342,13 +419,19 @@ func (l *loop) deliver() (sent, cut bool) {
 		}
 		o := l.outlets[l.first]
 		l.first++
-		if !o.writable || !l.ring.Behind(o.sink) {
+		switch {
+		case o.view != nil:
+			if !l.serve(o) {
+				continue
+			}
+		case !o.writable || !l.ring.Behind(o.sink):
 			continue
-		}
-		if l.offer(o) {
+		case l.offer(o):
 			sent = true
 		}
-		if l.tick() > deadline || len(l.outlets) != n {
+		l.readClock()
+		l.audit(&o.effort)
+		if l.act() > deadline || len(l.outlets) != n {
 			return sent, true
 		}
 	}
@@ -367,7 +450,7 @@ func (l *loop) isIdle() bool {
 		return false
 	}
 	for _, o := range l.outlets {
-		if l.ring.Behind(o.sink) {
+		if l.ring.Behind(o.sink) || o.view != nil && o.view.page.Sleeps() == 0 && o.view.page.Done() < l.ring.Head().Seq {
 			return false
 		}
 	}

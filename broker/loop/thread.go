@@ -100,9 +100,15 @@ func (t *Thread) Stop() {
 // may be called afterwards.
 func (t *Thread) Close() {
 	for _, o := range t.loop.outlets {
+		if o.view != nil {
+			o.view.Close()
+		}
 		sys.Close(o.fd)
 	}
 	for _, s := range t.loop.sources {
+		if s.stage != nil {
+			s.stage.Close()
+		}
 		if s.client != nil {
 			sys.Close(s.fd)
 		}
@@ -119,8 +125,13 @@ func (t *Thread) Snapshot(buf []ring.Numbers) (ring.Totals, []ring.Numbers) {
 // Connected calls yield for every sink whose socket is connected, in no order, until it returns false. cookie is the kernel's
 // for that socket.
 func (t *Thread) Connected(yield func(spec *ring.Spec, cookie uint64) bool) {
+	t.Sockets(func(s *ring.Sink, cookie uint64) bool { return yield(s.Spec(), cookie) })
+}
+
+// Sockets is Connected with the sinks themselves, of which only what any goroutine may do is for the caller.
+func (t *Thread) Sockets(yield func(s *ring.Sink, cookie uint64) bool) {
 	for s := range t.loop.ring.Sinks {
-		if cookie := s.Cookie(); cookie != 0 && !yield(s.Spec(), cookie) {
+		if cookie := s.Cookie(); cookie != 0 && !yield(s, cookie) {
 			return
 		}
 	}
@@ -135,6 +146,34 @@ func (t *Thread) Attempt() (before uint32) { return t.loop.ring.Attempt() }
 // Blocked is why the sources are blocked now, nil if they are not.
 func (t *Thread) Blocked() *Blockage { return t.loop.blocked.load() }
 
+// Own are the channel's own sources.
+func (t *Thread) Own() []OwnSource { return t.loop.own }
+
+// Connected sources, and what waits in their connections.
+type Connections struct {
+	Sources int
+	Waiting int    // how many of them have something that is not received
+	Bytes   uint64 // of that, in packets
+}
+
+// Connections looks at the connected sources, on the data thread: it is for when the sources are blocked, and it has nothing else to
+// do. It blocks until that is done.
+func (t *Thread) Connections() (c Connections) {
+	t.call(func(l *loop) {
+		for _, s := range l.sources {
+			if s.client == nil {
+				continue
+			}
+			c.Sources++
+			if n := s.unreceived(); n > 0 {
+				c.Waiting++
+				c.Bytes += n
+			}
+		}
+	})
+	return c
+}
+
 // BlockedFor is how long the sources have been blocked in all, without the blockage of now.
 func (t *Thread) BlockedFor() time.Duration { return time.Duration(t.loop.blockedFor.Load()) }
 
@@ -145,6 +184,15 @@ func (t *Thread) LaggingSince(id uint64) (since time.Time, ok bool) {
 		since = v.(time.Time)
 	}
 	return since, ok
+}
+
+// KeptUntil is when what is kept under that id goes, if it has nobody now and does not stay for ever.
+func (t *Thread) KeptUntil(id uint64) (until time.Time, ok bool) {
+	v, ok := t.loop.expiries.Load(id)
+	if ok {
+		until = v.(time.Time)
+	}
+	return until, ok
 }
 
 // Vacated is raised when a static sink has lost its socket, and may be connected again.

@@ -30,7 +30,7 @@ func TestUnwatchedClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.openConnection(s, fd) || l.addSource(fd, c.ID(), ring.Packets, c) == nil {
+	if l.openConnection(s, fd, nil) || l.addClient(c, fd, nil) == nil {
 		t.Fatal("a file is watched")
 	}
 	if len(l.outlets) != before || l.byID[s.ID()] != nil || len(l.sources) != 0 || len(l.queue) != 0 {

@@ -145,13 +145,32 @@ func playRole(role string, args []string) (inode uint32, said string, err error)
 	case "forge-link": // VICTIM REGISTER: bind a path nearby, and make it a link to the victim
 		mine := filepath.Dir(name) + "/mine"
 		return inode, "", errors.Join(bind(mine), os.Remove(mine), os.Symlink(name, mine), register())
+	case "judge": // REGISTER: be the broker, and say what becomes of one registration
+		if err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1), bind(name)); err != nil {
+			return 0, "", err
+		}
+		control := make([]byte, sys.ControlSpace)
+		_, n, _, from, err := unix.Recvmsg(fd, nil, control, 0)
+		if err != nil {
+			return 0, "", err
+		}
+		creds, _, err := sys.ParseControl(control[:n])
+		p, err2 := New(Config{Receiving: []int{fd}})
+		if err := errors.Join(err, err2); err != nil {
+			return 0, "", err
+		}
+		outcome := "joined"
+		if _, refusal := p.Join(wire.Address{Abstract: true, Name: from.(*unix.SockaddrUnix).Name[1:]}, creds, 0, false); refusal != nil {
+			outcome = refusal.Code
+		}
+		return inode, fmt.Sprintf("pid %d, uid %d: %s", creds.PID, creds.UID, outcome), nil
 	case "join-unmapped": // NAME: be the broker; the owner of the socket has no number here
-		p, err := New(nil)
+		p, err := New(Config{})
 		if err != nil {
 			return 0, "", err
 		}
 		code := "none"
-		if _, refusal := p.Join(wire.Address{Abstract: true, Name: name[1:]}, ordinary(p.overflow), 0); refusal != nil {
+		if _, refusal := p.Join(wire.Address{Abstract: true, Name: name[1:]}, ordinary(p.overflow), 0, false); refusal != nil {
 			code = refusal.Code
 		}
 		return inode, fmt.Sprintf("identity %v, code %s", p.identity, code), nil

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -42,11 +43,7 @@ func ownAbstract(tb testing.TB, suffix string) string {
 // sharedDir is a folder in which every user may bind sockets; its path is short enough for that.
 func sharedDir(tb testing.TB) string {
 	tb.Helper()
-	dir, err := os.MkdirTemp("", "mm")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { os.RemoveAll(dir) })
+	dir := test.Folder(tb)
 	if err := os.Chmod(dir, 0o777); err != nil {
 		tb.Fatal(err)
 	}
@@ -106,7 +103,7 @@ func receiveRegistration(tb testing.TB, fd int) (wire.Address, sys.Credentials) 
 
 func ownershipProver(tb testing.TB, receiving ...int) *Prover {
 	tb.Helper()
-	p, err := New(receiving)
+	p, err := New(Config{Receiving: receiving})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -136,7 +133,7 @@ func descriptors(tb testing.TB) int {
 // mustJoin joins and checks who is at the other end.
 func mustJoin(t *testing.T, p *Prover, name string, sender sys.Credentials, inode, uid uint32) Proven {
 	t.Helper()
-	got, refusal := p.Join(address(t, name), sender, 64<<10)
+	got, refusal := p.Join(address(t, name), sender, 64<<10, sender.UID == 0)
 	if refusal != nil {
 		t.Fatalf("join %q: %v", name, refusal)
 	}
@@ -155,7 +152,7 @@ func mustJoin(t *testing.T, p *Prover, name string, sender sys.Credentials, inod
 func mustRefuse(t *testing.T, p *Prover, name string, sender sys.Credentials, code string, words ...string) {
 	t.Helper()
 	before := descriptors(t)
-	got, refusal := p.Join(address(t, name), sender, 64<<10)
+	got, refusal := p.Join(address(t, name), sender, 64<<10, sender.UID == 0)
 	if refusal == nil {
 		unix.Close(got.FD)
 		t.Errorf("join %q for uid %d: inode %d of uid %d; want %s", name, sender.UID, got.Inode, got.UID, code)

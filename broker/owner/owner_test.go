@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -43,7 +44,7 @@ func TestPromise8_OwnSocket(t *testing.T) {
 		if n, err := unix.Read(sink, buf); err != nil || string(buf[:n]) != "hello" {
 			t.Errorf("%q received %q, %v", name, buf[:max(n, 0)], err)
 		}
-		again, refusal := p.Check(got.FD, uint32(os.Getuid()))
+		again, refusal := p.Check(got.FD, uint32(os.Getuid()), false)
 		if refusal != nil || again != got {
 			t.Errorf("check %q: %+v, %v; want %+v", name, again, refusal, got)
 		}
@@ -67,7 +68,7 @@ func TestPromise8_NotOwner(t *testing.T) {
 	mustJoin(t, p, dir+"/link", ordinary(0), socketInode(t, sink), uint32(os.Getuid()))
 
 	got := mustJoin(t, p, dir+"/s", me(), socketInode(t, sink), uint32(os.Getuid()))
-	_, refusal := p.Check(got.FD, other)
+	_, refusal := p.Check(got.FD, other, false)
 	checkRefusal(t, refusal, wire.CodeNotOwner, dir+"/s")
 }
 
@@ -123,13 +124,14 @@ func TestPromise8_ForgedName(t *testing.T) {
 				t.Fatalf("the attacker is uid %d", creds.UID)
 			}
 			// Without the proof, the broker would send to the victim.
-			static, refusal := p.JoinStatic(from, 0)
-			if refusal != nil {
-				t.Fatalf("the forged name %q leads nowhere: %v", from, refusal)
+			forged, err := sys.ConnectDatagram(from.String(), 0)
+			if err != nil {
+				t.Fatalf("the forged name %q leads nowhere: %v", from, err)
 			}
-			unix.Close(static.FD)
-			if static.Inode != socketInode(t, sink) {
-				t.Fatalf("the forged name %q leads to %d and not to the victim", from, static.Inode)
+			static, refusal := p.checkStatic(forged, from.String())
+			unix.Close(forged)
+			if refusal != nil || static.Inode != socketInode(t, sink) {
+				t.Fatalf("the forged name %q leads to %d (%v) and not to the victim", from, static.Inode, refusal)
 			}
 			mustRefuse(t, p, from.String(), creds, wire.CodeNotOwner, "belongs to uid 0 and not to uid 65533")
 			if n, err := unix.Read(nonblocking(t, sink), make([]byte, 8)); err != unix.EAGAIN {
@@ -157,7 +159,7 @@ func TestPromise8_OtherNetworkNamespace(t *testing.T) {
 		t.Errorf("static: inode %d of uid %d; want inode %d of nobody known", got.Inode, got.UID, child.inode)
 	}
 	child.stop()
-	_, refusal = p.Check(got.FD, stranger)
+	_, refusal = p.Check(got.FD, stranger, false)
 	checkRefusal(t, refusal, wire.CodeNoPeer, name)
 }
 
@@ -202,13 +204,16 @@ func TestPromise8_NoCredentials(t *testing.T) {
 		t.Fatalf("from %q", from)
 	}
 	mustRefuse(t, p, name, creds, wire.CodeNoCredentials, "send it again")
-	mustRefuse(t, p, name, sys.Credentials{UID: 0}, wire.CodeNoCredentials)
+	mustRefuse(t, p, name, sys.Credentials{UID: p.overflow}, wire.CodeNoCredentials)
 }
 
 // TestPromise8_Loop: the broker does not send into a socket that it receives from, whoever asks and however it is
 // called.
 func TestPromise8_Loop(t *testing.T) {
 	dir := sharedDir(t)
+	if err := os.Chmod(dir, 0o755); err != nil { // links in it lead somewhere, declared or not
+		t.Fatal(err)
+	}
 	abstract := ownAbstract(t, "source")
 	source, register := bindSocket(t, unix.SOCK_DGRAM, abstract), bindSocket(t, unix.SOCK_DGRAM, dir+"/register")
 	publish := bindSocket(t, unix.SOCK_SEQPACKET, dir+"/publish")
@@ -230,7 +235,7 @@ func TestPromise8_Loop(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, refusal = p.Check(fd, uint32(os.Getuid()))
+		_, refusal = p.Check(fd, uint32(os.Getuid()), false)
 		checkRefusal(t, refusal, wire.CodeLoop)
 		_, refusal = p.checkStatic(fd, name)
 		checkRefusal(t, refusal, wire.CodeLoop, name)
@@ -252,17 +257,17 @@ func TestPromise8_Rebound(t *testing.T) {
 		sink := bindMortal(t, unix.SOCK_DGRAM, name)
 		got := mustJoin(t, p, name, me(), socketInode(t, sink), uint32(os.Getuid()))
 		impostor := rebind(sink)
-		_, refusal := p.Check(got.FD, uint32(os.Getuid()))
+		_, refusal := p.Check(got.FD, uint32(os.Getuid()), false)
 		checkRefusal(t, refusal, wire.CodeNoPeer, name)
 		if _, err := unix.SendmsgN(got.FD, []byte("x"), nil, nil, unix.MSG_DONTWAIT); err != unix.ECONNREFUSED {
 			t.Errorf("send to %q after another bound it: %v", name, err)
 		}
 		// After the refused send the socket is connected to nothing.
-		_, refusal = p.Check(got.FD, uint32(os.Getuid()))
+		_, refusal = p.Check(got.FD, uint32(os.Getuid()), false)
 		checkRefusal(t, refusal, wire.CodeNoPeer)
 
 		// Between connecting and asking.
-		_, refusal = p.connect(address(t, name), 0, func(fd int) (Proven, *wire.Error) {
+		_, refusal = p.connect(address(t, name), 0, 0, func(fd int) (Proven, *wire.Error) {
 			impostor = rebind(impostor)
 			return p.inspect(fd, name)
 		})
@@ -282,7 +287,7 @@ func TestPromise8_TwoOfOneInode(t *testing.T) {
 	name := ownAbstract(t, "a\x00b")
 	bindSocket(t, unix.SOCK_DGRAM, name)
 	before := descriptors(t)
-	_, refusal := p.Join(wire.Address{Abstract: true, Name: name[1:]}, me(), 0)
+	_, refusal := p.Join(wire.Address{Abstract: true, Name: name[1:]}, me(), 0, false)
 	checkRefusal(t, refusal, wire.CodeNotOwner, "two sockets")
 	if after := descriptors(t); after != before {
 		t.Errorf("%d descriptors are open, %d before", after, before)
@@ -370,5 +375,73 @@ func TestIdentityMap(t *testing.T) {
 		if got := identityMap(uidMap); got != want {
 			t.Errorf("%q: %v", uidMap, got)
 		}
+	}
+}
+
+// TestBlind: where the kernel tells nothing about sockets, nobody can prove that one is his, and it is said why. A declared sink
+// needs no proof; one that the broker receives from is a loop all the same.
+func TestBlind(t *testing.T) {
+	dir := sharedDir(t)
+	os.Chmod(dir, 0o755)
+	source := bindSocket(t, unix.SOCK_DGRAM, dir+"/source")
+	sink := bindSocket(t, unix.SOCK_DGRAM, dir+"/s")
+	if err := os.Symlink(dir+"/source", dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	p, err := newProver(Config{Receiving: []int{source}}, func() (*sys.SockDiag, error) { return nil, fmt.Errorf("no: %w", sys.ErrNoDiag) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	mustRefuse(t, p, dir+"/s", me(), wire.CodeUnsupported, "unix_diag", "subscribe")
+	for _, name := range []string{dir + "/source", dir + "/link"} {
+		_, refusal := p.JoinStatic(address(t, name), 0)
+		checkRefusal(t, refusal, wire.CodeLoop, name)
+	}
+	got, refusal := p.JoinStatic(address(t, dir+"/s"), 0)
+	if refusal != nil {
+		t.Fatal(refusal)
+	}
+	defer unix.Close(got.FD)
+	if _, err := unix.Write(got.FD, []byte("m")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := unix.Read(sink, make([]byte, 8)); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+	if _, refusal := p.Check(got.FD, 0, false); refusal == nil || refusal.Code != wire.CodeUnsupported {
+		t.Errorf("a stored one, which would be taken for dead: %v", refusal)
+	}
+	if _, err := newProver(Config{}, func() (*sys.SockDiag, error) { return nil, unix.EMFILE }); err != unix.EMFILE {
+		t.Error(err)
+	}
+}
+
+// TestOtherPidNamespace: who sends from outside the broker's pid namespace has no pid in it, and a uid all the same.
+func TestOtherPidNamespace(t *testing.T) {
+	needRoot(t)
+	name, register := ownAbstract(t, "sink"), ownAbstract(t, "register")
+	var sink int
+	bound := make(chan struct{})
+	go func() {
+		defer close(bound)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		unix.Setfsuid(stranger)
+		defer unix.Setfsuid(0)
+		sink = bindSocket(t, unix.SOCK_DGRAM, name)
+	}()
+	<-bound
+	go func() {
+		creds := unix.UnixCredentials(&unix.Ucred{Pid: int32(os.Getpid()), Uid: stranger, Gid: stranger})
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			if unix.Sendmsg(sink, nil, creds, &unix.SockaddrUnix{Name: register}, 0) == nil {
+				return
+			}
+		}
+	}()
+	child := startChild(t, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}, "judge", register)
+	if want := fmt.Sprintf("pid 0, uid %d: joined", stranger); child.said != want {
+		t.Errorf("%s; want %s", child.said, want)
 	}
 }

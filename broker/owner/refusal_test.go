@@ -118,7 +118,7 @@ func TestDeadPeers(t *testing.T) {
 		}
 	}
 	want = slices.DeleteFunc(want, func(i int) bool { return i == 7 })
-	dead, err := DeadPeers(p.diag, own)
+	dead, err := DeadPeers(p.diag, own, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func BenchmarkDeadPeers(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if dead, err := DeadPeers(d, own); err != nil || len(dead) > 0 {
+		if dead, err := DeadPeers(d, own, nil); err != nil || len(dead) > 0 {
 			b.Fatal(dead, err)
 		}
 	}

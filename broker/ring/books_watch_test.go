@@ -8,6 +8,8 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"time"
+	"unsafe"
 
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -16,25 +18,87 @@ import (
 // whenever its predecessor was killed.
 type books struct {
 	entering  [][]byte // every message that the kernel has handed over and that has to enter, in order
-	refused   uint64
+	origins   []origin // and of whom it is; the time is soon while the receive that took it is not over
+	known     uint64   // below that, origins have been forgotten for want of runs
+	began     int64    // before any receive that asks for them, unix ns
+	refused   [numReasons]uint64
+	channel   channelBook
 	cursors   []*cursorBook
 	clients   []*clientBook
 	delivered uint64 // messages some sink, no tap, has accepted
-	at        []uint32
-	skipped   bool // somebody skipped, so delivered may have gone on without anybody
+	// deliveredBefore is what delivered may be still, while that is being changed.
+	deliveredBefore *uint64
+	at              []uint32
+	skipped         bool // somebody skipped, so delivered may have gone on without anybody
 
-	maxID     uint64
 	uncertain uint64
+	asOwn     uint64 // what went with the broker's own credentials to sinks that want the senders'
 	// taking says that the last of entering came from a message queue, and the call that took it has returned to no more than
 	// that: whether it counts hangs on what was written down.
 	taking bool
 	// from is the id that what is landed has come from.
 	from uint64
 
+	sources, numbering []string // the channel's own, those first that have the lowest numbers; and what they become in this step
+
 	attempts uint32
 	consumed bool // the registration at the head of the queue was taken, and nothing has begun since
 
-	goneAccepted, goneLost, goneAbandoned uint64 // as of removals that are over
+	goneAccepted, goneLost, goneAbandoned, goneLeftOut, goneUnread uint64 // as of removals that are over
+
+	fallen int // entries of which bits have fallen
+}
+
+// soon is the time of what is being received: from books.began on.
+const soon = -1
+
+// hand notes messages that the kernel has handed over.
+func (b *books) hand(who Sender, asked bool, messages ...[]byte) {
+	o := origin{}
+	if asked {
+		o = origin{soon, who}
+	}
+	for _, m := range messages {
+		b.entering, b.origins = append(b.entering, m), append(b.origins, o)
+	}
+}
+
+// received settles the time of what was received last: the ring's own, since the clock is asked behind everybody's back.
+func (b *books) received(r *Ring) {
+	for i := len(b.origins) - 1; i >= 0 && b.origins[i].Time == soon; i-- {
+		b.origins[i].Time = r.c.Received.Load()
+	}
+}
+
+// kept is the first message whose origin must be known in a ring: one that has no run for each has forgotten the oldest.
+func (b *books) kept(r *Ring) uint64 {
+	n := 0
+	for i := len(b.origins) - 1; i >= int(b.known); i-- {
+		if i == 0 || b.origins[i] != b.origins[i-1] {
+			if n++; n == len(r.runs)-MaxBatch {
+				return uint64(i)
+			}
+		}
+	}
+	return b.known
+}
+
+// judgeOrigins looks at the origin of every message in the ring.
+func (b *books) judgeOrigins(v *verdict, r *Ring) {
+	seq, kept, now := r.Tail().Seq, b.kept(r), time.Now().UnixNano()
+	r.eachOrigin(seq, min(r.Head().Seq, uint64(len(b.origins))), func(got origin, n int) bool {
+		for ; n > 0; n-- {
+			want := b.origins[seq]
+			if want.Time == soon && got.Time >= b.began && got.Time <= now {
+				want.Time = got.Time
+			}
+			if got != want && (seq >= kept || got != origin{}) {
+				v.say("message %d is of %+v instead of %+v", seq, got, want)
+			}
+			seq++
+		}
+		return true
+	})
 }
 
 // presence is whether something has to be in the table.
@@ -49,28 +113,51 @@ const (
 
 // cursorBook is one cursor: of a sink, or of a share.
 type cursorBook struct {
-	id       uint64 // of its sink, if that is the only one
+	id       uint64 // of its sink, if that is the only one; of a share its own
 	share    string
 	uid      uint32
 	specs    []described // what it may be; two while it is being changed
 	there    presence
 	start    uint64
-	started  bool
+	catching bool
+	owed     time.Duration
+	owing    *Account // during a turn: what it may be as well
+	kept     kept
 	accepted []uint64 // the numbers of the messages that the kernel has given its sockets
 	giving   bool     // the last of them went to a message queue, and it has not been written down for certain
 	lost     uint64   // as of skips that are over
 	skipping bool
-	lagging  bool
-	judging  bool // patience is deciding whether it is waited for
-	members  []*memberBook
-	left     uint64 // what it has not been sent, as of its removal
+	leftOut  uint64 // of lost
+	unread   uint64 // of accepted
+
+	unreadBefore uint64 // what it may be still, while counting
+	counting     bool
+	leaving      bool // what is being skipped is left out
+	lagging      bool
+	judging      bool // patience is deciding whether it is waited for
+	members      []*memberBook
+	left         uint64 // what it has not been sent, as of its removal
+	away         int64  // since when, in unix ns; 0: it is there
+
+	ack  *ackBook // of one that acknowledges
+	then *ackBook // what that is becoming, or was
+}
+
+// took is how many messages it has accepted.
+func (c *cursorBook) took() uint64 {
+	if c.ack != nil {
+		return c.ack.total()
+	}
+	return uint64(len(c.accepted))
 }
 
 // memberBook is a socket of a share.
 type memberBook struct {
 	id       uint64
 	there    presence
+	spec, to Spec // of one of a share: what it is, or what it is to be
 	accepted uint64
+	kept     kept
 }
 
 // clientBook is a framed client that is being attached: a sink, or a source.
@@ -78,12 +165,18 @@ type clientBook struct {
 	id      uint64
 	there   presence
 	greeted bool
-	source  bool
+	either  bool // whether it is attached is being changed
+	left    bool // it is away, and kept
+	source  *ClientSpec
+	to      *ClientSpec // what a source may be as well, while that is being changed
+	mark    *markBook   // of a marked source
+	stage   *stageBook  // of one that has a stage
+	kept    kept
 }
 
 // find says whether it is in a ring, and whether it has not got its ok.
 func (c *clientBook) find(r *Ring) (there, attaching bool) {
-	if c.source {
+	if c.source != nil {
 		s := r.Client(c.id)
 		return s != nil, s != nil && s.Attaching()
 	}
@@ -114,6 +207,11 @@ func (c *cursorBook) find(r *Ring) *Cursor {
 	return nil
 }
 
+// member is the one with that id.
+func (c *cursorBook) member(id uint64) *memberBook {
+	return c.members[slices.IndexFunc(c.members, func(m *memberBook) bool { return m.id == id })]
+}
+
 // next is the number of the message that it gets next, if it has lost nothing.
 func (c *cursorBook) next() uint64 {
 	if n := len(c.accepted); n > 0 {
@@ -129,32 +227,70 @@ func (v *verdict) say(format string, args ...any) {
 	v.problems = append(v.problems, fmt.Sprintf(format, args...))
 }
 
-// judge compares a successor that has taken over with the books, and lets it go on.
-func (b *books) judge(r *Ring) []string {
+// judge compares a successor that has taken over with the books, and lets it go on. level is 1, or 2 if it is a successor's.
+func (b *books) judge(r *Ring, level int) []string {
 	var v verdict
 	doubted := r.c.Uncertain.Load() - b.uncertain
 	if doubted > 1 {
 		v.say("%d messages are uncertain, %d before", r.c.Uncertain.Load(), b.uncertain)
 	}
-	b.judgeCursors(&v, r, doubted == 1)
-	b.judgeClients(&v, r)
-	b.judgeDelivered(&v, r, doubted == 1)
-	switch n := r.c.Attempts.Load(); {
-	case b.consumed && n != 0, !b.consumed && n != b.attempts:
-		v.say("%d attempts instead of %d (or 0, if it was taken: %v)", n, b.attempts, b.consumed)
-	}
-	if id := r.c.NextID.Load(); id <= b.maxID {
-		v.say("id %d would be used twice", id)
-	}
-	if r.Freed() > 0 {
+	b.judgeTables(&v, r, level, doubted == 1)
+	if n := r.Freed(); n > b.fallen || level == 1 && n < b.fallen {
 		v.say("%d entries were given up", r.Freed())
 	}
 	b.judgeContents(&v, r, doubted == 1)
+	b.judgeOrigins(&v, r)
 	return v.problems
 }
 
+// audit compares the ring at work with the books, between two steps.
+func (b *books) audit(r *Ring) []string {
+	var v verdict
+	if got := r.c.Uncertain.Load(); got != b.uncertain {
+		v.say("%d messages are uncertain instead of %d", got, b.uncertain)
+	}
+	b.judgeTables(&v, r, 0, false)
+	return v.problems
+}
+
+func (b *books) judgeTables(v *verdict, r *Ring, level int, doubted bool) {
+	b.judgeChannel(v, r, level)
+	b.judgeCursors(v, r, doubted)
+	b.judgeClients(v, r)
+	b.judgeDelivered(v, r, doubted)
+	b.judgeStrangers(v, r)
+}
+
+// judgeStrangers looks for what is in the tables and in no book.
+func (b *books) judgeStrangers(v *verdict, r *Ring) {
+	members := 0
+	for _, c := range b.cursors {
+		for _, m := range c.members {
+			if r.Sink(m.id) != nil {
+				members++
+			}
+		}
+	}
+	cursors := slices.IndexFunc(r.cursors, func(x *Cursor) bool {
+		return !slices.ContainsFunc(b.cursors, func(c *cursorBook) bool { return c.find(r) == x })
+	})
+	clients := 0
+	for _, c := range b.clients {
+		if c.source != nil && r.Client(c.id) != nil {
+			clients++
+		}
+	}
+	if members != len(r.sinkByID) || cursors >= 0 || clients != len(r.clientByID) {
+		v.say("%d sinks instead of %d, %d clients instead of %d, stranger %d", len(r.sinkByID), members, len(r.clientByID), clients, cursors)
+	}
+	used := [3]int{len(r.cursorTable) - len(r.freeCursors), len(r.sinkTable) - len(r.freeSinks), len(r.clientTable) - len(r.freeClients)}
+	if is := [3]int{len(r.cursors), len(r.sinkByID), len(r.clientByID)}; used != is {
+		v.say("%v entries are used of the tables, and it is %v", used, is)
+	}
+}
+
 func (b *books) judgeCursors(v *verdict, r *Ring, doubted bool) {
-	accepted, lost, abandoned := b.goneAccepted, b.goneLost, b.goneAbandoned
+	accepted, lost, abandoned, out, unread := b.goneAccepted, b.goneLost, b.goneAbandoned, b.goneLeftOut, b.goneUnread
 	pending := false
 	for _, c := range b.cursors {
 		s := c.find(r)
@@ -163,9 +299,11 @@ func (b *books) judgeCursors(v *verdict, r *Ring, doubted bool) {
 				v.say("%s is gone", c.name())
 			}
 			if c.there == vanishing {
-				accepted += uint64(len(c.accepted))
+				accepted += c.took()
 				lost += c.lost
 				abandoned += c.left
+				out += c.leftOut
+				unread += c.unread
 				pending = true
 			}
 			continue
@@ -176,39 +314,77 @@ func (b *books) judgeCursors(v *verdict, r *Ring, doubted bool) {
 		}
 		c.judge(v, r, s, doubted)
 	}
-	got := [3]uint64{r.c.GoneAccepted.Load(), r.c.GoneLost.Load(), r.c.GoneAbandoned.Load()}
-	before := [3]uint64{b.goneAccepted, b.goneLost, b.goneAbandoned}
-	if want := [3]uint64{accepted, lost, abandoned}; got != want && (pending || got != before) {
-		v.say("gone sinks had accepted, lost and abandoned %v; want %v", got, want)
+	got := [5]uint64{r.c.GoneAccepted.Load(), r.c.GoneLost.Load(), r.c.GoneAbandoned.Load(), r.c.GoneLeftOut.Load(), r.c.GoneUnread.Load()}
+	before := [5]uint64{b.goneAccepted, b.goneLost, b.goneAbandoned, b.goneLeftOut, b.goneUnread}
+	if want := [5]uint64{accepted, lost, abandoned, out, unread}; got != want && (pending || got != before) {
+		v.say("gone sinks had accepted, lost, abandoned, left out and left unread %v; want %v", got, want)
 	}
 }
 
 func (c *cursorBook) judge(v *verdict, r *Ring, s *Cursor, doubted bool) {
 	e := s.e
 	cur, start, lost := e.Done.load(), e.Start.Load(), e.Lost.Load()
-	if c.started && start != c.start {
+	c.kept.judge(v, c.name(), unsafe.Pointer(e), silentOfCursor)
+	if left := e.Left.Load(); left != c.away && c.ack == nil {
+		v.say("%s has been away since %d instead of %d", c.name(), left, c.away)
+	}
+	if sent := e.Sent.load(); c.there == appearing && sent != cur && c.ack == nil {
+		v.say("%s begins at %d, and was sent everything before %d", c.name(), cur.Seq, sent.Seq)
+	}
+	if start != c.start {
 		v.say("%s began at %d instead of %d", c.name(), start, c.start)
 	}
+	if owed := time.Duration(e.Owed.Load()); owed != c.owed && (c.owing == nil || owed != c.owing.Owed) {
+		v.say("%s owes %v instead of %v", c.name(), owed, c.owed)
+	}
+	if unread := e.Unread.Load(); unread != c.unread && (!c.counting || unread != c.unreadBefore) {
+		v.say("%s has left %d unread instead of %d", c.name(), unread, c.unread)
+	}
+	if catching := e.Flags.Load()&flagCatching != 0; catching != c.catching && c.ack == nil {
+		v.say("%s is catching up: %v", c.name(), catching)
+	}
+	if e.Flags.Load()&^(flagCatching|flagLagging) != 0 {
+		v.say("%s has flags %x", c.name(), e.Flags.Load())
+	}
+	if c.share != "" && !slices.ContainsFunc(c.specs, func(d described) bool { return d.CursorSpec == *s.Spec() }) {
+		v.say("%s is %+v instead of one of %+v", c.name(), *s.Spec(), c.specs)
+	}
 	for _, m := range c.members {
-		if x := r.Sink(m.id); x != nil && c.share == "" && c.there != appearing && !slices.Contains(c.specs, described{*x.Spec(), *s.Spec()}) {
+		if x := r.Sink(m.id); x == nil {
+		} else if c.share == "" && !slices.Contains(c.specs, described{*x.Spec(), *s.Spec()}) {
 			v.say("%s is %+v, %+v instead of one of %+v", c.name(), *x.Spec(), *s.Spec(), c.specs)
+		} else if c.share != "" && *x.Spec() != m.spec && *x.Spec() != m.to {
+			v.say("%s is %+v instead of %+v", c.name(), *x.Spec(), m.spec)
 		}
+	}
+	if s.lagging != c.lagging && !c.judging {
+		v.say("%s lagging: %v", c.name(), s.lagging)
+	}
+	if c.ack != nil {
+		c.judgeAck(v, r, s)
+		return
+	}
+	if known := e.Known.Load(); known != 0 {
+		v.say("%s had lost %d when it left", c.name(), known)
 	}
 	want := uint64(len(c.accepted))
 	again := c.giving && doubted && cur.Seq-start-lost == want-1
 	if got := cur.Seq - start - lost; got != want && !again {
 		v.say("%s has accepted %d by its books, %d by the kernel's", c.name(), got, want)
 	}
-	if !again && c.started && cur.Seq < c.next() {
+	if !again && cur.Seq < c.next() {
 		v.say("%s stands at %d and would get %d again", c.name(), cur.Seq, c.next()-1)
 	}
 	if lost != c.lost && !c.skipping {
 		v.say("%s has lost %d instead of %d", c.name(), lost, c.lost)
 	}
-	if s.lagging != c.lagging && !c.judging {
-		v.say("%s lagging: %v", c.name(), s.lagging)
+	out := c.leftOut
+	if c.leaving {
+		out += lost - c.lost
 	}
-	var took uint64
+	if got := e.LeftOut.Load(); got != out {
+		v.say("%s has left out %d instead of %d", c.name(), got, out)
+	}
 	for _, m := range c.members {
 		x := r.Sink(m.id)
 		switch {
@@ -220,9 +396,20 @@ func (c *cursorBook) judge(v *verdict, r *Ring, s *Cursor, doubted bool) {
 			if got := x.e.Accepted.Load(); got != m.accepted && (!again || got != m.accepted-1) {
 				v.say("member %d of %s took %d by the books, %d by the kernel's", m.id, c.name(), got, m.accepted)
 			}
-			took += m.accepted
+			if _, end := r.underWay(x); x.e.Said.Load() != 0 || x.e.Acked.Load() != 0 || x.e.To.load() != (Place{}) {
+				v.say("member %d of %s has said %d, and has something before %d under way", m.id, c.name(), x.e.Acked.Load(), end.Seq)
+			}
+			m.kept.judge(v, fmt.Sprintf("member %d of %s", m.id, c.name()), unsafe.Pointer(x.e), silentOfSink)
 		}
 	}
+}
+
+// channelDelivered is where a new cursor begins. If somebody has skipped, delivered may have gone on without anybody.
+func (b *books) channelDelivered(r *Ring) uint64 {
+	if b.skipped {
+		return r.Delivered().Seq
+	}
+	return b.delivered
 }
 
 func (b *books) judgeClients(v *verdict, r *Ring) {
@@ -232,8 +419,17 @@ func (b *books) judgeClients(v *verdict, r *Ring) {
 			v.say("client %d is gone", c.id)
 		case there && c.there == gone:
 			v.say("client %d is back", c.id)
-		case there && attaching == c.greeted:
+		case there && attaching == c.greeted && !c.either:
 			v.say("client %d attaching: %v, and the kernel gave it its ok: %v", c.id, attaching, c.greeted)
+		}
+		if x := r.Client(c.id); x != nil {
+			c.kept.judge(v, fmt.Sprintf("client %d", c.id), unsafe.Pointer(x.e), silentOfClient)
+			c.judgeSource(v, r, x)
+		}
+	}
+	for _, s := range r.sinkByID {
+		if s.Attaching() && !slices.ContainsFunc(b.clients, func(c *clientBook) bool { return c.id == s.ID() }) {
+			v.say("sink %d has not got its ok", s.ID())
 		}
 	}
 }
@@ -243,6 +439,7 @@ func (b *books) judgeDelivered(v *verdict, r *Ring, doubted bool) {
 	giving := slices.ContainsFunc(b.cursors, func(c *cursorBook) bool { return c.giving })
 	switch {
 	case got == b.delivered:
+	case b.deliveredBefore != nil && got == *b.deliveredBefore:
 	case got > b.delivered && b.skipped:
 	case got == b.delivered-1 && giving && doubted:
 	default:
@@ -265,6 +462,7 @@ func (b *books) judgeDelivered(v *verdict, r *Ring, doubted bool) {
 // judgeContents looks at every message in the ring, has what is landed enter, with all sinks taking what they can get if
 // there is no room, and looks again.
 func (b *books) judgeContents(v *verdict, r *Ring, doubted bool) {
+	defer b.restore()
 	if got, want := r.c.From.Load(), b.from; r.Landed() && got != want {
 		v.say("what is landed comes from client %d instead of %d", got, want)
 	}
@@ -286,10 +484,14 @@ func (b *books) judgeContents(v *verdict, r *Ring, doubted bool) {
 			p = Place{p.Pos + uint64(wire.Padded(int(n))), p.Seq + 1}
 		}
 		compared = head.Seq
-		if !r.Landed() {
+		if !r.Landed() && !b.stage(r) {
 			break
 		}
-		if out := r.Append(); out.Full {
+		out := r.Append()
+		if out.Leaving {
+			r.RemoveClient(r.Client(out.From))
+		}
+		if out.Full {
 			there := false
 			for i := range r.sinks {
 				if s := r.sinks[i].Load(); s != nil {
@@ -310,11 +512,9 @@ func (b *books) judgeContents(v *verdict, r *Ring, doubted bool) {
 	} else if head != want && (!b.taking || !doubted || head != want-1) {
 		v.say("%d messages have entered instead of %d", head, want)
 	}
-	var refused uint64
 	for i := range r.c.Refused {
-		refused += r.c.Refused[i].Load()
-	}
-	if refused != b.refused {
-		v.say("%d messages were refused instead of %d", refused, b.refused)
+		if got := r.c.Refused[i].Load(); got != b.refused[i] {
+			v.say("%d messages were refused as %s instead of %d", got, Reason(i), b.refused[i])
+		}
 	}
 }

@@ -5,9 +5,12 @@
 package ring
 
 import (
+	"slices"
+	"strings"
 	"unsafe"
 
 	"github.com/msgmux/msgmux/broker/ring/mem"
+	"github.com/msgmux/msgmux/internal/view"
 )
 
 // class is what a store is to a successor that finds it made, or not made, and nothing else.
@@ -18,8 +21,26 @@ const (
 	unread   class = "no successor looks there before the phase says so"
 	unborn   class = "no successor looks there, whatever the phase: behind head, an entry that is free, a ring without its magic"
 	redone   class = "within an operation, which a successor does again: it sets both"
+	again    class = "what is published when a broker begins: nobody has a ring to read from whose predecessor is dead but one that stands still"
 	anywhere class = ""
+
+	// Where the kernel writes.
+	received   class = "what a receive is to find untouched: no successor looks there in another operation"
+	sending    class = "what a send is to find untouched: no successor looks there in another operation"
+	greeting   class = "what a greeting is to find untouched: no successor looks there in another operation"
+	registered class = "what taking a registration is to find untouched: no successor looks there in another operation"
 )
+
+// lookers are the operations that look at what is of a class, as their seams name them. "" is every one.
+var lookers = map[class][]string{
+	unread: {""}, received: {"recv", "take"}, sending: {"send"}, greeting: {"greet"}, registered: {"consume"}, again: {},
+}
+
+// unseen says whether a store of a class may be made before that of a site, since nobody looks there then.
+func (c class) unseen(before site) bool {
+	of, known := lookers[c]
+	return known && !slices.ContainsFunc(of, func(op string) bool { return strings.Contains(string(before), `r.done("`+op) })
+}
 
 // classOf says what a store is at the moment at which it is made.
 func (w *world) classOf(t *twin, s *mem.Store) class {
@@ -31,8 +52,19 @@ func (w *world) classOf(t *twin, s *mem.Store) class {
 	in := func(p unsafe.Pointer, size uintptr) bool {
 		return uintptr(s.At) >= uintptr(p) && uintptr(s.At) < uintptr(p)+size
 	}
+	for _, h := range []*header{at[header](t.f.header, 0), at[header](t.f.state, 0)} {
+		if in(unsafe.Pointer(&h.Magic), unsafe.Sizeof(h.Magic)) {
+			return anywhere
+		}
+	}
 	if t.level == 0 && !w.published() {
 		return unborn
+	}
+	if p := at[published](t.f.header, view.PublishedAt); in(unsafe.Pointer(p), unsafe.Sizeof(*p)) {
+		if t.level > 0 || in(unsafe.Pointer(p), unsafe.Offsetof(p.Head)) {
+			return again
+		}
+		return anywhere
 	}
 	if in(unsafe.Pointer(&c.Word), 4) {
 		return readers
@@ -76,12 +108,18 @@ func (w *world) classOf(t *twin, s *mem.Store) class {
 		return redone
 	}
 	slots := c.Slots.Load()
+	waits := slots.next() < slots.landed()
 	switch {
-	case in(unsafe.Pointer(&c.Log.Fields), unsafe.Sizeof(c.Log.Fields)),
-		within(sec.send, uintptr(sec.landing-sec.send)),
-		within(sec.recv, uintptr(sec.send-sec.recv)) && slots.next() >= slots.landed(),
-		within(sec.landing, uintptr(sec.end-sec.landing)) && slots.next() >= slots.landed():
+	case in(unsafe.Pointer(&c.Log.Fields), unsafe.Sizeof(c.Log.Fields)):
 		return unread
+	case !waits && (within(sec.recv, uintptr(sec.send-sec.recv)) || within(sec.landing, uintptr(sec.end-sec.landing))):
+		return received
+	case within(sec.send, uintptr(sec.consume-sec.send)):
+		return sending
+	case within(sec.consume, uintptr(sec.greet-sec.consume)):
+		return registered
+	case within(sec.greet, uintptr(sec.landing-sec.greet)):
+		return greeting
 	}
 	return anywhere
 }

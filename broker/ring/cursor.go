@@ -3,6 +3,7 @@
 package ring
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -17,10 +18,12 @@ type Cursor struct {
 	e    *cursorEntry
 
 	account   *Account
-	sole      *Sink // the one that reads from it; nil of a share's
-	connected int   // how many sockets can take messages for it just now
-	sinks     int   // that read from it
+	sole      *Sink   // the one that reads from it; nil of a share's
+	connected int     // how many sockets can take messages for it just now
+	members   []*Sink // that read from it, in no order
+	orphans   []*Sink // of a share with acknowledgements: those that have left something undone
 	tap       bool
+	ack       bool
 	lagging   bool
 	catching  bool
 	joined    time.Duration // the ring's clock when it came; 0 for what a predecessor left
@@ -34,7 +37,9 @@ type CursorSpec struct {
 	Tap      bool   // is never waited for
 	Ordinary bool   // of neither root nor the broker's user: it has its account in common with its user's others
 	Patience time.Duration
-	Since    int64 // unix seconds
+	Ack      bool          // its readers say how far they are done; else what is accepted is done
+	Keep     time.Duration // how long it stays when its connection has gone, or that of the last of a share; 0: not
+	Since    int64         // unix seconds
 }
 
 // Bits of cursorIdentity.Bits.
@@ -42,11 +47,12 @@ const (
 	bitTap = 1 << iota
 	bitOrdinary
 	bitShare
+	bitAck
 )
 
 func (s *CursorSpec) identity() (i cursorIdentity) {
-	i.ID, i.Since, i.Patience, i.UID = s.ID, s.Since, int64(s.Patience), s.UID
-	for bit, set := range map[uint32]bool{bitTap: s.Tap, bitOrdinary: s.Ordinary, bitShare: s.Share != ""} {
+	i.ID, i.Since, i.Patience, i.Keep, i.UID = s.ID, s.Since, int64(s.Patience), int64(s.Keep), s.UID
+	for bit, set := range map[uint32]bool{bitTap: s.Tap, bitOrdinary: s.Ordinary, bitShare: s.Share != "", bitAck: s.Ack} {
 		if set {
 			i.Bits |= bit
 		}
@@ -57,11 +63,11 @@ func (s *CursorSpec) identity() (i cursorIdentity) {
 
 // spec reads an identity back. ok is false if its bytes cannot have been written by this program.
 func (i *cursorIdentity) spec() (s CursorSpec, ok bool) {
-	if i.NameLen > maxLabel || i.ID == 0 || i.Patience < 0 || (i.Bits&bitShare != 0) != (i.NameLen > 0) {
+	if i.NameLen > maxLabel || i.ID == 0 || i.Patience < 0 || i.Keep < 0 || (i.Bits&bitShare != 0) != (i.NameLen > 0) {
 		return s, false
 	}
 	return CursorSpec{ID: i.ID, Since: i.Since, Patience: time.Duration(i.Patience), UID: i.UID, Share: string(i.Name[:i.NameLen]),
-		Tap: i.Bits&bitTap != 0, Ordinary: i.Bits&bitOrdinary != 0}, true
+		Tap: i.Bits&bitTap != 0, Ordinary: i.Bits&bitOrdinary != 0, Ack: i.Bits&bitAck != 0, Keep: time.Duration(i.Keep)}, true
 }
 
 // Spec is what the cursor is.
@@ -82,7 +88,46 @@ func (c *Cursor) Name() string {
 }
 
 // Gone says whether it has gone with its last sink.
-func (c *Cursor) Gone() bool { return c.sinks == 0 }
+func (c *Cursor) Gone() bool { return len(c.members) == 0 }
+
+// Connected says whether a socket of it can take messages just now.
+func (c *Cursor) Connected() bool { return c.connected > 0 }
+
+// HasAbsent says whether some sink that reads from it is not connected.
+func (c *Cursor) HasAbsent() bool { return len(c.members) > c.connected }
+
+// Size is how many sinks read from it.
+func (c *Cursor) Size() int { return len(c.members) }
+
+// Members calls yield for each sink that reads from it, in no order, until it returns false. yield may remove it.
+func (c *Cursor) Members(yield func(*Sink) bool) {
+	for _, s := range slices.Clone(c.members) {
+		if !yield(s) {
+			return
+		}
+	}
+}
+
+// tryAgain forgets which of its sinks could not take what is next (see TooLarge): something else may be next now, and there may be
+// nobody else any more who could.
+func (c *Cursor) tryAgain() {
+	for _, s := range c.members {
+		s.cannot = 0
+	}
+}
+
+// Left is when the connection of a kept one went; the zero Time: it is there.
+func (c *Cursor) Left() time.Time { return since(c.e.Left.Load()) }
+
+// Missed is how many messages it has lost and its reader has not been told of: while it was away, or before it began.
+func (c *Cursor) Missed() uint64 { return c.e.Lost.Load() - min(c.e.Lost.Load(), c.e.Known.Load()) }
+
+func since(ns int64) (t time.Time) {
+	if ns != 0 {
+		t = time.Unix(0, ns)
+	}
+	return t
+}
 
 // Place is where it stands.
 func (c *Cursor) Place() Place { return c.e.Done.load() }
@@ -90,8 +135,11 @@ func (c *Cursor) Place() Place { return c.e.Done.load() }
 // Lagging says whether it is no longer waited for.
 func (c *Cursor) Lagging() bool { return c.e.Flags.Load()&flagLagging != 0 }
 
-// Lost is how many messages it has lost.
-func (c *Cursor) Lost() uint64 { return c.e.Lost.Load() }
+// Lost is how many messages it has lost, those left out that were not wanted.
+func (c *Cursor) Lost() uint64 {
+	lost := c.e.Lost.Load()
+	return lost - min(lost, c.e.LeftOut.Load())
+}
 
 func (r *Ring) setFlag(c *Cursor, flag uint32, on bool) {
 	f := c.e.Flags.Load() &^ flag

@@ -53,7 +53,7 @@ func TestOtherLayoutSaysWhatIsLost(t *testing.T) {
 	for range 3 {
 		g.write([]byte("landed"))
 	}
-	if n, errno := g.r.Receive(g.in[1], Datagrams, 0, MaxBatch); n != 3 || errno != 0 {
+	if n, errno := g.r.Receive(g.in[1], Datagrams, From{}, MaxBatch); n != 3 || errno != 0 {
 		t.Fatalf("receive: %d %v", n, errno)
 	}
 

@@ -119,7 +119,7 @@ func TestFullRingGrows(t *testing.T) {
 				if kind == Packets {
 					g.write(packet)
 				}
-				if n, errno := g.r.Receive(g.in[1], kind, 0, MaxBatch); n == 0 {
+				if n, errno := g.r.Receive(g.in[1], kind, From{}, MaxBatch); n == 0 {
 					t.Fatal(errno)
 				}
 				g.r.Append()

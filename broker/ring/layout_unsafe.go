@@ -8,18 +8,19 @@ import (
 
 	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/view"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // The two files.
 //
-//	data    | header |      room              | ring: Geometry.Size bytes                                             |
+//	data    | header | published |    room    | ring: Geometry.Size bytes                                             |
 //	         0        4096                     65536 \__ mapped twice, back to back: no record is ever split ________/
 //
-//	state   | header | control | index | cursors | sinks | clients | origins | receive | send | consume, greet | landing zone |
-//	                  positions, place   entry     entry   entry     run       mmsghdr   mmsghdr                batch slots of a
-//	                  log,       /4 KiB  /cursor   /sink   /client   /senders  iovec     iovec                  message or packet
-//	                  totals     of ring                                       control   ends
+//	state   | header | control | index | cursors | sinks | clients | origins | receive | send | acks, consume, greet | landing zone |
+//	                  positions, place   entry     entry   entry     run       mmsghdr   mmsghdr                      batch slots of a
+//	                  log,       /4 KiB  /cursor   /sink   /client   /KiB of   iovec     iovec                        message or packet
+//	                  totals     of ring                             ring      control   ends
 //
 // Every section of the state begins on a page of 4096. The ring begins at 65536, for kernels with pages of 16 and 64 KiB map
 // nothing in between. Where a section is follows from the geometry alone, so there are no offsets to get wrong. All of the
@@ -56,6 +57,8 @@ const (
 
 	// pieceSize is the part of the ring that has one entry in the index.
 	pieceSize = 4096
+	// runSize is the part of the ring for which there is one run of origins.
+	runSize = 1024
 )
 
 // header is the first page of both files. Its shape never changes, whatever the layout.
@@ -69,6 +72,23 @@ type header struct {
 }
 
 const lockOffset = 24 // of header.Lock
+
+// published is what sinks in view read, of other users and without a lock: see package view. Head and tail are those of control.
+type published struct {
+	Magic      mem.Uint64 // written last
+	Ring       mem.Uint64 // where in the file it begins
+	Size       mem.Uint64
+	Generation mem.Uint64
+	Epoch      mem.Uint64
+	_          [24]byte
+
+	Head mem.Uint64
+	_    [56]byte
+
+	Tail      mem.Uint64
+	TailSeq   mem.Uint64
+	TailAgain mem.Uint64
+}
 
 // Geometry says how large everything is. It is fixed when a ring is made.
 type Geometry struct {
@@ -106,6 +126,7 @@ func (g Geometry) Check() error {
 func (g Geometry) batch() int   { return int(min(MaxBatch, max(1, landingBytes/g.MaxMessage))) }
 func (g Geometry) pieces() int  { return int(g.Size / pieceSize) }
 func (g Geometry) index() int   { return 2 * g.pieces() } // the pieces with tail and head are two, also when the ring is full
+func (g Geometry) runs() int    { return int(g.Size / runSize) }
 func (g Geometry) sinks() int   { return int(g.MaxSinks) + spareSlots }
 func (g Geometry) cursors() int { return int(g.MaxSinks+g.MaxSinks/sharesPerTable) + spareSlots }
 func (g Geometry) clients() int { return int(g.MaxClients) + spareSlots }
@@ -137,8 +158,12 @@ type place struct {
 // Place is a position and the sequence number of the record that begins there.
 type Place struct{ Pos, Seq uint64 }
 
-func (p *place) load() Place   { return Place{p.Pos.Load(), p.Seq.Load()} }
-func (p *place) store(v Place) { p.Pos.Store(v.Pos); p.Seq.Store(v.Seq) }
+func (p *place) load() Place { return Place{p.Pos.Load(), p.Seq.Load()} }
+
+func (p *place) store(v Place) {
+	p.Pos.Store(v.Pos)
+	p.Seq.Store(v.Seq)
+}
 
 // control is the second page of the state: what the data thread changes all the time. Up to Slots its words have their
 // places and meanings in every layout, for older programs: see CountGivenUp.
@@ -161,6 +186,10 @@ type control struct {
 	// Epoch names one life of the numbering: other sequence numbers, another epoch. Immutable.
 	Epoch mem.Value[uint64]
 
+	Runs     mem.Value[uint64] // how many runs of origins there have been; number i is in slot i modulo their number
+	Received mem.Value[int64]  // when what is landed was received, unix ns; 0: nobody asked for its origin
+	Sender   mem.Value[Sender] // and by whom
+
 	// Totals of the channel. Refused counts what never entered, by reason; Gone what removed sinks leave behind.
 	Refused       [numReasons]mem.Uint64
 	GoneAccepted  mem.Uint64
@@ -174,6 +203,16 @@ type control struct {
 	_        uint32
 
 	Log opLog
+
+	// Sources are sums of the names of the channel's own sources; 0: free. The number of one is its place here, and 1.
+	Sources [MaxSources]mem.Uint64
+
+	GoneLeftOut mem.Uint64 // of GoneLost
+
+	// AsOwn counts what went with the broker's own credentials to sinks that want the senders'.
+	AsOwn mem.Uint64
+
+	GoneUnread mem.Uint64 // of GoneAccepted: see cursorEntry.Unread
 }
 
 // slots says which slots of the landing zone wait to enter the ring: those from next to landed. Nothing is received while
@@ -190,6 +229,7 @@ type land uint64
 
 func newLand(kind, inRing uint32) land { return land(inRing)<<32 | land(kind) }
 func (l land) kind() uint32            { return uint32(l) }
+func (l land) packet() bool            { return IsPacket(l.kind()) }
 func (l land) inRing() uint64          { return uint64(l >> 32) }
 
 // Of control, what never changes.
@@ -215,6 +255,7 @@ const (
 	Datagrams = 1 // each slot is one message
 	Packets   = 2 // each slot is a packet of records
 	Queues    = 3 // a source only: messages of a POSIX queue, which land like datagrams
+	Marked    = 4 // the slot is a packet of records; the mark in front of it is elsewhere, see recvArea
 )
 
 // State of an entry.
@@ -235,6 +276,17 @@ const (
 	maxAddress = 112
 )
 
+// IsPacket says whether what a source sends is packets of records.
+func IsPacket(kind uint32) bool { return kind == Packets || kind == Marked }
+
+// said are the things beside its place that a sink with acknowledgements has said.
+type said uint32
+
+const (
+	saidLeave   said = 1 << iota // it leaves for good
+	saidGarbage                  // what is no acknowledgement
+)
+
 // cursorEntry is a place in the order that is kept for somebody. Identity is written while State is free and sealed by Sum;
 // State, stored last, brings it into being.
 type cursorEntry struct {
@@ -244,15 +296,18 @@ type cursorEntry struct {
 	_     uint32
 
 	Done  place             // everything before it is done with: accepted, acknowledged or lost. It holds the tail
-	Sent  place             // of one that acknowledges: how far it was offered on the present connection
+	Sent  place             // of one that acknowledges: how far it was offered on the present connection. Done <= Sent
 	Start mem.Value[uint64] // the sequence number it began at; immutable
 	Lost  mem.Uint64        // messages
 	Owed  mem.Int64         // its account of patience, ns
-	Left  mem.Int64         // of a kept one: when its connection went, channel time in ns; 0: it is there
+	Left  mem.Int64         // of a kept one: when its connection went, unix ns; 0: it is there
+	Known mem.Uint64        // of a kept one: what it had lost when its connection went
 
 	Identity mem.Value[cursorIdentity]
 	Sum      mem.Value[uint64]
-	_        [64]byte
+	LeftOut  mem.Uint64 // of Lost: messages that were not wanted
+	Unread   mem.Uint64 // of what was accepted: what lay unread in sockets that went, see CountUnread
+	_        [40]byte
 }
 
 // cursorIdentity is what a cursor is, apart from where it stands.
@@ -270,9 +325,10 @@ type cursorIdentity struct {
 // sinkEntry is a socket that reads from a cursor.
 type sinkEntry struct {
 	State    mem.Uint32
-	_        uint32
-	Accepted mem.Uint64 // messages, by this very socket
-	From, To place      // of an acknowledging member of a share: what it has under way
+	Said     mem.Value[said]   // what one that acknowledges has said besides
+	Accepted mem.Uint64        // messages, by this very socket
+	Acked    mem.Value[uint64] // how far it says that it is done, as it came: see DONE
+	From, To place             // of an acknowledging member of a share: what it has under way
 
 	Identity mem.Value[sinkIdentity]
 	Sum      mem.Value[uint64]
@@ -290,9 +346,12 @@ type sinkIdentity struct {
 	Bits     uint8
 	LabelLen uint8
 	AddrLen  uint8
-	_        uint32
+	Batch    uint32 // of an acknowledging member of a share: how many messages it gets at once; 0: as many as a packet holds
 	Label    [maxLabel]byte
 	Addr     [maxAddress]byte
+	Conn     uint64 // of a framed one: which connection it is on; its descriptor is stored by that number
+	MaxSize  uint32 // of the messages that it wants, bytes; 0: of any
+	_        uint32
 }
 
 // clientEntry is a connected source.
@@ -317,16 +376,13 @@ type clientIdentity struct {
 	Bits     uint32
 	LabelLen uint64
 	Label    [maxLabel]byte
+	Conn     uint64 // which connection it is on
 }
 
 // run is the origin of consecutive messages of one sender in one receive.
 type run struct {
-	First mem.Value[uint64] // the sequence number from which on it holds
-	Time  mem.Value[int64]  // of receipt, unix ns
-	PID   mem.Value[int32]
-	UID   mem.Value[uint32]
-	GID   mem.Value[uint32]
-	From  mem.Value[uint32] // which of the sources
+	First  mem.Value[uint64] // the sequence number from which on it holds
+	Origin mem.Value[origin]
 }
 
 // sumOf is FNV-1a over the bytes of an identity: it tells a bit that fell from one that stands.
@@ -338,8 +394,8 @@ func sumOf[T any](v *T) uint64 {
 	return h
 }
 
-// controlSpace is room for the descriptors that hostile sources send along: without it the kernel would close them
-// inside recvmmsg, which can take seconds.
+// controlSpace is room for the credentials of a sender, and for the descriptors that hostile sources send along: without it the
+// kernel would close them inside recvmmsg, which can take seconds.
 const controlSpace = (sys.ControlSpace + 63) / 64 * 64
 
 // recvArea is what recvmmsg writes into, the landing zone left out.
@@ -351,8 +407,10 @@ type recvArea struct {
 	// Priority[i] is written by mq_timedreceive for the message that it puts into slot i.
 	Priority [MaxBatch]mem.Value[uint32]
 
-	// PacketIov is where a packet goes, slot 0: into the ring, and what has no place there into the landing zone.
-	PacketIov [2]mem.Iovec
+	// PacketIov is where a packet goes, slot 0: its mark, if it has one; into the ring, and what has no place there into the
+	// landing zone.
+	PacketIov [3]mem.Iovec
+	Mark      mem.Value[[wire.MarkSize]byte]
 }
 
 // sendArea is what sendmmsg reads and writes. Ends[i] is where a cursor stands once slot i was accepted.
@@ -361,11 +419,22 @@ type sendArea struct {
 	Iov  [sendSlots]mem.Iovec
 	Ends [sendSlots]mem.Value[Place]
 
-	// A framed sink gets one packet a turn: a header and a piece of the ring.
+	// A framed sink gets one packet a turn: a header, the origins if it asked for them, and a piece of the ring.
 	Packet       [1]mem.Header
-	PacketIov    [2]mem.Iovec
+	PacketIov    [3]mem.Iovec
 	PacketEnd    [1]mem.Value[Place]
-	PacketHeader mem.Value[[wire.SinkHeader]byte]
+	PacketHeader mem.Value[[wire.MetaHeader]byte]
+}
+
+// maxAcks is how many acknowledgements are taken at once. Only the last one counts.
+const maxAcks = 16
+
+// ackArea is what taking acknowledgements reads and writes.
+type ackArea struct {
+	Hdr     [maxAcks]mem.Header
+	Iov     [maxAcks]mem.Iovec
+	Control [maxAcks]mem.Value[[controlSpace]byte]
+	Buf     [maxAcks]mem.Value[[2 * wire.AckSize]byte] // more than an acknowledgement has, so that a longer packet shows
 }
 
 // consumeArea is what taking a registration from its socket writes into.
@@ -385,7 +454,7 @@ type greetArea struct {
 
 // sections of the state, in bytes from the start of the file.
 type sections struct {
-	control, index, cursors, sinks, clients, origins, recv, send, consume, greet, landing, end int64
+	control, index, cursors, sinks, clients, origins, recv, send, acks, consume, greet, landing, end int64
 }
 
 func pages(n uintptr) int64 { return (int64(n) + headerSize - 1) / headerSize * headerSize }
@@ -397,9 +466,10 @@ func (g Geometry) sections() (s sections) {
 	s.sinks = s.cursors + pages(uintptr(g.cursors())*unsafe.Sizeof(cursorEntry{}))
 	s.clients = s.sinks + pages(uintptr(g.sinks())*unsafe.Sizeof(sinkEntry{}))
 	s.origins = s.clients + pages(uintptr(g.clients())*unsafe.Sizeof(clientEntry{}))
-	s.recv = s.origins + pages(uintptr(g.pieces())*unsafe.Sizeof(run{}))
+	s.recv = s.origins + pages(uintptr(g.runs())*unsafe.Sizeof(run{}))
 	s.send = s.recv + pages(unsafe.Sizeof(recvArea{}))
-	s.consume = s.send + pages(unsafe.Sizeof(sendArea{}))
+	s.acks = s.send + pages(unsafe.Sizeof(sendArea{}))
+	s.consume = s.acks + pages(unsafe.Sizeof(ackArea{}))
 	s.greet = s.consume + pages(unsafe.Sizeof(consumeArea{}))
 	s.landing = s.greet + pages(unsafe.Sizeof(greetArea{}))
 	s.end = s.landing + pages(uintptr(g.batch()*g.stride()))
@@ -417,6 +487,15 @@ const (
 	_ = -(unsafe.Offsetof(header{}.Lock) ^ lockOffset)
 	_ = -(unsafe.Offsetof(control{}.Delivered) ^ deliveredOffset)
 	_ = -(unsafe.Offsetof(control{}.Slots) ^ slotsOffset)
+	_ = -(unsafe.Offsetof(published{}.Magic) ^ view.MagicAt)
+	_ = -(unsafe.Offsetof(published{}.Ring) ^ view.RingAt)
+	_ = -(unsafe.Offsetof(published{}.Size) ^ view.SizeAt)
+	_ = -(unsafe.Offsetof(published{}.Generation) ^ view.GenerationAt)
+	_ = -(unsafe.Offsetof(published{}.Epoch) ^ view.EpochAt)
+	_ = -(unsafe.Offsetof(published{}.Head) ^ view.HeadAt)
+	_ = -(unsafe.Offsetof(published{}.Tail) ^ view.TailAt)
+	_ = -(unsafe.Offsetof(published{}.TailSeq) ^ view.TailSeqAt)
+	_ = -(unsafe.Offsetof(published{}.TailAgain) ^ view.TailAgainAt)
 )
 
 // at is the object of type T at offset off of b.
@@ -433,17 +512,17 @@ func (r *Ring) bind() {
 	recv, send, stride := r.recv, r.send, r.geo.stride()
 	for i := range r.batch {
 		recv.Iov[i].Set(r.landing.Slice(uint64(i*stride), r.geo.MaxMessage))
-		var control []byte
-		if r.opt.Descriptors {
-			control = recv.Control[i].ForKernel()[:]
-		}
-		recv.Hdr[i].Bind(recv.Iov[i:i+1], control)
+		recv.Hdr[i].Bind(recv.Iov[i:i+1], recv.Control[i].ForKernel()[:])
 	}
 	for i := range send.Hdr {
 		send.Hdr[i].Bind(send.Iov[i:i+1], nil)
 	}
 	send.Packet[0].Bind(send.PacketIov[:], nil)
-	send.PacketIov[0].Set(send.PacketHeader.ForKernel()[:])
+	for i := range r.acks.Hdr {
+		a := r.acks
+		a.Iov[i].Set(a.Buf[i].ForKernel()[:])
+		a.Hdr[i].Bind(a.Iov[i:i+1], a.Control[i].ForKernel()[:])
+	}
 	c := r.consume
 	c.Iov[0].Set(c.Buf.ForKernel()[:])
 	c.Hdr[0].Bind(c.Iov[:], c.Control.ForKernel()[:])

@@ -20,4 +20,8 @@ const (
 	_ = logSpace - unsafe.Sizeof(greetLog{})
 	_ = logSpace - unsafe.Sizeof(takeLog{})
 	_ = logSpace - unsafe.Sizeof(putLog{})
+	_ = logSpace - unsafe.Sizeof(ackLog{})
+	_ = logSpace - unsafe.Sizeof(doneLog{})
+	_ = logSpace - unsafe.Sizeof(leaveLog{})
+	_ = logSpace - unsafe.Sizeof(rejoinLog{})
 )

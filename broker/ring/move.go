@@ -39,9 +39,16 @@ func (r *Ring) MoveTo(n *Ring) error {
 	c.GoneAccepted.Store(o.GoneAccepted.Load())
 	c.GoneLost.Store(o.GoneLost.Load())
 	c.GoneAbandoned.Store(o.GoneAbandoned.Load())
+	c.GoneLeftOut.Store(o.GoneLeftOut.Load())
+	c.AsOwn.Store(o.AsOwn.Load())
+	c.GoneUnread.Store(o.GoneUnread.Load())
 	c.Uncertain.Store(o.Uncertain.Load())
 	c.Attempts.Store(o.Attempts.Load())
+	for i := range c.Sources {
+		c.Sources[i].Store(o.Sources[i].Load())
+	}
 	moveTables(n, r)
+	n.moveOrigins(r, from)
 	n.begin()
 	if err := n.adoptAll(); err != nil {
 		return err
@@ -99,9 +106,16 @@ func (r *Ring) moveLanded(n *Ring) error {
 			n.c.Refused[TooLarge].Store(n.c.Refused[TooLarge].Load() + 1)
 			continue
 		}
+		l.control = r.recv.Control[i].ForKernel()[:min(r.recv.Hdr[i].ControlLen(), controlSpace)]
 		rest = append(rest, l)
 	}
-	return n.land(land.kind(), r.c.From.Load(), r.c.Offset.Load(), rest)
+	n.recv.Mark.Store(r.recv.Mark.Load())
+	if err := n.land(land.kind(), r.c.From.Load(), r.c.Offset.Load(), rest); err != nil {
+		return err
+	}
+	n.c.Received.Store(r.c.Received.Load())
+	n.c.Sender.Store(r.c.Sender.Load())
+	return nil
 }
 
 // land puts into the landing zone of a new ring what waited in that of another one; of a packet, offset bytes have entered. It is
@@ -118,10 +132,13 @@ func (r *Ring) land(kind uint32, from, offset uint64, slots []landed) error {
 		r.landing.Copy(at, l.first)
 		r.landing.Copy(at+uint64(len(l.first)), l.rest)
 		r.recv.Hdr[i].SetFlags(0)
-		r.recv.Hdr[i].SetLen(uint32(l.len()))
+		r.recv.Hdr[i].SetLen(uint32(l.len()) + l.mark)
+		var control [controlSpace]byte
+		r.recv.Hdr[i].SetControlLen(uint64(copy(control[:], l.control)))
+		r.recv.Control[i].Store(control)
 	}
 	r.dirty = len(r.recv.Hdr)
-	r.landed(len(slots), newLand(kind, 0), from)
+	r.landed(len(slots), newLand(kind, 0), from, Sender{})
 	r.c.Offset.Store(offset)
 	return r.checkLanded()
 }
@@ -159,8 +176,11 @@ func (e *cursorEntry) take(o *cursorEntry) {
 	e.Sent.store(o.Sent.load())
 	e.Start.Store(o.Start.Load())
 	e.Lost.Store(o.Lost.Load())
+	e.LeftOut.Store(o.LeftOut.Load())
+	e.Unread.Store(o.Unread.Load())
 	e.Owed.Store(o.Owed.Load())
 	e.Left.Store(o.Left.Load())
+	e.Known.Store(o.Known.Load())
 	e.Identity.Store(o.Identity.Load())
 	e.Sum.Store(o.Sum.Load())
 	e.State.Store(o.State.Load())
@@ -168,6 +188,8 @@ func (e *cursorEntry) take(o *cursorEntry) {
 
 func (e *sinkEntry) take(o *sinkEntry) {
 	e.Accepted.Store(o.Accepted.Load())
+	e.Said.Store(o.Said.Load())
+	e.Acked.Store(o.Acked.Load())
 	e.From.store(o.From.load())
 	e.To.store(o.To.load())
 	e.Identity.Store(o.Identity.Load())

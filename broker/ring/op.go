@@ -34,6 +34,10 @@ const (
 	opGreet
 	opTake
 	opPut
+	opAck
+	opDone
+	opLeave
+	opRejoin
 	numOps
 )
 
@@ -62,6 +66,10 @@ func operations() [numOps]operation {
 		opGreet:   {"greet", (*Ring).redoGreet},
 		opTake:    {"take", (*Ring).redoTake},
 		opPut:     {"put", (*Ring).redoPut},
+		opAck:     {"ack", (*Ring).redoAck},
+		opDone:    {"done", (*Ring).redoDone},
+		opLeave:   {"leave", (*Ring).redoLeave},
+		opRejoin:  {"rejoin", (*Ring).redoRejoin},
 	}
 }
 

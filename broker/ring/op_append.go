@@ -3,6 +3,7 @@
 package ring
 
 import (
+	"encoding/binary"
 	"errors"
 
 	"github.com/msgmux/msgmux/broker/ring/mem"
@@ -14,7 +15,12 @@ type appendLog struct {
 	Head    mem.Value[Place]
 	Slots   mem.Value[slots]
 	Offset  mem.Value[uint64]
+	Runs    mem.Value[uint64]
 	Refused mem.Value[[numReasons]uint64]
+	Client  mem.Value[uint32] // slot of the source whose mark or stage moves with this; noSlot: of none
+	_       uint32
+	Mark    mem.Value[uint64] // its mark then
+	Taken   mem.Value[uint64] // and how far its stage is taken
 }
 
 // Outcome is what one call of Append did.
@@ -22,6 +28,7 @@ type Outcome struct {
 	Entered int  // records that entered the ring
 	Refused int  // messages refused, all reasons together
 	Full    bool // what is landed does not fit: the ring is full, and a source waits
+	Leaving bool // the client with the id From leaves for good: Append goes on when it is removed
 
 	// Bad says what was wrong with a packet that was refused: its source, the client with the id From, is to be told, and
 	// closed.
@@ -34,12 +41,16 @@ func (o *Outcome) refuse(why *wire.Error) {
 	o.Bad = why
 }
 
-// Append is the operation APPEND: landed messages enter the ring, as many as fit, in their order. Room is made if it
-// can be (see reclaim). What does not fit stays landed, and Full tells so.
+// Append is the operation APPEND: landed messages, or those of a stage, enter the ring, as many as fit, in their order. Room is made if
+// it can be (see reclaim). What does not fit stays where it is, and Full tells so.
 func (r *Ring) Append() (out Outcome) {
-	r.full, out.From = false, r.c.From.Load()
-	for r.Landed() && !r.full {
-		r.append(&out)
+	r.full, out.From = false, r.LandedFrom()
+	for r.Landed() && !r.full && !out.Leaving {
+		if r.staged.client != nil {
+			r.appendStaged(&out)
+		} else {
+			r.append(&out)
+		}
 	}
 	out.Full = r.full
 	s := r.c.Slots.Load()
@@ -52,19 +63,60 @@ type appending struct {
 	head   Place
 	next   uint32
 	offset uint64
+	runs   uint64
+	last   origin
 	refuse [numReasons]uint64
+	marked bool // a packet with a mark is in
+
+	client *Client // whose mark and stage move; nil: nobody's
+	mark   uint64
+	taken  uint64
+}
+
+// begun is one that begins at head. client is whose mark or stage may move with it, nil for nobody's.
+func (r *Ring) begun(client *Client, head Place) appending {
+	c := r.c
+	a := appending{head: head, next: c.Slots.Load().next(), offset: c.Offset.Load(), runs: c.Runs.Load(), last: r.last, client: client}
+	for i := range a.refuse {
+		a.refuse[i] = c.Refused[i].Load()
+	}
+	if client != nil {
+		a.mark, a.taken = client.e.Mark.Load(), client.e.Taken.Load()
+	}
+	return a
+}
+
+// commit is the end of the operation: everything is in place where nobody looks yet, and now becomes the ring's.
+func (r *Ring) commit(a *appending) {
+	l := fieldsOf[appendLog](r)
+	l.Head.Store(a.head)
+	l.Slots.Store(newSlots(a.next, r.c.Slots.Load().landed()))
+	l.Offset.Store(a.offset)
+	l.Runs.Store(a.runs)
+	l.Refused.Store(a.refuse)
+	l.Client.Store(noSlot)
+	if c := a.client; c != nil {
+		l.Client.Store(uint32(c.slot))
+		l.Mark.Store(a.mark)
+		l.Taken.Store(a.taken)
+	}
+	r.log(opAppend, "append.logged")
+	r.applyAppend()
+	r.publishHead(a.head.Pos)
+	r.last = a.last
+	r.done("append.done")
 }
 
 // append is one operation: as many landed messages as fit as things are; or, if that is none, one attempt to make room.
 func (r *Ring) append(out *Outcome) {
 	c, slots := r.c, r.c.Slots.Load()
 	start := c.Head.load()
-	a := appending{head: start, next: slots.next(), offset: c.Offset.Load()}
-	for i := range a.refuse {
-		a.refuse[i] = c.Refused[i].Load()
-	}
+	a := r.begun(nil, start)
 	for a.next < slots.landed() && r.enterSlot(&a, out) {
 		a.next, a.offset = a.next+1, 0
+	}
+	if out.Leaving {
+		return
 	}
 	if a.next == slots.next() && a.offset == c.Offset.Load() {
 		// Not even one record fits: make room, and let Append call again. If there is none to make, it is full.
@@ -72,27 +124,35 @@ func (r *Ring) append(out *Outcome) {
 		return
 	}
 	out.Entered += int(a.head.Seq - start.Seq)
-	l := fieldsOf[appendLog](r)
-	l.Head.Store(a.head)
-	l.Slots.Store(newSlots(a.next, slots.landed()))
-	l.Offset.Store(a.offset)
-	l.Refused.Store(a.refuse)
-	r.log(opAppend, "append.logged")
-	r.applyAppend()
-	r.done("append.done")
+	if from := r.clientByID[c.From.Load()]; a.marked && from != nil {
+		a.client, a.mark, a.taken = from, r.mark(), from.e.Taken.Load()
+	}
+	r.commit(&a)
 }
 
 // enterSlot writes what slot a.next holds behind a.head, where nobody looks yet. It says whether the slot is done with.
 func (r *Ring) enterSlot(a *appending, out *Outcome) bool {
-	packet := r.c.Land.Load().kind() == Packets
+	land := r.c.Land.Load()
+	packet := land.packet()
 	payload, fits := r.slot(a.next)
 	switch {
 	case !fits:
 		a.refuse[TooLarge]++
 		out.refuse(wire.Refuse(wire.CodeTooLarge, "a message has at most %d bytes", r.geo.MaxMessage))
 		return true
-	case packet && payload.len() == 0:
+	case packet && r.recv.Hdr[a.next].Len() == 0:
 		return true // the end of a connection, which a predecessor received and did not live to see
+	case land.kind() == Marked && r.recv.Hdr[a.next].Len() < wire.MarkSize:
+		if string(r.saidBySource()) == wire.Leave {
+			out.Leaving = r.clientByID[r.c.From.Load()] != nil
+			return !out.Leaving
+		}
+		a.refuse[BadPacket]++
+		out.refuse(wire.Refuse(wire.CodeBadPacket, "a packet of %d bytes has no mark of %d in front", r.recv.Hdr[a.next].Len(), wire.MarkSize))
+		return true
+	case land.kind() == Marked && payload.len() == 0:
+		a.marked = true // the mark alone moves
+		return true
 	case packet && a.offset == 0:
 		if err := r.checkPacket(payload); err != nil {
 			reason, why := BadPacket, asRefusal(err)
@@ -103,13 +163,16 @@ func (r *Ring) enterSlot(a *appending, out *Outcome) bool {
 			out.refuse(why)
 			return true
 		}
-		return r.enterPacket(a, payload)
+		fallthrough
 	case packet:
-		return r.enterPacket(a, payload)
+		whole := r.enterPacket(a, payload)
+		a.marked = whole && land.kind() == Marked
+		return whole
 	}
 	if !r.fits(a.head, len(payload.first)) {
 		return false
 	}
+	r.attribute(a, r.originOf(a.next), a.head.Seq)
 	r.data.PutUint32(a.head.Pos&r.mask, uint32(len(payload.first)))
 	r.data.Copy(a.head.Pos&r.mask+wire.RecordHeader, payload.first)
 	a.head = r.enter(a.head, len(payload.first))
@@ -119,7 +182,7 @@ func (r *Ring) enterSlot(a *appending, out *Outcome) bool {
 // enterPacket takes over records of a packet from a.offset on, as many as fit, and says whether these are all. A packet is in
 // the ring's own format, so the bytes go over as they are, or have been received where they belong.
 func (r *Ring) enterPacket(a *appending, packet landed) bool {
-	from, at := a.offset, a.head.Pos
+	from, at := a.offset, a.head
 	for a.offset < uint64(packet.len()) {
 		n := int(getLength(packet.first[a.offset:]))
 		if !r.fits(a.head, n) {
@@ -129,10 +192,11 @@ func (r *Ring) enterPacket(a *appending, packet landed) bool {
 		a.offset += uint64(wire.Padded(n))
 	}
 	if a.offset > from {
+		r.attribute(a, r.originOf(a.next), at.Seq)
 		if !packet.inRing {
-			r.data.Copy(at&r.mask, packet.first[from:a.offset])
+			r.data.Copy(at.Pos&r.mask, packet.first[from:a.offset])
 		}
-		r.data.Copy(at&r.mask+uint64(len(packet.first)), packet.rest)
+		r.data.Copy(at.Pos&r.mask+uint64(len(packet.first)), packet.rest)
 	}
 	return a.offset >= uint64(packet.len())
 }
@@ -161,12 +225,34 @@ func (r *Ring) applyAppend() {
 	}
 	c.Slots.Store(l.Slots.Load())
 	c.Offset.Store(l.Offset.Load())
+	c.Runs.Store(l.Runs.Load())
 	r.changed()
+	if n := l.Client.Load(); n != noSlot {
+		r.clientTable[n].Mark.Store(l.Mark.Load())
+		r.clientTable[n].Taken.Store(l.Taken.Load())
+	}
 }
 
 func (r *Ring) redoAppend() error {
+	if l := fieldsOf[appendLog](r); l.Client.Load() != noSlot {
+		if _, err := entryAt(r.clientTable, &l.Client); err != nil {
+			return err
+		}
+	}
 	r.applyAppend()
 	return nil
+}
+
+// mark is the mark in front of the packet that has landed.
+func (r *Ring) mark() uint64 {
+	b := r.recv.Mark.Load()
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// saidBySource is what has landed of a packet that is shorter than a mark.
+func (r *Ring) saidBySource() []byte {
+	b := r.recv.Mark.Load()
+	return b[:min(r.recv.Hdr[0].Len(), wire.MarkSize)]
 }
 
 // fits says whether a record with n bytes of payload has room at head.

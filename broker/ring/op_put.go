@@ -6,7 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/broker/ring/mem"
-	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // putLog is what PUT writes down.
@@ -24,10 +23,19 @@ const maxGive = 64
 
 // give is the operation PUT, once for each message: Send for a message queue. See take for what a kill may do.
 func (r *Ring) give(s *Sink, fd int) (n int, errno unix.Errno) {
-	for n < maxGive && r.Behind(s) {
+	r.sentBytes = 0
+	limit := min(maxGive, int(s.burst))
+	for n < limit && r.Behind(s) {
 		cur, base := s.cursor.e.Done.load(), s.e.Accepted.Load()
 		end := r.next(cur)
-		payload := r.data.Slice(cur.Pos&r.mask+wire.RecordHeader, uint64(r.length(cur.Pos)))
+		payload, newline := s.form.of(r.payload(cur))
+		if n > 0 && r.LeavesOut(s) {
+			break // the caller asks before it sends
+		}
+		if newline {
+			r.put = append(append(r.put[:0], payload...), '\n')
+			payload = r.put
+		}
 		l := fieldsOf[putLog](r)
 		l.Cursor.Store(uint32(s.cursor.slot))
 		l.Sink.Store(uint32(s.slot))
@@ -41,6 +49,7 @@ func (r *Ring) give(s *Sink, fd int) (n int, errno unix.Errno) {
 			r.ops.Seam("put.sent")
 			r.accepted(s, cur.Seq, end, base+1)
 			n++
+			r.sentBytes += end.Pos - cur.Pos
 		}
 		r.done("put.done")
 		if errno != 0 {
@@ -48,6 +57,7 @@ func (r *Ring) give(s *Sink, fd int) (n int, errno unix.Errno) {
 		}
 	}
 	if n > 0 {
+		s.learn(n, n == limit)
 		errno = 0
 	}
 	return n, errno

@@ -14,13 +14,20 @@ import (
 
 // recvLog is what RECV writes down; the rest the kernel does, by the length that it writes into each header.
 type recvLog struct {
-	Land mem.Value[land]
-	From mem.Value[uint64]
+	Land   mem.Value[land]
+	From   mem.Value[uint64]
+	Sender mem.Value[Sender]
+}
+
+// From is where messages come from.
+type From struct {
+	Client uint64 // the id of the client that the socket belongs to; 0: of none
+	Sender Sender // of a connection, the other end; of the channel's own sockets only Source is looked at
 }
 
 // Receive is the operation RECV: it takes what fd's queue holds, at most limit datagrams (kind Datagrams) or one
-// packet (kind Packets), into the landing zone; a packet, if the ring has room for it, to its place in the ring behind
-// head, where nobody looks yet: see aim. from is the id of the client that fd belongs to; 0 for none. It does not block. The
+// packet (kinds Packets and Marked), into the landing zone; a packet, if the ring has room for it, to its place in the ring behind
+// head, where nobody looks yet: see aim. It does not block. The
 // errors are those of recvmmsg(2); EAGAIN means that there was nothing. Any other error of a datagram socket comes once and
 // means: try again (the kernel keeps an error that it hid behind a partial result for the next call, in a successor too).
 //
@@ -28,30 +35,32 @@ type recvLog struct {
 // why a packet is received alone.
 //
 // Preconditions: nothing is landed.
-func (r *Ring) Receive(fd int, kind uint32, from uint64, limit int) (n int, errno unix.Errno) {
-	if kind == Packets {
+func (r *Ring) Receive(fd int, kind uint32, from From, limit int) (n int, errno unix.Errno) {
+	if IsPacket(kind) {
 		limit = 1
 	}
 	limit = min(limit, r.batch)
+	who := r.asked(kind, from.Sender)
 	if kind == Queues {
-		return r.take(fd, limit)
+		return r.take(fd, limit, who)
 	}
 	r.preset()
 	l := fieldsOf[recvLog](r)
-	if kind == Packets {
+	if IsPacket(kind) {
 		window := r.window()
-		r.recv.Hdr[0].Aim(r.aim(window))
-		l.Land.Store(newLand(Packets, uint32(window)))
+		r.recv.Hdr[0].Aim(r.aim(kind, window))
+		l.Land.Store(newLand(kind, uint32(window)))
 	} else {
 		r.recv.Hdr[0].Aim(r.recv.Iov[:1])
 		l.Land.Store(newLand(kind, 0))
 	}
-	l.From.Store(from)
+	l.From.Store(from.Client)
+	l.Sender.Store(who)
 	r.log(opRecv, "recv.logged")
 	n, errno = r.ops.Recvmmsg("recv", fd, mem.ForKernel(r.recv.Hdr[:limit]))
 	r.ops.Seam("recv.taken")
 	r.dirty = n
-	r.landed(n, l.Land.Load(), from)
+	r.landed(n, l.Land.Load(), from.Client, who)
 	r.done("recv.landed")
 	if r.opt.Descriptors && n > 0 {
 		r.discard(n)
@@ -59,11 +68,12 @@ func (r *Ring) Receive(fd int, kind uint32, from uint64, limit int) (n int, errn
 	return n, errno
 }
 
-// landed says that n slots have been received.
-func (r *Ring) landed(n int, what land, from uint64) {
+// landed says that n slots have been received: now, which the clock is asked for only if somebody wants to know.
+func (r *Ring) landed(n int, what land, from uint64, who Sender) {
 	if n == 0 {
 		return
 	}
+	r.landedAt(who)
 	r.c.Land.Store(what)
 	r.c.From.Store(from)
 	r.c.Offset.Store(0)
@@ -76,7 +86,7 @@ func (r *Ring) redoRecv() error {
 		return err
 	}
 	l := fieldsOf[recvLog](r)
-	r.landed(n, l.Land.Load(), l.From.Load())
+	r.landed(n, l.Land.Load(), l.From.Load(), l.Sender.Load())
 	return nil
 }
 
@@ -102,13 +112,19 @@ func touched(vec []mem.Header) (int, error) {
 //	landing zone  |           |                       | rest of the packet ...        of one that is larger
 //
 // A packet is in the ring's own format, so what is received there needs no copy.
-func (r *Ring) aim(window uint64) []mem.Iovec {
-	v, room := r.recv.PacketIov[:], uint64(r.geo.room())
-	v[1].Set(r.landing.Slice(window, room-window))
-	if window == 0 {
-		return v[1:]
+func (r *Ring) aim(kind uint32, window uint64) []mem.Iovec {
+	v, room := r.recv.PacketIov[:0], uint64(r.geo.room())
+	to := func(b []byte) {
+		v = v[:len(v)+1]
+		v[len(v)-1].Set(b)
 	}
-	v[0].Set(r.data.Slice(r.c.Head.Pos.Load()&r.mask, window))
+	if kind == Marked {
+		to(r.recv.Mark.ForKernel()[:])
+	}
+	if window > 0 {
+		to(r.data.Slice(r.c.Head.Pos.Load()&r.mask, window))
+	}
+	to(r.landing.Slice(window, room-window))
 	return v
 }
 
@@ -149,12 +165,14 @@ func (r *Ring) present(pos, n uint64) {
 
 // preset makes the headers that the last receive used ready for the next one.
 func (r *Ring) preset() {
+	control := uint64(0)
+	if r.opt.Descriptors || r.AsksForOrigins() {
+		control = controlSpace
+	}
 	for i := range r.recv.Hdr[:r.dirty] {
 		h := &r.recv.Hdr[i]
 		h.Preset()
-		if r.opt.Descriptors {
-			h.SetControlLen(controlSpace)
-		}
+		h.SetControlLen(control)
 	}
 	r.dirty = 0
 }
@@ -162,10 +180,6 @@ func (r *Ring) preset() {
 // discard hands on the descriptors that came with the last n datagrams.
 func (r *Ring) discard(n int) {
 	for i := range n {
-		if l := r.recv.Hdr[i].ControlLen(); l > 0 && l <= controlSpace {
-			if _, fds, _ := sys.ParseControl(r.recv.Control[i].ForKernel()[:l]); len(fds) > 0 {
-				r.opt.Closer(fds)
-			}
-		}
+		r.close(&r.recv.Hdr[i], &r.recv.Control[i])
 	}
 }

@@ -4,6 +4,7 @@ package ring
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +23,13 @@ type sendLog struct {
 	Kind   mem.Value[uint32] // datagrams or a packet
 	_      uint32
 	Base   mem.Value[uint64] // what the sink had accepted before
-	From   mem.Value[uint64] // the sequence number that the cursor stood at
+	From   mem.Value[Place]  // where what is sent begins
+	Orphan mem.Value[uint32] // slot of the sink that had left it undone; noSlot: nobody had it
+	_      uint32
+
+	// Of a sink that wants the senders' credentials: which of the slots carry none, and control.AsOwn before.
+	Unsigned mem.Value[slotSet]
+	AsOwn    mem.Value[uint64]
 }
 
 // What a send hands over; sendLog.Kind.
@@ -33,30 +40,92 @@ const (
 
 // Behind says whether s has something left to be sent that its socket may take.
 func (r *Ring) Behind(s *Sink) bool {
-	at := s.cursor.e.Done.Seq.Load()
+	c := s.cursor
+	if c.ack {
+		return r.behindAck(s)
+	}
+	at := c.e.Done.Seq.Load()
 	return at != r.c.Head.Seq.Load() && s.cannot != at+1
+}
+
+// behindAck is Behind for a sink with acknowledgements. A member of a share gets nothing before it has done what it has.
+func (r *Ring) behindAck(s *Sink) bool {
+	c := s.cursor
+	if s.view {
+		return false // it reads by itself
+	}
+	at := c.e.Sent.Seq.Load()
+	if c.sole == nil {
+		if r.HasUnderWay(s) {
+			return false
+		}
+		if o := r.orphan(c); o != nil {
+			begin, _ := r.underWay(o)
+			at = begin.Seq
+		}
+	}
+	return at != r.c.Head.Seq.Load() && s.cannot != at+1
+}
+
+// orphan is the member of a share that has left undone what is oldest, nil if none has left anything.
+func (r *Ring) orphan(c *Cursor) (first *Sink) {
+	var at uint64
+	c.orphans = slices.DeleteFunc(c.orphans, func(o *Sink) bool {
+		begin, end := r.underWay(o)
+		if begin.Seq == end.Seq {
+			return true
+		}
+		if first == nil || begin.Seq < at {
+			first, at = o, begin.Seq
+		}
+		return false
+	})
+	return first
+}
+
+// offered is what is next for s: it begins at begin and ends before limit. orphan is the member of a share that had left it undone,
+// nil if nobody had it.
+func (r *Ring) offered(s *Sink) (begin, limit Place, orphan *Sink) {
+	c, head := s.cursor, r.c.Head.load()
+	switch {
+	case !c.ack:
+		return c.e.Done.load(), head, nil
+	case c.sole == nil:
+		if o := r.orphan(c); o != nil {
+			begin, limit = r.underWay(o)
+			return begin, limit, o
+		}
+	}
+	return c.e.Sent.load(), head, nil
 }
 
 // Send is the operation SEND: it offers fd, the socket of s, what is next for it, at most MaxSend datagrams or one
 // packet of frames. It does not block. It returns how many messages were accepted; where it was none, errno says why
 // (EAGAIN: its queue is full). Where some were accepted and not all that was offered, errno is EAGAIN as well: mostly the
-// queue is full by then, and if it is something else, the next Send tells. EMSGSIZE means that the socket can never take
-// the next message: see TooLarge.
+// queue is full by then, and if it is something else, the next Send tells; but 0, if it may well be the credentials of the next
+// one. EMSGSIZE means that the socket can never take the next message: see TooLarge.
 //
 // Preconditions: Behind(s).
 func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
 	if s.queue.Load() {
 		return r.give(s, fd)
 	}
-	cur := s.cursor.e.Done.load()
+	cur, limit, orphan := r.offered(s)
 	var vec []mem.Header
+	var unsigned slotSet
 	kind, first := uint32(sendDatagrams), 0
 	if s.frames {
 		kind = sendPacket
-		vec = r.buildPacket(s, cur)
+		vec = r.buildPacket(s, cur, limit)
 	} else {
 		var count int
 		first, count = r.buildDatagrams(cur, s.burst)
+		if s.form != (Form{}) {
+			count = r.formed(s, cur, first, count)
+		}
+		if s.passes {
+			unsigned = r.sign(s, cur.Seq, first, count)
+		}
 		vec = r.send.Hdr[first : first+count]
 	}
 	for i := range vec {
@@ -69,24 +138,48 @@ func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
 	l.First.Store(uint32(first))
 	l.Count.Store(uint32(len(vec)))
 	l.Base.Store(base)
-	l.From.Store(cur.Seq)
+	l.From.Store(cur)
+	l.Orphan.Store(noSlot)
+	if orphan != nil {
+		l.Orphan.Store(uint32(orphan.slot))
+	}
+	if s.passes {
+		l.Unsigned.Store(unsigned)
+		l.AsOwn.Store(r.c.AsOwn.Load())
+	}
 	r.log(opSend, "send.logged")
 	sent, errno := r.ops.Sendmmsg("send", fd, mem.ForKernel(vec))
 	r.ops.Seam("send.sent")
+	if s.form.End != wire.EndAsIs {
+		r.unformed(first, len(vec))
+	}
+	if s.passes {
+		r.unsign(first, len(vec))
+	}
 	again := false
 	if sent > 0 {
 		end := r.ends(kind, first)[sent-1].Load()
-		n = int(end.Seq - cur.Seq)
-		r.accepted(s, cur.Seq, end, base+uint64(n))
-		if sent < len(vec) {
+		n, r.sentBytes = int(end.Seq-cur.Seq), end.Pos-cur.Pos
+		if s.cursor.ack {
+			_ = r.applyOffered(s.cursor.e, s.e, end) // the slots are its own
+		} else {
+			r.accepted(s, cur.Seq, end, base+uint64(n))
+		}
+		if s.passes {
+			r.countUnsigned(sent)
+		}
+		if sent < len(vec) && (!s.passes || unsigned.has(sent)) {
 			errno = unix.EAGAIN
 		}
 		s.learn(sent, sent == len(vec))
 	} else if errno == unix.EMSGSIZE && s.frames {
 		// Its buffer is smaller than a packet. A shorter one may do, if not a single record is too much.
 		if end := r.send.PacketEnd[0].Load(); end.Seq > cur.Seq+1 {
-			s.room, again = (end.Pos-cur.Pos)/2, true
+			s.room, again = wire.SinkHeader+(end.Pos-cur.Pos)/2, true
 		}
+	}
+	if s.passes && sent == 0 && !unsigned.has(0) && refusesCredentials(errno) {
+		s.asOwn, again = r.endOfRun(cur.Seq), true
 	}
 	r.done("send.done")
 	if again {
@@ -167,7 +260,53 @@ func (r *Ring) redoSend() error {
 		return err
 	}
 	end, from := r.ends(l.Kind.Load(), int(first))[n-1].Load(), l.From.Load()
-	return r.redoAccepted(&l.Cursor, &l.Sink, from, end, l.Base.Load()+end.Seq-from)
+	c, err := entryAt(r.cursorTable, &l.Cursor)
+	if err == nil && c.Identity.Load().Bits&bitAck != 0 {
+		return r.redoOffered(c, end)
+	}
+	if err := r.redoAccepted(&l.Cursor, &l.Sink, from.Seq, end, l.Base.Load()+end.Seq-from.Seq); err != nil {
+		return err
+	}
+	if s, err := entryAt(r.sinkTable, &l.Sink); err == nil && s.Identity.Load().Bits&bitCredentials != 0 {
+		r.countUnsigned(n)
+	}
+	return nil
+}
+
+// applyOffered writes down that a sink with acknowledgements was sent what is before end.
+func (r *Ring) applyOffered(c *cursorEntry, s *sinkEntry, end Place) error {
+	l := fieldsOf[sendLog](r)
+	c.Word.Add(1)
+	if c.Identity.Load().Bits&bitShare != 0 {
+		s.From.store(l.From.Load())
+		s.To.store(end)
+		s.Acked.Store(l.From.Load().Seq)
+		r.ops.Seam("send.member")
+		if l.Orphan.Load() != noSlot {
+			o, err := entryAt(r.sinkTable, &l.Orphan)
+			if err != nil {
+				return err
+			}
+			o.From.store(end)
+			end = c.Sent.load()
+		}
+	}
+	c.Sent.store(end)
+	c.Word.Add(1)
+	r.ops.Seam("send.offered")
+	return nil
+}
+
+func (r *Ring) redoOffered(c *cursorEntry, end Place) error {
+	s, err := entryAt(r.sinkTable, &fieldsOf[sendLog](r).Sink)
+	if err == nil {
+		err = r.checkGoal(end)
+	}
+	if err == nil {
+		err = r.applyOffered(c, s, end)
+		c.Word.Store(0)
+	}
+	return err
 }
 
 // redoAccepted is accepted for values that may be wrong: check finds out afterwards.
@@ -180,8 +319,8 @@ func (r *Ring) redoAccepted(cursor, sink *mem.Value[uint32], from uint64, end Pl
 	if err != nil {
 		return err
 	}
-	if head, old := r.c.Head.load(), r.c.Delivered.load(); end.Seq > head.Seq || end.Pos > head.Pos || end.Pos > old.Pos+2*r.geo.Size {
-		return fmt.Errorf("a cursor goes to %d/%d, and head is %d/%d", end.Pos, end.Seq, head.Pos, head.Seq)
+	if err := r.checkGoal(end); err != nil {
+		return err
 	}
 	r.clock = time.Duration(r.c.Clock.Load())
 	r.applyAccepted(c, s, c.Identity.Load().Bits&bitTap != 0, from, end, count)
@@ -190,21 +329,26 @@ func (r *Ring) redoAccepted(cursor, sink *mem.Value[uint32], from uint64, end Pl
 }
 
 // TooLarge says that the socket of s can never take the next message (EMSGSIZE). It is left out and counts as lost, if no
-// other socket that reads from the same cursor may take it: skipped says so. If one may, s gets nothing until it has.
+// other socket that reads from the same cursor may take it: skipped says so. If one may, s gets nothing until it has. Nor does a
+// sink with acknowledgements before it has done what is before: what is left out in the middle could not be told.
 //
 // Preconditions: Behind(s).
-func (r *Ring) TooLarge(s *Sink) (skipped bool) {
+func (r *Ring) TooLarge(s *Sink) (skipped bool) { return r.pass(s, 0) }
+
+// pass has the next message pass by s, unless another sink may take it. leftOut is 1 if it was not wanted.
+func (r *Ring) pass(s *Sink, leftOut uint64) (passed bool) {
 	c := s.cursor
-	cur := c.e.Done.load()
+	cur, _, _ := r.offered(s)
 	s.cannot = cur.Seq + 1
-	if c.sinks > 1 {
-		for i := range r.sinks {
-			if o := r.sinks[i].Load(); o != nil && o.cursor == c && o.self && o.cannot != s.cannot {
-				return false
-			}
+	for _, o := range c.members {
+		if o.self && o.cannot != s.cannot {
+			return false
 		}
 	}
-	r.skip(c, r.next(cur))
+	if cur != c.e.Done.load() {
+		return false
+	}
+	r.skip(c, r.next(cur), leftOut)
 	return true
 }
 
@@ -231,19 +375,60 @@ func (r *Ring) buildDatagrams(cur Place, burst uint64) (first, count int) {
 	return first, int(want)
 }
 
-// buildPacket points the packet at as many records from cur on as a packet may hold: a piece of the ring as it is.
-func (r *Ring) buildPacket(s *Sink, cur Place) []mem.Header {
-	a, head := r.send, r.c.Head.load()
-	end := r.next(cur)
-	if limit := cur.Pos + s.room - wire.SinkHeader; head.Pos <= limit {
-		end = head
-	} else if end.Pos < limit {
-		end = r.atMost(limit)
+// buildPacket points the packet at as many records from cur on as a packet may hold, up to last: a piece of the ring as it is. In
+// front of them are their origins, if the sink asked for those.
+func (r *Ring) buildPacket(s *Sink, cur, last Place) []mem.Header {
+	a, lost, header := r.send, s.cursor.e.Lost.Load(), wire.SinkHeader
+	iov := a.PacketIov[:2]
+	if s.meta {
+		header, iov = wire.MetaHeader, a.PacketIov[:3]
 	}
-	a.PacketEnd[0].Store(end)
-	a.PacketIov[1].Set(r.data.Slice(cur.Pos&r.mask, end.Pos-cur.Pos))
-	var h [wire.SinkHeader]byte
-	wire.PutSinkHeader(h[:], cur.Seq, s.cursor.e.Lost.Load())
+	end := r.packetEnd(cur, last, s.room-wire.SinkHeader)
+	if n := uint64(s.Spec().Batch); n > 0 && end.Seq-cur.Seq > n {
+		end = r.placeOf(cur.Seq+n, end)
+	}
+	var h [wire.MetaHeader]byte
+	if s.meta {
+		var origins []byte
+		origins, end = r.origins(cur.Seq, end)
+		wire.PutMetaHeader(h[:], cur.Seq, lost, len(origins)/wire.OriginSize)
+		iov[1].Set(origins)
+	} else {
+		wire.PutSinkHeader(h[:], cur.Seq, lost)
+	}
 	a.PacketHeader.Store(h)
+	a.PacketEnd[0].Store(end)
+	iov[0].Set(a.PacketHeader.ForKernel()[:header])
+	iov[len(iov)-1].Set(r.data.Slice(cur.Pos&r.mask, end.Pos-cur.Pos))
+	a.Packet[0].Aim(iov)
 	return a.Packet[:]
+}
+
+// packetEnd is how far a packet goes that begins at cur, ends at last at the latest, and has room bytes for records; at least behind
+// the first.
+func (r *Ring) packetEnd(cur, last Place, room uint64) Place {
+	if last.Pos-cur.Pos <= room {
+		return last
+	}
+	if end := r.next(cur); end.Pos-cur.Pos >= room {
+		return end
+	}
+	return r.atMost(cur.Pos + room)
+}
+
+// origins are those of the messages from seq to end as a packet has them, or to before where they get too many: that is the new end.
+// They are valid until the next call.
+func (r *Ring) origins(seq uint64, end Place) ([]byte, Place) {
+	b := r.meta[:0]
+	r.eachOrigin(seq, end.Seq, func(o origin, n int) bool {
+		if len(b) == cap(b) {
+			end = r.numbered(seq)
+			return false
+		}
+		b = b[:len(b)+wire.OriginSize]
+		wire.PutOrigin(b[len(b)-wire.OriginSize:], seq, o.entry())
+		seq += uint64(n)
+		return true
+	})
+	return b, end
 }

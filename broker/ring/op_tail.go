@@ -16,6 +16,7 @@ func (r *Ring) moveTail(tail, delivered Place) {
 	l.Tail.Store(tail)
 	l.Delivered.Store(delivered)
 	r.log(opTail, "tail.logged")
+	r.publishTail(tail)
 	r.applyTail()
 	r.done("tail.done")
 }

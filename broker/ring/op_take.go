@@ -15,16 +15,19 @@ import (
 
 // takeLog is what TAKE writes down.
 type takeLog struct {
-	Maybe mem.Value[uint64] // what Uncertain will be if the outcome is not known
+	Maybe  mem.Value[uint64] // what Uncertain will be if the outcome is not known
+	Sender mem.Value[Sender]
 }
 
 // take is the operation TAKE: Receive for a message queue.
-func (r *Ring) take(fd, limit int) (n int, errno unix.Errno) {
+func (r *Ring) take(fd, limit int, who Sender) (n int, errno unix.Errno) {
 	r.preset()
 	for i := range r.recv.Priority { // the one behind the batch too: recovery looks at it
 		r.recv.Priority[i].Store(sys.Untouched)
 	}
-	fieldsOf[takeLog](r).Maybe.Store(r.c.Uncertain.Load() + 1)
+	l := fieldsOf[takeLog](r)
+	l.Maybe.Store(r.c.Uncertain.Load() + 1)
+	l.Sender.Store(who)
 	r.log(opTake, "take.logged")
 	stride, room := uint64(r.geo.stride()), uint64(r.geo.room())
 	for n < limit {
@@ -44,7 +47,7 @@ func (r *Ring) take(fd, limit int) (n int, errno unix.Errno) {
 		errno = 0
 		r.dirty = n
 	}
-	r.landed(n, newLand(Datagrams, 0), 0)
+	r.landed(n, newLand(Datagrams, 0), 0, who)
 	r.done("take.landed")
 	return n, errno
 }
@@ -56,9 +59,10 @@ func (r *Ring) redoTake() error {
 	for n < r.batch && r.recv.Hdr[n].Len() != sys.Untouched {
 		n++
 	}
+	l := fieldsOf[takeLog](r)
 	if n < r.batch && r.recv.Priority[n].Load() != sys.Untouched {
-		r.c.Uncertain.Store(fieldsOf[takeLog](r).Maybe.Load())
+		r.c.Uncertain.Store(l.Maybe.Load())
 	}
-	r.landed(n, newLand(Datagrams, 0), 0)
+	r.landed(n, newLand(Datagrams, 0), 0, l.Sender.Load())
 	return nil
 }

@@ -19,11 +19,13 @@ type updateLog struct {
 // noSlot is no entry of any table.
 const noSlot = 0xffffffff
 
-// Update is the operation UPDATE: it changes what may change in a sink, which is label, address, inode and owner, and in its
-// cursor: patience, and, of one that is no share's, the owner and whether he is an ordinary user. Where they stand, stays.
+// Update is the operation UPDATE: it changes what may change in a sink, which is label, address, inode, owner, form and whether it
+// gets credentials, and in its cursor: patience, and, of one that is no share's, the owner and whether he is an ordinary user. Where
+// they stand, stays.
 func (r *Ring) Update(s *Sink, spec Spec, how CursorSpec) {
 	old, c := s.Spec(), s.cursor
 	spec.ID, spec.Cursor, spec.Kind, spec.Frames, spec.Since = old.ID, old.Cursor, old.Kind, old.Frames, old.Since
+	spec.Meta, spec.Conn, spec.Batch = old.Meta, old.Conn, old.Batch
 	r.update(s, spec, c, c.changed(how))
 }
 
@@ -58,7 +60,11 @@ func (r *Ring) update(s *Sink, spec Spec, c *Cursor, how CursorSpec) {
 	_ = r.redoUpdate() // the slots are its own
 	r.done("update.done")
 	if s != nil {
+		r.askFor(s.Spec(), -1)
 		s.spec.Store(&spec)
+		s.form = spec.form()
+		s.passes = spec.Credentials
+		r.askFor(&spec, 1)
 	}
 	old := c.spec.Swap(&how)
 	if how.Ordinary != old.Ordinary || how.UID != old.UID {

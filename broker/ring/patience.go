@@ -3,7 +3,6 @@
 package ring
 
 import (
-	"math/bits"
 	"time"
 
 	"github.com/msgmux/msgmux/internal/wire"
@@ -23,20 +22,6 @@ const payBackPart = 10
 // channel's clock may advance: 0 to MaxStep.
 func Step(d time.Duration) time.Duration {
 	return min(max(d, 0), MaxStep)
-}
-
-// Occupied is how much of a ring of size bytes and entries index entries is
-// taken up by a stretch of so many bytes and records, in bytes. A ring is full
-// when either runs out, so the larger share counts: many small records fill
-// the index long before the bytes, and the bytes alone would show a sink that
-// holds up everybody as hardly behind. entries must not be 0.
-func Occupied(bytes, records, size, entries uint64) uint64 {
-	if records >= entries {
-		return max(bytes, size)
-	}
-	hi, lo := bits.Mul64(records, size)
-	byIndex, _ := bits.Div64(hi, lo, entries) // cannot overflow: records < entries
-	return max(bytes, byIndex)
 }
 
 // Account is what a sink, or the dynamic sinks of one ordinary user together,
@@ -69,7 +54,7 @@ type Standing struct {
 	// Account is not nil. Only sinks with one shared account have the same.
 	Account *Account
 
-	// Lag is head - cursor in bytes, or rather what Occupied makes of it.
+	// Lag is head - cursor in bytes.
 	Lag uint64
 
 	// Behind is how long ago, on the channel's clock, the message at the

@@ -514,27 +514,6 @@ func TestPatiencePaysBackShortTurns(t *testing.T) {
 	}
 }
 
-func TestOccupied(t *testing.T) {
-	const size, entries = 1 << 24, 1 << 16
-	for _, c := range []struct{ bytes, records, size, entries, want uint64 }{
-		{0, 0, size, entries, 0},
-		{size, entries, size, entries, size},
-		{1000, 1, size, entries, 1000},
-		{64, 1, size, entries, 256},
-		{4 << 20, entries, size, entries, size},
-		{2 << 20, entries / 2, size, entries, size / 2},
-		{0, entries - 1, size, entries, size - 256},
-		{0, entries + 1, size, entries, size},
-		{2 * size, entries + 1, size, entries, 2 * size},
-		{0, 1, 8, 3, 2},
-		{0, 1<<63 - 1, 1 << 63, 1 << 63, 1<<63 - 1},
-	} {
-		if got := Occupied(c.bytes, c.records, c.size, c.entries); got != c.want {
-			t.Errorf("Occupied(%d, %d, %d, %d) = %d, want %d", c.bytes, c.records, c.size, c.entries, got, c.want)
-		}
-	}
-}
-
 func TestPatienceDoesNotAllocate(t *testing.T) {
 	sinks := []Standing{hung(), idle(), hung(), idle()}
 	sinks[2].Account = &Account{Shared: true}

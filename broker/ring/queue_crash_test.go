@@ -25,14 +25,14 @@ func TestKilledAfterTaking(t *testing.T) {
 		}
 	}
 	fill(8)
-	if n, errno := g.r.Receive(queue, Queues, 0, 8); n != 8 || errno != 0 {
+	if n, errno := g.r.Receive(queue, Queues, From{}, 8); n != 8 || errno != 0 {
 		t.Fatal(n, errno)
 	}
 	g.r.Append()
 	fill(4)
 	ops := &stop{at: "take.landed"}
 	g.r.ops = ops
-	ops.dies(func() { g.r.Receive(queue, Queues, 0, 2) })
+	ops.dies(func() { g.r.Receive(queue, Queues, From{}, 2) })
 	r := g.reopen()
 	if n := r.totals().Uncertain; n != 0 || r.c.Slots.Load() != newSlots(0, 2) {
 		t.Errorf("%d uncertain, %#x landed: all of them are known", n, r.c.Slots.Load())

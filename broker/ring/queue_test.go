@@ -34,7 +34,7 @@ func TestQueueIsSourceAndSink(t *testing.T) {
 	s := g.add(wish{Kind: Static, Label: "q"}, false)
 	s.Queue(true)
 	var k sys.Kernel
-	if n, errno := g.r.Receive(in, Queues, 0, 64); n != 0 || errno != unix.EAGAIN {
+	if n, errno := g.r.Receive(in, Queues, From{}, 64); n != 0 || errno != unix.EAGAIN {
 		t.Fatalf("empty queue: %d %v", n, errno)
 	}
 	for round := range 3 {
@@ -43,7 +43,7 @@ func TestQueueIsSourceAndSink(t *testing.T) {
 				t.Fatal(errno)
 			}
 		}
-		if n, errno := g.r.Receive(in, Queues, 0, 64); n != 8 || errno != 0 {
+		if n, errno := g.r.Receive(in, Queues, From{}, 64); n != 8 || errno != 0 {
 			t.Fatalf("took %d: %v", n, errno)
 		}
 		if o := g.r.Append(); o.Entered != 8 {

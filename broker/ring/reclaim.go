@@ -30,7 +30,7 @@ func (r *Ring) reclaim(need uint64) bool {
 		}
 		for _, c := range r.cursors {
 			if c.e.Done.Seq.Load() < to.Seq {
-				r.skip(c, to)
+				r.skip(c, to, 0)
 			}
 		}
 	}

@@ -89,7 +89,7 @@ func TestRoomForABatch(t *testing.T) {
 func (g *rig) land(t *testing.T, kind uint32, n int) {
 	t.Helper()
 	for n > 0 {
-		k, errno := g.r.Receive(g.in[1], kind, 0, MaxBatch)
+		k, errno := g.r.Receive(g.in[1], kind, From{}, MaxBatch)
 		if errno != 0 {
 			t.Fatal(errno)
 		}

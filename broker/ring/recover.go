@@ -150,7 +150,7 @@ func (r *Ring) recover() error {
 	for i := range r.cursorTable {
 		r.cursorTable[i].Word.Store(0)
 	}
-	r.dirty = len(r.recv.Hdr)
+	r.dirty, r.heard = len(r.recv.Hdr), len(r.acks.Hdr)
 	if !r.opt.IgnoreRecords {
 		if err := r.redo(); err != nil {
 			return err
@@ -198,6 +198,7 @@ func (r *Ring) check() error {
 	if !r.isPlace(delivered) {
 		return fmt.Errorf("delivered %d is not where record %d begins", delivered.Pos, delivered.Seq)
 	}
+	r.checkOrigins(head)
 	return r.checkLanded()
 }
 
@@ -226,21 +227,21 @@ func (r *Ring) checkLanded() error {
 	}
 	c, s := r.c, r.c.Slots.Load()
 	offset, land := c.Offset.Load(), c.Land.Load()
-	if kind := land.kind(); kind != Datagrams && kind != Packets {
+	if kind := land.kind(); kind != Datagrams && !land.packet() {
 		return fmt.Errorf("landed kind %d", kind)
 	}
 	for i := s.next(); i < s.landed(); i++ {
-		if n := r.recv.Hdr[i].Len(); n == sys.Untouched || uint64(n) > uint64(r.geo.room()) {
+		if n := r.recv.Hdr[i].Len(); n == sys.Untouched || r.landedLen(i) > uint64(r.geo.room()) {
 			return fmt.Errorf("landed slot %d of %d bytes", i, n)
 		}
 	}
-	n := uint64(r.recv.Hdr[s.next()].Len())
-	if land.kind() == Packets && s.landed() != 1 || offset > n {
+	n := r.landedLen(s.next())
+	if land.packet() && s.landed() != 1 || offset > n {
 		return fmt.Errorf("%d packets, %d of %d bytes have entered", s.landed(), offset, n)
 	}
 	if window := land.inRing(); window > 0 {
 		begin, inRing := c.Head.Pos.Load()-offset, min(n, window)
-		if land.kind() != Packets || window != r.geo.window() || n > window && offset > 0 || begin+inRing-c.Tail.Pos.Load() > r.geo.Size {
+		if !land.packet() || window != r.geo.window() || n > window && offset > 0 || begin+inRing-c.Tail.Pos.Load() > r.geo.Size {
 			return fmt.Errorf("packet of %d bytes, %d of them in the ring, behind head", n, window)
 		}
 	}
@@ -248,7 +249,7 @@ func (r *Ring) checkLanded() error {
 		return nil
 	}
 	packet, fits := r.slot(s.next())
-	if land.kind() != Packets || !fits || r.checkPacket(packet) != nil {
+	if !land.packet() || !fits || r.checkPacket(packet) != nil {
 		return fmt.Errorf("offset %d in what is no packet", offset)
 	}
 	for at := 0; at < packet.len(); at += wire.Padded(int(getLength(packet.first[at:]))) {
@@ -276,8 +277,11 @@ func (r *Ring) adoptAll() error {
 		}
 		r.Reserve(spec.ID)
 		at := e.Done.load()
-		if start := e.Start.Load(); !r.isPlace(at) || start > at.Seq || e.Lost.Load() > at.Seq-start {
+		if start := e.Start.Load(); !r.isPlace(at) || start > at.Seq || e.Lost.Load() > at.Seq-start || e.LeftOut.Load() > e.Lost.Load() {
 			return fmt.Errorf("cursor %d at %d/%d", spec.ID, at.Pos, at.Seq)
+		}
+		if sent := e.Sent.load(); spec.Ack && (sent.Seq < at.Seq || !r.isPlace(sent)) {
+			return fmt.Errorf("cursor %d at %d/%d has been sent up to %d/%d", spec.ID, at.Pos, at.Seq, sent.Pos, sent.Seq)
 		}
 		if e.Owed.Load() < 0 {
 			e.Owed.Store(0)
@@ -292,12 +296,20 @@ func (r *Ring) adoptAll() error {
 		id := e.Identity.Load()
 		spec, ok := id.spec()
 		c := cursors[spec.Cursor]
-		if !ok || e.Sum.Load() != sumOf(&id) || e.State.Load() > active || r.sinkByID[spec.ID] != nil || c == nil {
+		if !ok || e.Sum.Load() != sumOf(&id) || e.State.Load() > active || r.sinkByID[spec.ID] != nil {
 			r.giveUp(&e.State)
 			continue
 		}
+		if c == nil { // it went with another sink: see RemoveAll
+			e.State.Store(free)
+			continue
+		}
 		r.Reserve(spec.ID)
-		r.adoptSink(i, spec, c)
+		r.Reserve(spec.Conn)
+		begin, end := r.underWay(r.adoptSink(i, spec, c))
+		if c.ack && (!r.isPlace(begin) || !r.isPlace(end)) {
+			return fmt.Errorf("sink %d has %d/%d to %d/%d under way", spec.ID, begin.Pos, begin.Seq, end.Pos, end.Seq)
+		}
 	}
 	for i := range r.clientTable {
 		e := &r.clientTable[i]
@@ -311,12 +323,13 @@ func (r *Ring) adoptAll() error {
 			continue
 		}
 		r.Reserve(spec.ID)
+		r.Reserve(spec.Conn)
 		r.adoptClient(i, spec)
 	}
 	r.findFree()
 	// A cursor goes with its last sink, so one without any is one whose first never came.
 	for _, c := range slices.Clone(r.cursors) {
-		if c.sinks == 0 {
+		if len(c.members) == 0 {
 			r.removeOrphan(c)
 		}
 	}

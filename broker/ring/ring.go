@@ -11,6 +11,8 @@ import (
 
 	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/view"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // ErrBroken means that the two files do not hold a ring that this program can go on with. The sinks may still be
@@ -38,6 +40,10 @@ type Options struct {
 	// block. nil: himself.
 	Owner func(uid uint32) uint32
 
+	// Credentials says that this process may send others' credentials (see sys.LackedForCredentials). If not, sinks that want them
+	// get its own.
+	Credentials bool
+
 	// Unpublished makes Create leave the files without their magic, until Publish: a successor does not take them for
 	// a ring before.
 	Unpublished bool
@@ -56,26 +62,40 @@ type Ring struct {
 	mask  uint64
 	batch int
 
-	files   files
-	data    mem.Bytes // twice the ring
-	head    *header
-	c       *control
-	index   []piece
-	recv    *recvArea
-	send    *sendArea
-	consume *consumeArea
-	greet   *greetArea
-	landing mem.Bytes
+	files     files
+	data      mem.Bytes // twice the ring
+	head      *header
+	published *published
+	c         *control
+	index     []piece
+	recv      *recvArea
+	send      *sendArea
+	acks      *ackArea
+	consume   *consumeArea
+	greet     *greetArea
+	landing   mem.Bytes
 
 	cursorTable []cursorEntry
 	sinkTable   []sinkEntry
 	clientTable []clientEntry
+	runs        []run
 	tables
+
+	put   []byte // what a message queue is given that has an end of its own
+	ended ended  // what the sinks with an end of their own are sent
+	signs signs  // the credentials that what is sent carries
 
 	built struct{ first, count uint64 } // the send array holds records first .. first+count-1, from slot 0 on
 	dirty int                           // headers of the receive area whose length is not Untouched
+	heard int                           // likewise of the area of acknowledgements
 
 	presence []bool // by chunk of the ring: a packet may be received there
+
+	staged staged // what is to enter from a stage
+
+	last   origin                                  // of the last run
+	askers int                                     // sinks that ask for origins
+	meta   [wire.MaxOrigins * wire.OriginSize]byte // the origins of the packet that is being sent
 
 	patience  Patience
 	standings []Standing
@@ -85,6 +105,7 @@ type Ring struct {
 	freed     int           // entries that Open gave up
 	waiting   atomic.Uint32 // Landed - Next, for the snapshot
 	receivers int           // connected sockets of sinks that are no taps
+	sentBytes uint64        // of the ring, by the last Send that returned messages
 }
 
 // Create makes a new pair of files with an empty ring of shape g. generation must be larger than that of any pair
@@ -124,10 +145,9 @@ func Create(g Geometry, generation uint64, o Options) (*Ring, error) {
 	r.c.NextID.Store(1)
 	r.c.Epoch.Store(rand.Uint64())
 	r.c.Land.Store(newLand(Datagrams, 0))
-	for i := range r.recv.Hdr {
-		r.recv.Hdr[i].Preset()
-	}
+	r.dirty, r.heard = len(r.recv.Hdr), len(r.acks.Hdr)
 	r.bind()
+	r.preset()
 	if !o.Unpublished {
 		r.Publish()
 	}
@@ -196,11 +216,13 @@ func newRing(g Geometry, f files, o Options) *Ring {
 		files:       f,
 		data:        mem.Over(f.twice),
 		head:        at[header](f.state, 0),
+		published:   at[published](f.header, view.PublishedAt),
 		c:           at[control](f.state, s.control),
 		index:       slice[piece](f.state, s.index, g.index()),
 		cursorTable: slice[cursorEntry](f.state, s.cursors, g.cursors()),
 		sinkTable:   slice[sinkEntry](f.state, s.sinks, g.sinks()),
 		clientTable: slice[clientEntry](f.state, s.clients, g.clients()),
+		runs:        slice[run](f.state, s.origins, g.runs()),
 		tables: tables{
 			sinks:      make([]atomic.Pointer[Sink], g.sinks()),
 			clients:    make([]atomic.Pointer[Client], g.clients()),
@@ -210,6 +232,7 @@ func newRing(g Geometry, f files, o Options) *Ring {
 		},
 		recv:     at[recvArea](f.state, s.recv),
 		send:     at[sendArea](f.state, s.send),
+		acks:     at[ackArea](f.state, s.acks),
 		consume:  at[consumeArea](f.state, s.consume),
 		greet:    at[greetArea](f.state, s.greet),
 		landing:  mem.Over(f.state[s.landing:s.end]),
@@ -221,6 +244,8 @@ func newRing(g Geometry, f files, o Options) *Ring {
 func (r *Ring) begin() {
 	r.clock = time.Duration(r.c.Clock.Load())
 	r.c.Starts.Store(r.c.Starts.Load() + 1)
+	r.last = r.lastOrigin()
+	r.publish()
 	r.findFree()
 }
 

@@ -48,13 +48,16 @@ type wish struct {
 	Label, Address, Group string
 	UID, Inode            uint32
 	Tap, Frames, Ordinary bool
+	Meta, Credentials     bool
 	Patience              time.Duration
+	Form                  Form
 }
 
 // spec is the sink with that id, and how it reads.
 func (w wish) spec(id uint64, oldest bool) (Spec, Reading) {
-	return Spec{ID: id, Kind: w.Kind, Label: w.Label, Address: w.Address, UID: w.UID, Inode: w.Inode, Frames: w.Frames},
-		Reading{CursorSpec{Share: w.Group, UID: w.UID, Tap: w.Tap, Ordinary: w.Ordinary, Patience: w.Patience}, from(oldest)}
+	return Spec{ID: id, Kind: w.Kind, Label: w.Label, Address: w.Address, UID: w.UID, Inode: w.Inode, Frames: w.Frames, Meta: w.Meta, Form: w.Form,
+			Credentials: w.Credentials},
+		Reading{CursorSpec: CursorSpec{Share: w.Group, UID: w.UID, Tap: w.Tap, Ordinary: w.Ordinary, Patience: w.Patience}, Start: from(oldest)}
 }
 
 func (g *rig) add(w wish, oldest bool) *Sink {
@@ -80,7 +83,7 @@ func (g *rig) write(b []byte) {
 func (g *rig) enter(b []byte) Outcome {
 	g.t.Helper()
 	g.write(b)
-	if n, errno := g.r.Receive(g.in[1], Datagrams, 0, MaxBatch); n != 1 || errno != 0 {
+	if n, errno := g.r.Receive(g.in[1], Datagrams, From{}, MaxBatch); n != 1 || errno != 0 {
 		g.t.Fatalf("receive: %d %v", n, errno)
 	}
 	return g.r.Append()

@@ -82,6 +82,7 @@ func SalvageClients(stateFD int) (clients []ClientSpec) {
 		e := &table[i]
 		id := e.Identity.Load()
 		if spec, ok := id.spec(); ok && e.State.Load() == active && e.Sum.Load() == sumOf(&id) {
+			spec.Mark, spec.Taken = e.Mark.Load(), e.Taken.Load()
 			clients = append(clients, spec)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -30,10 +31,11 @@ type scene struct {
 func tiny() Geometry { return Geometry{Size: MinSize, MaxMessage: 300, MaxSinks: 6, MaxClients: 2} }
 
 func scenes() []scene {
-	return []scene{
+	return append(ackScenes(), []scene{
 		{"datagrams", tiny(), playDatagrams, false},
 		{"packets", tiny(), playPackets, false},
 		{"shares and taps", tiny(), playShares, false},
+		{"forms", tiny(), playForms, false},
 		{"table", tiny(), playTable, false},
 		{"registration", tiny(), func(w *world) { w.consume(); w.consume() }, false},
 		{"full, bytes", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playFull, false},
@@ -42,12 +44,18 @@ func scenes() []scene {
 		{"large packets", Geometry{Size: MinSize, MaxMessage: MinSize / 2, MaxSinks: 6}, playLarge, false},
 		{"queues", tiny(), playQueues, false},
 		{"patience", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playPatience, false},
+		{"origins", tiny(), playOrigins, false},
+		{"origins, used up", tiny(), playRuns, false},
+		{"credentials", tiny(), playCredentials, false},
 		{"move", tiny(), playMove, false},
 		{"move what waits", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6, MaxClients: 2}, playMoveWaiting, false},
+		{"upgrade", tiny(), playUpgrade, false},
+		{"set aside", tiny(), playSetAside, false},
+		{"fallen bits", tiny(), playFallen, false},
 		{"anything, 1", tiny(), playAnything(1), true},
 		{"anything, 2", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 12}, playAnything(2), true},
 		{"anything, 3", tiny(), playAnything(3), true},
-	}
+	}...)
 }
 
 // playAnything does what comes, by a seed.
@@ -77,7 +85,7 @@ func playAnything(seed uint64) func(*world) {
 				if len(sinks) < 4 {
 					spec := wish{Kind: Dynamic, Label: fmt.Sprint(i), UID: 7, Tap: rng.IntN(4) == 0}
 					if spec.Frames = rng.IntN(2) == 0; spec.Frames {
-						spec.Kind = Framed
+						spec.Kind, spec.Meta = Framed, rng.IntN(2) == 0
 					}
 					if rng.IntN(3) == 0 {
 						spec.Group, spec.Tap = "g", false
@@ -145,6 +153,17 @@ func playDatagrams(w *world) {
 	}
 	w.send(b, 1)
 	w.receive(Datagrams, w.in[1], 3) // there is nothing
+	// What was built for one sink is of no use for the next one.
+	for i := range 5 {
+		w.datagram(text(i, 5))
+	}
+	w.take(Datagrams, w.in[1])
+	a.burst = 4
+	w.send(a, 1)
+	a.burst = 1
+	w.r.built.first, w.r.built.count = 0, 0 // as after a start
+	w.send(a, 1)
+	w.send(b, 1)
 }
 
 func playPackets(w *world) {
@@ -173,7 +192,7 @@ func playPackets(w *world) {
 	unix.Shutdown(w.packets[0], unix.SHUT_WR)
 	w.do("end", func() {
 		w.kind, w.books.from = Packets, 77
-		w.r.Receive(w.packets[1], Packets, 77, 1)
+		w.r.Receive(w.packets[1], Packets, From{Client: 77}, 1)
 		w.r.Empty()
 	})
 }
@@ -205,6 +224,33 @@ func playShares(w *world) {
 	w.remove(tap)
 }
 
+// playForms has sinks that do not want all messages, and want another end of those that they get, beside one that takes all.
+func playForms(w *world) {
+	all := w.add(wish{Kind: Dynamic, Label: "all"}, false)
+	lines := w.add(wish{Kind: Dynamic, Label: "lines", Form: Form{NoEmpty: true, End: wire.EndNewline, MaxSize: 20}}, false)
+	bare := w.add(wish{Kind: Dynamic, Label: "bare", Group: "g", Form: Form{End: wire.EndNone, NoEmpty: true}}, false)
+	for i, m := range []string{"a", "", "line\n", "\n\n", "", string(text(2, 30)), "b\x00"} {
+		w.datagram([]byte(m))
+		if i%2 == 1 {
+			w.take(Datagrams, w.in[1])
+		}
+	}
+	w.take(Datagrams, w.in[1])
+	w.send(all, 2)
+	for _, s := range []*Sink{lines, bare} {
+		for n := 0; n < 20 && w.r.Behind(s); n++ {
+			if w.r.LeavesOut(s) {
+				w.leaveOut(s)
+			} else {
+				w.send(s, 1)
+			}
+		}
+	}
+	w.move(Geometry{Size: 2 * MinSize, MaxMessage: 500, MaxSinks: 9})
+	w.remove(w.r.Sink(lines.ID()))
+	w.remove(w.r.Sink(bare.ID()))
+}
+
 func playTable(w *world) {
 	a := w.add(wish{Kind: Dynamic, Label: "a", Address: "@a", UID: 7, Inode: 99, Ordinary: true, Patience: time.Second}, false)
 	for i := range 3 {
@@ -232,6 +278,8 @@ func playTable(w *world) {
 		w.r.RemoveClient(p)
 		pc.there = gone
 	})
+	w.number("/run/source")
+	w.number("/run/source", "/a")
 	w.remove(b) // with something not sent
 	again := w.add(wish{Kind: Dynamic, Label: "c"}, false)
 	w.send(again, 1)
@@ -245,8 +293,9 @@ func (w *world) fill(size int, takers ...*Sink) {
 			if w.datagram(text(i, size)); w.r.Full() {
 				return
 			}
-			w.kind, w.books.from = Datagrams, 0
-			w.r.Receive(w.in[1], Datagrams, 0, 1)
+			w.kind, w.books.from, w.from = Datagrams, 0, Sender{}
+			w.r.Receive(w.in[1], Datagrams, From{}, 1)
+			w.books.received(w.r)
 			w.r.Append()
 			for _, s := range takers {
 				if w.send(s, 5); w.r.Full() {
@@ -371,6 +420,148 @@ func playLarge(w *world) {
 	w.append()
 }
 
+// playOrigins has messages of several senders, known and unknown, one after the other.
+func playOrigins(w *world) {
+	in := openQueue(w.t, "origins")
+	plain := w.add(wish{Kind: Dynamic, Label: "plain"}, false)
+	w.datagram(text(0, 3)) // nobody asks yet
+	w.take(Datagrams, w.in[1])
+	w.datagram(text(1, 3)) // nor when that is sent
+	meta := w.add(wish{Kind: Framed, Frames: true, Meta: true, Label: "meta"}, false)
+	w.datagram(text(2, 3))
+	w.datagram(text(3, 301)) // too large
+	w.datagram(text(4, 0))
+	w.attestIf(false)
+	w.datagram(text(5, 5))
+	w.attest()
+	w.datagram(text(6, 6))
+	w.receive(Datagrams, w.in[1], 3)
+	w.append()
+	w.send(meta, 1)
+	w.take(Datagrams, w.in[1])
+	var k sys.Kernel
+	for round := range 2 {
+		for i := range 3 {
+			w.packet(text(i, 5), text(i, 6))
+			w.receive(Packets, w.packets[1], 1)
+			w.append()
+		}
+		if e := k.QueueSend("", in, text(round, 9)); e != 0 {
+			w.t.Fatal(e)
+		}
+		w.take(Queues, in)
+		w.datagram(text(round, 10))
+		w.take(Datagrams, w.in[1])
+		w.send(meta, 2)
+		w.send(plain, 2)
+	}
+	again := w.add(wish{Kind: Framed, Frames: true, Meta: true, Label: "again"}, true)
+	w.send(again, 1)
+	w.remove(meta)
+	w.remove(again)
+	w.datagram(text(7, 7)) // the kernel tells no more
+	w.take(Datagrams, w.in[1])
+	w.datagram(text(8, 8))
+	w.take(Datagrams, w.in[1])
+	meta = w.add(wish{Kind: Dynamic, Frames: true, Meta: true, Label: "late"}, true)
+	w.datagram(text(9, 9))
+	w.take(Datagrams, w.in[1])
+	w.send(meta, 9)
+}
+
+// playCredentials has sinks that get the senders' credentials beside one that shares their slots and does not, with senders that
+// are known, that are not, and that are gone.
+func playCredentials(w *world) {
+	w.dead = []int32{2, 4, 5}
+	in := openQueue(w.t, "credentials")
+	var k sys.Kernel
+	plain := w.add(wish{Kind: Dynamic, Label: "plain"}, false)
+	w.datagram(text(0, 3)) // nobody asks yet
+	w.take(Datagrams, w.in[1])
+	pass := w.add(wish{Kind: Dynamic, Label: "pass", Credentials: true}, false)
+	lines := w.add(wish{Kind: Static, Label: "lines", Group: "g", Credentials: true, Form: Form{End: wire.EndNewline}}, false)
+	sinks := []*Sink{pass, plain, lines}
+	for round := range 2 {
+		w.clients = 0
+		for i := range 6 {
+			w.packet(text(i, 5), text(i, 6))
+			w.receive(Packets, w.packets[1], 1)
+			w.append()
+			if i == 3 {
+				w.datagram(text(round, 9))
+				w.take(Datagrams, w.in[1])
+			}
+		}
+		if e := k.QueueSend("", in, text(round, 9)); e != 0 {
+			w.t.Fatal(e)
+		}
+		w.take(Queues, in)
+		for i, s := range sinks {
+			if s.burst = 5; round == 1 {
+				s.burst = MaxSend
+			}
+			w.send(s, 1+i)
+		}
+		for _, s := range sinks {
+			w.send(s, 30)
+		}
+	}
+	spec, how := *pass.Spec(), *pass.Cursor().Spec()
+	for range 2 {
+		spec.Credentials = !spec.Credentials
+		w.update(pass, spec, how)
+		w.datagram(text(1, 4))
+		w.take(Datagrams, w.in[1])
+		w.send(pass, 2)
+	}
+	w.move(Geometry{Size: 2 * MinSize, MaxMessage: 500, MaxSinks: 9})
+	for _, id := range []uint64{pass.ID(), lines.ID()} {
+		s := w.r.Sink(id)
+		w.out[s] = socketpair(w.t, unix.SOCK_DGRAM)
+		w.r.Connect(s, true, 1)
+		w.attest()
+		w.datagram(text(1, 4))
+		w.take(Datagrams, w.in[1])
+		w.send(s, 2)
+		w.remove(s)
+	}
+}
+
+// playRuns has more origins than there are runs, and moves them.
+func playRuns(w *world) {
+	meta := w.add(wish{Kind: Framed, Frames: true, Meta: true, Label: "meta"}, false)
+	one := func(i int) {
+		w.datagram(text(i, i%50))
+		w.take(Datagrams, w.in[1])
+	}
+	w.silently(func() {
+		for i := range len(w.r.runs) - MaxBatch - 2 {
+			one(i)
+		}
+	})
+	for i := range 4 {
+		one(i)
+	}
+	w.silently(func() {
+		for i := range MaxBatch - 3 {
+			one(i)
+		}
+		w.send(meta, 1)
+		w.read(meta)
+	})
+	for i := range 4 { // into the slots of the first ones
+		one(i)
+	}
+	for _, to := range []Geometry{{Size: 2 * MinSize, MaxMessage: 300, MaxSinks: 6}, tiny()} {
+		w.move(to)
+	}
+	meta = w.r.Sink(meta.ID())
+	w.out[meta] = socketpair(w.t, unix.SOCK_SEQPACKET)
+	w.r.Connect(meta, true, 1)
+	one(0)
+	w.send(meta, 9)
+}
+
 func playQueues(w *world) {
 	in, out := openQueue(w.t, "in"), openQueue(w.t, "out")
 	var k sys.Kernel
@@ -419,33 +610,132 @@ func playPatience(w *world) {
 	w.send(slow, 5)
 }
 
-// playMove moves the ring to another shape, and back.
+// playMove moves the ring to another shape, and back, with something in every field.
 func playMove(w *world) {
 	a := w.add(wish{Kind: Dynamic, Label: "a", UID: 7, Ordinary: true}, false)
 	b := w.add(wish{Kind: Framed, Frames: true, Label: "b"}, false)
 	tap := w.add(wish{Kind: Dynamic, Label: "tap", Tap: true}, false)
-	w.add(wish{Kind: Dynamic, Label: "m", Group: "g"}, false)
+	w.number("/run/source", "/a")
+	m := w.add(wish{Kind: Dynamic, Label: "m", Group: "g"}, false)
+	goes := w.add(wish{Kind: Static, Label: "goes"}, false)
+	short := [2]*Sink{}
+	for i := range short {
+		short[i] = w.add(wish{Kind: Static, Label: fmt.Sprint("short", i), Form: Form{MaxSize: 1}}, false)
+	}
+	w.publisher("source")
 	for i := range 9 {
 		w.datagram(text(i, 20*i))
 	}
+	w.datagram(text(9, 301))
+	w.pass(3 * time.Millisecond)
 	w.take(Datagrams, w.in[1])
+	w.raw([]byte{1, 0, 0, 0})
+	w.take(Packets, w.packets[1])
 	w.send(a, 3)
 	a.burst = 2
 	w.send(tap, 1)
 	w.tooLarge(b)
-	for _, to := range []Geometry{{Size: 2 * MinSize, MaxMessage: 500, MaxSinks: 9}, tiny()} {
-		w.move(to)
+	goes.burst = 1
+	w.send(goes, 1)
+	w.tooLarge(goes)
+	w.remove(goes)
+	for _, s := range short {
+		w.send(s, 1)
+		w.leaveOut(s)
 	}
-	b = w.r.Sink(b.ID())
-	w.out[b] = socketpair(w.t, unix.SOCK_SEQPACKET)
-	w.r.Connect(b, true, 1)
-	w.send(b, 3)
+	w.remove(short[0])
+	old := w.add(wish{Kind: Dynamic, Label: "old"}, true)
+	w.subscriber("late, and attaching")
+	for _, s := range []*Sink{m, old} {
+		s.burst = 1
+		w.send(s, 1)
+	}
+	w.do("attempt", func() {
+		w.silently(func() { w.r.Attempt() })
+		w.books.attempts = 1
+	})
+	// What takes longer to come about.
+	w.plant(unsafe.Pointer(&w.r.c.Uncertain), 3)
+	w.books.uncertain = 3
+	w.unread(a)
+	w.plant(unsafe.Pointer(&w.r.c.AsOwn), 4)
+	w.books.asOwn = 4
+	w.plant(unsafe.Pointer(&a.cursor.e.Owed), uint64(time.Minute))
+	w.cursorOf(a).owed = time.Minute
+	w.plant(unsafe.Pointer(&a.cursor.e.Left), 5)
+	w.cursorOf(a).away = 5
+	w.keepChannel()
+	w.lag(b, true)
+	for i, to := range []Geometry{{Size: 2 * MinSize, MaxMessage: 500, MaxSinks: 9}, tiny()} {
+		if i == 1 {
+			w.nothingEmpty()
+		}
+		w.move(to)
+		for _, s := range []*Sink{a, b, old} {
+			s = w.r.Sink(s.ID())
+			kind := unix.SOCK_DGRAM
+			if s.frames {
+				kind = unix.SOCK_SEQPACKET
+			}
+			w.out[s] = socketpair(w.t, kind)
+			w.r.Connect(s, true, 1)
+			if s.burst = 2; s.ID() != old.ID() || i == 1 {
+				w.send(s, 1)
+			}
+		}
+	}
+}
+
+// keepChannel has something in what nothing is said of.
+func (w *world) keepChannel() {
+	w.books.channel.kept = w.keep(unsafe.Pointer(w.r.c), silentOfControl)
+}
+
+// plant writes a number past the watched stores, as if it had come about.
+func (w *world) plant(p unsafe.Pointer, n uint64) {
+	*(*uint64)(p) = n
+	w.twins[0].wrote(p, 8)
+}
+
+// nothingEmpty says which fields have nothing in them, in any entry: a move that forgot them would not be noticed.
+func (w *world) nothingEmpty() {
+	empty := make(map[string]bool)
+	for _, f := range fieldsIn[control]() {
+		empty[f.name] = !f.filled(unsafe.Pointer(w.r.c))
+	}
+	look := func(fields []field, p unsafe.Pointer) {
+		for _, f := range fields {
+			if was, known := empty[f.name]; was || !known {
+				empty[f.name] = !f.filled(p)
+			}
+		}
+	}
+	for _, c := range w.r.cursors {
+		look(fieldsIn[cursorEntry](), unsafe.Pointer(c.e))
+	}
+	for _, s := range w.r.sinkByID {
+		look(fieldsIn[sinkEntry](), unsafe.Pointer(s.e))
+	}
+	for _, c := range w.r.clientByID {
+		look(fieldsIn[clientEntry](), unsafe.Pointer(c.e))
+	}
+	for _, elsewhere := range []string{"control.Word", "control.Slots", "control.Offset", "control.Land", "control.From",
+		"control.Runs", "control.Received", "control.Sender", "cursorEntry.Word",
+		"cursorEntry.Known", "sinkEntry.Said", "sinkEntry.Acked", "sinkEntry.From", "sinkEntry.To", "clientEntry.Left", "clientEntry.Taken"} {
+		delete(empty, elsewhere) // of what is landed, or of who acknowledges or has a stage, in other scenes, or of no meaning
+	}
+	for name, nothing := range empty {
+		if nothing {
+			w.wrong("there is nothing in " + name + " to be moved")
+		}
+	}
 }
 
 // playMoveWaiting moves a ring that is full, with what waits for room: a part of a batch, one that is too large among it, and a
 // part of a packet.
 func playMoveWaiting(w *world) {
 	a := w.add(wish{Kind: Dynamic, Label: "a"}, false)
+	w.lag(w.add(wish{Kind: Framed, Frames: true, Meta: true, Tap: true, Label: "meta"}, false), true)
 	p, pc := w.publisher("source")
 	w.greet(nil, p, pc)
 	_ = unix.SetsockoptInt(w.out[a][0], unix.SOL_SOCKET, unix.SO_SNDBUF, 60_000) // takes two or so
@@ -453,7 +743,9 @@ func playMoveWaiting(w *world) {
 	w.silently(func() { w.send(a, 1) })
 	w.append()
 	w.datagram(text(1, 59_000))
+	w.attestIf(false) // of that one nobody is known
 	w.datagram(text(2, 59_001))
+	w.attest()
 	w.datagram(text(3, 59_002))
 	w.datagram(text(4, 61_000)) // too large
 	w.receive(Datagrams, w.in[1], MaxBatch)
@@ -472,30 +764,109 @@ func playMoveWaiting(w *world) {
 	w.append()
 }
 
-// move goes over to a ring of another shape, as a broker does at its start.
-func (w *world) move(to Geometry) {
-	n, err := Create(to, w.r.Generation()+1, Options{Ops: w.r.opt.Ops, Unpublished: true})
+// playUpgrade makes a ring of one of the layout before.
+func playUpgrade(w *world) {
+	old := newOutdated(w)
+	defer old.Close()
+	n, err := Create(Geometry{Size: 2 * MinSize, MaxMessage: 300, MaxSinks: 9, MaxClients: 3}, old.Generation+1, Options{Ops: w.r.opt.Ops, Unpublished: true})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(n.Retire)
-	old := w.r
-	other := &world{t: w.t, books: w.books, problems: w.problems, mutation: w.mutation}
-	other.over(n, len(w.twins)-1)
-	stop := other.watch()
-	other.do("move", func() {
-		if err := old.MoveTo(n); err != nil {
+	epoch := n.Epoch()
+	w.outdated(old)
+	w.books.channel.kept = nil
+	for _, f := range silentOfControl {
+		w.books.channel.kept = append(w.books.channel.kept, f.bytesOf(unsafe.Pointer(n.c))...)
+	}
+	w.become(n, "upgrade", func() {
+		if err := n.takeFrom(old); err != nil {
 			panic(err)
 		}
+	})
+	if n.c.Since.Load() != old.Totals.Since || n.Epoch() != epoch {
+		w.wrong("another ring")
+	}
+	w.keepAll()
+	for _, c := range w.books.cursors {
+		for _, m := range c.members {
+			if s := w.r.Sink(m.id); !s.Attaching() {
+				kind := unix.SOCK_DGRAM
+				if s.frames {
+					kind = unix.SOCK_SEQPACKET
+				}
+				w.out[s] = socketpair(w.t, kind)
+				w.r.Connect(s, true, 1)
+			}
+		}
+	}
+	w.append()
+	for s := range w.out {
+		w.send(s, 1)
+	}
+}
+
+// keepAll writes something into what has to stay of all that has come into the tables.
+func (w *world) keepAll() {
+	for _, c := range w.books.cursors {
+		if x := c.find(w.r); x != nil {
+			c.kept = w.keep(unsafe.Pointer(x.e), silentOfCursor)
+		}
+		for _, m := range c.members {
+			if x := w.r.Sink(m.id); x != nil {
+				m.kept = w.keep(unsafe.Pointer(x.e), silentOfSink)
+			}
+		}
+	}
+	for _, c := range w.books.clients {
+		if x := w.r.Client(c.id); x != nil {
+			c.kept = w.keep(unsafe.Pointer(x.e), silentOfClient)
+		}
+	}
+}
+
+// move goes over to a ring of another shape, as a broker does at its start.
+func (w *world) move(to Geometry) {
+	n, err := Create(to, w.r.Generation()+1, Options{Ops: w.r.opt.Ops, Unpublished: true, Credentials: true})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(n.Retire)
+	old, was := *w, w.books.channel
+	w.become(n, "move", func() {
+		if err := old.r.MoveTo(n); err != nil {
+			panic(err)
+		}
+	})
+	is, tried := w.books.channel, old.points
+	w.books.channel = was
+	stop := old.watch()
+	old.do("after a move", func() {}) // the old ring is as it was
+	stop()
+	w.books.channel = is
+	for i := range tried {
+		w.points[i] += old.points[i] - tried[i]
+	}
+}
+
+// become goes over to a ring that is not published yet and that f fills.
+func (w *world) become(n *Ring, what string, f func()) {
+	ch := &w.books.channel
+	was := *ch
+	ch.geometry, ch.generation = n.geo, was.generation+1
+	other := &world{t: w.t, from: w.from, books: w.books, problems: w.problems, mutation: w.mutation}
+	other.over(n, len(w.twins)-1)
+	stop := other.watch()
+	other.do(what, func() {
+		f()
 		n.Publish()
 	})
 	stop()
-	w.do("after a move", func() {}) // the old ring is as it was
 	for i, k := range other.points {
 		w.points[i] += k
 	}
 	w.steps += other.steps
-	w.over(n, len(w.twins)-1)
+	w.over(n, len(other.twins)-1)
 }
 
 // play plays one scene, and returns what went wrong and how many kills were tried.

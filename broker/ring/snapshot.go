@@ -18,8 +18,11 @@ type Totals struct {
 	Refused               [numReasons]uint64
 	Accepted              uint64 // by all sinks, past ones included
 	Lost                  uint64
+	LeftOut               uint64 // what sinks did not want: see Form
+	Unread                uint64 // of Accepted: what lay unread in sockets that went, see CountUnread
 	Abandoned             uint64
 	Uncertain             uint64
+	AsOwn                 uint64 // what sinks that want the senders' credentials got with the broker's own
 }
 
 // Entered is how many messages have entered the ring so far.
@@ -43,7 +46,7 @@ func (t *Totals) RefusedBy() map[string]uint64 {
 	return m
 }
 
-// Numbers are those of one sink at one moment: Accepted + Lost + Waiting = what entered since Start. Of a sink of a share
+// Numbers are those of one sink at one moment: Accepted + Lost + LeftOut + Waiting = what entered since Start. Of a sink of a share
 // they are the share's, and Took is what it accepted itself.
 type Numbers struct {
 	Spec      *Spec
@@ -53,6 +56,8 @@ type Numbers struct {
 	Start     uint64
 	Accepted  uint64
 	Lost      uint64
+	LeftOut   uint64 // what it did not want: see Form
+	Unread    uint64 // of Accepted: what lay unread in sockets of its cursor that went, see CountUnread
 	Waiting   uint64
 	LagBytes  uint64
 	Took      uint64
@@ -63,6 +68,9 @@ type Numbers struct {
 	Stalled   bool          // its socket is full
 	Queue     bool          // it is a POSIX message queue
 	Owed      time.Duration // its account, or its user's
+
+	Unacknowledged uint64    // of one that acknowledges: sent, and not done
+	Left           time.Time // of a kept one: when its connection went; the zero Time: it is there
 }
 
 // Snapshot reads the totals, and appends the numbers of every sink to buf. It may be called from any goroutine; it never makes
@@ -82,13 +90,15 @@ func (r *Ring) Snapshot(buf []Numbers) (Totals, []Numbers) {
 	// A sink that has gone since then has its counts among the totals, or will have in a moment.
 	for {
 		before := r.removals.Load()
-		t.Accepted, t.Lost, t.Abandoned = r.c.GoneAccepted.Load(), r.c.GoneLost.Load(), r.c.GoneAbandoned.Load()
+		t.Accepted, t.Lost, t.LeftOut, t.Abandoned = r.c.GoneAccepted.Load(), r.c.GoneLost.Load(), r.c.GoneLeftOut.Load(), r.c.GoneAbandoned.Load()
+		t.Unread = r.c.GoneUnread.Load()
 		rows = slices.DeleteFunc(rows, func(x row) bool { return r.sinks[x.n.Slot].Load() != x.s })
 		if before&1 == 0 && r.removals.Load() == before {
 			break
 		}
 		runtime.Gosched()
 	}
+	t.Lost -= min(t.Lost, t.LeftOut) // which is a part of it there
 	counted := make(map[*Cursor]bool, len(rows))
 	for i := range rows {
 		x := &rows[i]
@@ -96,6 +106,8 @@ func (r *Ring) Snapshot(buf []Numbers) (Totals, []Numbers) {
 			counted[c] = true
 			t.Accepted += x.n.Accepted
 			t.Lost += x.n.Lost
+			t.LeftOut += x.n.LeftOut
+			t.Unread += x.n.Unread
 		}
 		buf = append(buf, x.n)
 	}
@@ -105,7 +117,7 @@ func (r *Ring) Snapshot(buf []Numbers) (Totals, []Numbers) {
 func (r *Ring) totals() (t Totals) {
 	c := r.c
 	t = Totals{Geometry: r.geo, Generation: r.head.Generation.Load(), Starts: c.Starts.Load(), Since: c.Since.Load(),
-		Uncertain: c.Uncertain.Load()}
+		Uncertain: c.Uncertain.Load(), AsOwn: c.AsOwn.Load()}
 	stable(&c.Word, func() {
 		t.Head, t.Tail, t.Delivered = c.Head.load(), c.Tail.load(), c.Delivered.load()
 		for i := range t.Refused {
@@ -118,7 +130,20 @@ func (r *Ring) totals() (t Totals) {
 func (s *Sink) numbers(head Place) (n Numbers) {
 	c, e := s.cursor, s.cursor.e
 	n.Spec, n.Reading, n.Slot, n.Start, n.Took = s.Spec(), c.Spec(), s.slot, e.Start.Load(), s.e.Accepted.Load()
-	stable(&e.Word, func() { n.Cursor, n.Lost = e.Done.load(), e.Lost.Load() })
+	var begin, end Place
+	stable(&e.Word, func() {
+		n.Cursor, n.Lost, n.LeftOut = e.Done.load(), e.Lost.Load(), e.LeftOut.Load()
+		begin, end = e.Done.load(), e.Sent.load()
+		if c.sole == nil {
+			begin, end = s.e.From.load(), s.e.To.load()
+		} else if n.Spec.View {
+			end = head
+		}
+	})
+	if begin.Seq = max(begin.Seq, n.Cursor.Seq); n.Reading.Ack && end.Seq > begin.Seq {
+		n.Unacknowledged = end.Seq - begin.Seq
+	}
+	n.Left, n.Unread = c.Left(), e.Unread.Load()
 	f := e.Flags.Load()
 	n.Lagging, n.Catching = f&flagLagging != 0, f&flagCatching != 0
 	n.Absent, n.Stalled = s.cookie.Load() == 0, s.stalled.Load()
@@ -126,6 +151,7 @@ func (s *Sink) numbers(head Place) (n Numbers) {
 	n.Attaching = s.e.State.Load() == attaching
 	n.Owed = time.Duration(e.Owed.Load())
 	n.Accepted = n.Cursor.Seq - n.Start - n.Lost
+	n.Lost -= min(n.Lost, n.LeftOut) // which is a part of it there
 	// Head was read before: a cursor may have gone past it meanwhile.
 	if head.Seq > n.Cursor.Seq {
 		n.Waiting, n.LagBytes = head.Seq-n.Cursor.Seq, head.Pos-n.Cursor.Pos

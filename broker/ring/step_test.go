@@ -42,12 +42,16 @@ const (
 	fdGreet
 	fdQueueIn
 	fdQueueOut
+	fdKept   // the broker's end of the connection of a sink that acknowledges
+	fdMarked // and of a source with marks
+	fdW1     // and of two workers: of a share with acknowledgements
+	fdW2
 )
 
 // sinkOfFD is the cursor whose sink has a descriptor.
 var sinkOfFD = map[int]string{fdA: "A", fdB: "B", fdTap: "T", fdM1: "share", fdM2: "share", fdQueueOut: "Q"}
 
-var fdOfSink = map[string]int{"A": fdA, "B": fdB, "T": fdTap, "M1": fdM1, "M2": fdM2, "Q": fdQueueOut}
+var fdOfSink = map[string]int{"K": fdKept, "A": fdA, "B": fdB, "T": fdTap, "M1": fdM1, "M2": fdM2, "Q": fdQueueOut, "W1": fdW1, "W2": fdW2}
 
 // stepped is what the child does: before it is stepped, and then.
 type stepped struct {
@@ -75,8 +79,18 @@ func (c *child) add(names ...string) {
 			w.Group = "share"
 		case "Q":
 			w.Kind = Static
+		case "K":
+			w.Kind, w.Frames = Framed, true
+		case "W1", "W2":
+			w.Kind, w.Frames, w.Group = Framed, true, "work"
 		}
 		spec, how := w.spec(c.r.NewID(), false)
+		if how.Ack = name == "K" || w.Group == "work"; how.Ack {
+			how.Keep = time.Hour
+		}
+		if w.Group == "work" {
+			spec.Batch = 2
+		}
 		s, err := c.r.Add(spec, how, false)
 		if err != nil {
 			panic(err)
@@ -88,7 +102,7 @@ func (c *child) add(names ...string) {
 }
 
 func (c *child) receive(fd int, kind uint32, limit int) {
-	if n, e := c.r.Receive(fd, kind, 0, limit); n == 0 {
+	if n, e := c.r.Receive(fd, kind, From{}, limit); n == 0 {
 		panic(fmt.Sprint("nothing received: ", e))
 	}
 	c.r.Append()
@@ -107,7 +121,7 @@ func (c *child) send(names ...string) {
 func (c *child) fill() {
 	for !c.r.Full() {
 		for {
-			if n, _ := c.r.Receive(fdDatagrams, Datagrams, 0, 1); n == 1 {
+			if n, _ := c.r.Receive(fdDatagrams, Datagrams, From{}, 1); n == 1 {
 				break
 			}
 			time.Sleep(time.Millisecond)
@@ -210,6 +224,81 @@ var steppedScenes = map[string]stepped{
 		}
 		x.packet(3, 7)
 	}},
+	"acks": {stepGeometry(), func(c *child) {
+		c.add("A", "K")
+		c.receive(fdDatagrams, Datagrams, 5)
+		c.send("K")
+	}, func(c *child) {
+		r, k := c.r, c.sinks["K"]
+		r.Hear(k, fdKept)
+		r.Settle(k)
+		p, err := r.AddClient(ClientSpec{ID: r.NewID(), Label: "M", Marks: true, Keep: time.Hour})
+		if err != nil {
+			panic(err)
+		}
+		r.GreetClient(p, fdGreet, []byte("ok id=9\n"))
+		for range 2 {
+			r.Receive(fdMarked, Marked, From{Client: p.ID()}, 1)
+			r.Append()
+		}
+		c.send("A", "K")
+		r.Leave(k)
+		r.LeaveClient(p)
+		r.LeaveClient(p) // again, as a successor does
+		r.AdvanceTo(k, 4)
+		r.Rejoin(k, r.NewID(), *k.Spec(), *k.cursor.Spec())
+		r.Greet(k, fdGreet, []byte("ok id=9\n"))
+		r.Connect(k, true, 1)
+		comes := *p.Spec()
+		comes.Conn = r.NewID()
+		r.RejoinClient(p, comes)
+		r.GreetClient(p, fdGreet, []byte("ok id=9\n"))
+		c.send("K")
+	}, func(x *stepper) {
+		x.datagrams(5, 20)
+		for _, n := range []uint64{1, 0, 3} {
+			if err := unix.Send(x.out[fdKept], wire.AppendAck(nil, n), 0); err != nil {
+				x.t.Fatal(err)
+			}
+		}
+		for i, mark := range []uint64{7, 1 << 40} {
+			p := wire.AppendAck(nil, mark)
+			for k := range 2 + i {
+				p = wire.AppendRecord(p, numbered(k, 9))
+			}
+			if err := unix.Send(x.marks, p, 0); err != nil {
+				x.t.Fatal(err)
+			}
+			x.marking = append(x.marking, marking{mark, uint64(2 + i)})
+		}
+	}},
+	"work": {stepGeometry(), func(c *child) {
+		c.add("A", "W1", "W2")
+		c.receive(fdDatagrams, Datagrams, 4)
+		c.send("W1")
+	}, func(c *child) {
+		r, w1, w2 := c.r, c.sinks["W1"], c.sinks["W2"]
+		done := func() {
+			c.send("W2")
+			r.Hear(w2, fdW2)
+			r.Settle(w2)
+		}
+		c.send("A")
+		done() // behind what the other one has
+		c.receive(fdDatagrams, Datagrams, 64)
+		r.Leave(w1)
+		done() // what it has left undone
+		done()
+		r.Leave(w2) // the last one
+		r.Connect(w2, true, 1)
+		c.send("A")
+		c.receive(fdPackets, Packets, 1)
+		c.send("W2")
+		r.Leave(w2)
+	}, func(x *stepper) {
+		x.datagrams(6, 20)
+		x.packet(3, 9)
+	}},
 	"move": {stepGeometry(), func(c *child) {
 		c.add("A", "B", "M1")
 		c.fill()
@@ -258,12 +347,18 @@ type stepper struct {
 	geo        Geometry
 	in, packed [2]int
 	queueIn    int
+	marks      int // the writing end of a source with marks
+	marking    []marking
+	mark       [2]uint64   // of its last packet, and of the one before
 	out        map[int]int // the reading ends of the sinks, by the child's descriptor
 	waiting    []uint64    // how many messages the packets have that are to come
 
 	data, state []byte
 	watched     [][]byte
 	was         [][]byte
+
+	had  map[uint64]int  // the worker that was given a message, the last one, by its number
+	said map[uint64]bool // the broker has taken that it is done
 
 	taken     uint64
 	by        map[string]uint64
@@ -273,6 +368,9 @@ type stepper struct {
 	found     map[string]int
 	looked    int
 }
+
+// marking is a packet of a source with marks.
+type marking struct{ mark, messages uint64 }
 
 func (x *stepper) datagrams(n, size int) {
 	for i := range n {
@@ -329,6 +427,67 @@ func (x *stepper) drain(fd int) (n uint64) {
 	}
 }
 
+// work enters into the books what a worker was given. The second one says at once that it is done with it.
+func (x *stepper) work(fd int) {
+	for {
+		k, _, err := unix.Recvfrom(x.out[fd], x.buf, unix.MSG_DONTWAIT)
+		if err != nil {
+			return
+		}
+		p, err := wire.ParseSinkPacket(x.buf[:k])
+		if err != nil {
+			x.t.Fatal(err)
+		}
+		end := p.First + uint64(p.Count)
+		for n := p.First; n < end; n++ {
+			if x.said[n] {
+				x.found[fmt.Sprintf("%d is given to a worker, and was done", n)]++
+			}
+			x.had[n] = fd
+		}
+		if fd == fdW2 {
+			if err := unix.Send(x.out[fd], wire.AppendAck(nil, end), 0); err != nil {
+				x.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// atWork compares what the workers have under way with the books.
+func (x *stepper) atWork(r *Ring, say func(format string, args ...any)) {
+	w1, w2 := r.labelled("W1"), r.labelled("W2")
+	if w1 == nil || w2 == nil {
+		return
+	}
+	for _, w := range []*Sink{w1, w2} {
+		r.Settle(w)
+	}
+	if got := w1.e.Accepted.Load() + w2.e.Accepted.Load(); got != uint64(len(x.said)) {
+		say("%d count as done, %d are", got, len(x.said))
+	}
+	holder := make(map[uint64]int)
+	for fd, w := range map[int]*Sink{fdW1: w1, fdW2: w2} {
+		begin, end := r.underWay(w)
+		for n := begin.Seq; n < end.Seq; n++ {
+			if holder[n] != 0 {
+				say("%d is with both workers", n)
+			}
+			holder[n] = fd
+		}
+	}
+	done, sent := w1.cursor.Place().Seq, w1.cursor.e.Sent.load().Seq
+	for n := range r.Head().Seq {
+		switch {
+		case x.said[n] && (holder[n] != 0 || n >= sent):
+			say("%d is done, and is with %d (sent to %d)", n, holder[n], sent)
+		case !x.said[n] && n < done:
+			say("the cursor is at %d, and %d is not done", done, n)
+		case !x.said[n] && holder[n] != x.had[n]:
+			say("%d is with %d instead of %d", n, holder[n], x.had[n])
+		}
+	}
+}
+
 func copyOf(t *testing.T, b []byte) int {
 	t.Helper()
 	fd, err := sys.CreateMemfd("copy", int64(len(b)))
@@ -359,6 +518,19 @@ func (x *stepper) look(where string) {
 	say := func(format string, args ...any) { x.found[fmt.Sprintf(format, args...)+" ["+where+"]"]++ }
 	doubted := r.c.Uncertain.Load() - x.uncertain
 	phase := at[control](x.state, x.geo.sections().control).Log.Phase.Load()
+	if m := r.markedAs("M"); m != nil {
+		want := x.mark[0]
+		if r.Landed() && r.LandedFrom() == m.ID() {
+			want = x.mark[1]
+		}
+		if m.Mark() != want {
+			say("the mark is %d instead of %d", m.Mark(), want)
+		}
+	}
+	if k := r.labelled("K"); k != nil {
+		r.Settle(k)
+	}
+	x.atWork(r, say)
 	if doubted > 1 || doubted == 1 && phase != opTake && phase != opPut {
 		say("%d messages are uncertain", doubted)
 	}
@@ -386,6 +558,9 @@ func (x *stepper) look(where string) {
 			continue
 		}
 		at := c.Place()
+		if phase == opDone && name == "K" && c.e.accepted(at.Seq) == 4 {
+			x.by[name], want = 4, 4 // it says that of its own accord, from now on
+		}
 		if got := c.e.accepted(at.Seq); got != want && (x.doubt != "put" || name != "Q" || doubted != 1 || got != want-1) {
 			say("%s accepted %d by its cursor, %d by the kernel", name, got, want)
 		}
@@ -407,6 +582,15 @@ func (r *Ring) labelled(label string) *Sink {
 	for s := range r.Sinks {
 		if s.Spec().Label == label {
 			return s
+		}
+	}
+	return nil
+}
+
+func (r *Ring) markedAs(label string) *Client {
+	for c := range r.Clients {
+		if c.Spec().Label == label {
+			return c
 		}
 	}
 	return nil
@@ -458,7 +642,10 @@ func (x *stepper) begin(name string) (tid int, run func()) {
 	m1, m2, register, greet := wide(t, unix.SOCK_DGRAM), wide(t, unix.SOCK_DGRAM), wide(t, unix.SOCK_DGRAM), wide(t, unix.SOCK_SEQPACKET)
 	queueOut := openQueue(t, "step-out")
 	x.queueIn = openQueue(t, "step-in")
-	x.out = map[int]int{fdA: a[1], fdB: b[1], fdTap: tap[1], fdM1: m1[1], fdM2: m2[1]}
+	kept, marked := wide(t, unix.SOCK_SEQPACKET), wide(t, unix.SOCK_SEQPACKET)
+	w1, w2 := wide(t, unix.SOCK_SEQPACKET), wide(t, unix.SOCK_SEQPACKET)
+	x.marks = marked[0]
+	x.out = map[int]int{fdA: a[1], fdB: b[1], fdTap: tap[1], fdM1: m1[1], fdM2: m2[1], fdKept: kept[1], fdW1: w1[1], fdW2: w2[1]}
 	unix.Send(register[1], []byte("@a\n"), 0)
 	steppedScenes[name].feed(x)
 	self, err := os.Executable()
@@ -467,7 +654,7 @@ func (x *stepper) begin(name string) (tid int, run func()) {
 	}
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), "MSGMUX_STEPPED="+name, "GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=2")
-	for _, fd := range []int{x.in[1], x.packed[1], a[0], b[0], tap[0], m1[0], m2[0], register[0], greet[0], x.queueIn, queueOut} {
+	for _, fd := range []int{x.in[1], x.packed[1], a[0], b[0], tap[0], m1[0], m2[0], register[0], greet[0], x.queueIn, queueOut, kept[0], marked[1], w1[0], w2[0]} {
 		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
 			t.Fatal(err)
@@ -508,6 +695,8 @@ func (x *stepper) watch() {
 	for fd, name := range sinkOfFD {
 		x.by[name] += x.drain(fd)
 	}
+	x.work(fdW1)
+	x.work(fdW2)
 }
 
 // call enters into the books what a system call has done.
@@ -521,6 +710,20 @@ func (x *stepper) call(nr uint64, fd int, n int64) {
 		x.waiting = x.waiting[1:]
 	case nr == unix.SYS_SENDMMSG && n > 0 && sinkOfFD[fd] != "":
 		x.by[sinkOfFD[fd]] += x.drain(fd)
+	case nr == unix.SYS_RECVMMSG && fd == fdKept && n > 0:
+		x.by["K"] = 3
+	case nr == unix.SYS_SENDMMSG && n > 0 && (fd == fdW1 || fd == fdW2):
+		x.work(fd)
+	case nr == unix.SYS_RECVMMSG && fd == fdW2 && n > 0:
+		for k, with := range x.had {
+			if with == fdW2 {
+				x.said[k] = true
+			}
+		}
+	case nr == unix.SYS_RECVMMSG && fd == fdMarked && n > 0:
+		x.taken += x.marking[0].messages
+		x.mark = [2]uint64{x.marking[0].mark, x.mark[0]}
+		x.marking = x.marking[1:]
 	case nr == unix.SYS_MQ_TIMEDRECEIVE:
 		x.taken++
 		x.doubt = "take"
@@ -607,7 +810,7 @@ func TestEveryInstruction(t *testing.T) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			x := &stepper{t: t, geo: s.geo, by: make(map[string]uint64), found: make(map[string]int), buf: make([]byte, 4<<20)}
+			x := &stepper{t: t, geo: s.geo, by: make(map[string]uint64), had: make(map[uint64]int), said: make(map[uint64]bool), found: make(map[string]int), buf: make([]byte, 4<<20)}
 			x.step(name)
 			for what, n := range x.found {
 				t.Errorf("%d times: %s", n, what)

@@ -4,6 +4,7 @@ package ring
 
 import (
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -60,6 +61,8 @@ func (r *Ring) Reserve(id uint64) {
 type Reading struct {
 	CursorSpec            // ID and Since are those of the sink, or of the share that there is
 	Start      wire.Start // where to begin; before what nobody has had
+	Knows      bool       // the reader knows the order: it has done everything before Had. What the ring has not is lost to it
+	Had        uint64
 }
 
 // Add enters a sink into the table. A sink of a share uses the share's cursor, which is made with the first one and then has
@@ -89,8 +92,14 @@ func (r *Ring) Add(spec Spec, how Reading, attach bool) (*Sink, error) {
 	slot := r.freeSinks.take()
 	e := &r.sinkTable[slot]
 	e.Accepted.Store(0)
+	e.Acked.Store(0)
+	e.Said.Store(0)
 	e.From.store(Place{})
 	e.To.store(Place{})
+	if len(c.members) == 0 && how.Knows {
+		r.advanceTo(c, slot, how.Had) // before there is the sink: its successor's broker tells it where it begins
+	}
+	c.e.Left.Store(0)
 	seal(&e.Identity, &e.Sum, spec.identity())
 	r.ops.Seam("add.filled")
 	e.State.Store(entryState(attach))
@@ -107,10 +116,17 @@ func (r *Ring) addCursor(how Reading) *Cursor {
 	}
 	e.Done.store(start)
 	e.Sent.store(start)
-	e.Start.Store(start.Seq)
-	e.Lost.Store(0)
+	had := start.Seq
+	if how.Knows {
+		had = min(how.Had, had)
+	}
+	e.Start.Store(had)
+	e.Lost.Store(start.Seq - had)
+	e.LeftOut.Store(0)
+	e.Unread.Store(0)
 	e.Owed.Store(0)
 	e.Left.Store(0)
+	e.Known.Store(0)
 	e.Flags.Store(flags)
 	seal(&e.Identity, &e.Sum, how.CursorSpec.identity())
 	r.ops.Seam("add.cursor")
@@ -127,8 +143,8 @@ func (r *Ring) AddClient(spec ClientSpec) (*Client, error) {
 	}
 	slot := r.freeClients.take()
 	e := &r.clientTable[slot]
-	e.Mark.Store(0)
-	e.Taken.Store(0)
+	e.Mark.Store(spec.Mark)
+	e.Taken.Store(spec.Taken)
 	e.Left.Store(0)
 	seal(&e.Identity, &e.Sum, spec.identity())
 	e.State.Store(attaching)
@@ -162,7 +178,7 @@ func entryState(attach bool) uint32 {
 func (r *Ring) adoptCursor(slot int, spec CursorSpec) *Cursor {
 	e := &r.cursorTable[slot]
 	flags := e.Flags.Load()
-	c := &Cursor{slot: slot, e: e, tap: spec.Tap, lagging: flags&flagLagging != 0, catching: flags&flagCatching != 0,
+	c := &Cursor{slot: slot, e: e, tap: spec.Tap, ack: spec.Ack, lagging: flags&flagLagging != 0, catching: flags&flagCatching != 0,
 		account: r.account(&spec, time.Duration(e.Owed.Load()))}
 	c.spec.Store(&spec)
 	r.cursors = append(r.cursors, c)
@@ -170,11 +186,12 @@ func (r *Ring) adoptCursor(slot int, spec CursorSpec) *Cursor {
 }
 
 func (r *Ring) adoptSink(slot int, spec Spec, c *Cursor) *Sink {
-	s := &Sink{slot: slot, e: &r.sinkTable[slot], cursor: c, frames: spec.Frames, burst: MaxSend, room: wire.MaxPacket}
+	s := &Sink{slot: slot, e: &r.sinkTable[slot], cursor: c, frames: spec.Frames, meta: spec.Meta, view: spec.View, passes: spec.Credentials, form: spec.form(), burst: MaxSend, room: wire.MaxPacket}
 	s.spec.Store(&spec)
-	if c.sinks++; c.Spec().Share == "" {
+	if c.members = append(c.members, s); c.Spec().Share == "" {
 		c.sole = s
 	}
+	r.askFor(&spec, 1)
 	r.sinkByID[spec.ID] = s
 	r.sinks[slot].Store(s)
 	return s
@@ -201,6 +218,15 @@ func (r *Ring) Sinks(yield func(*Sink) bool) {
 func (r *Ring) Clients(yield func(*Client) bool) {
 	for i := range r.clients {
 		if c := r.clients[i].Load(); c != nil && !yield(c) {
+			return
+		}
+	}
+}
+
+// Cursors calls yield for every cursor, in no order, until it returns false. yield may remove it.
+func (r *Ring) Cursors(yield func(*Cursor) bool) {
+	for _, c := range slices.Clone(r.cursors) {
+		if !yield(c) {
 			return
 		}
 	}

@@ -138,7 +138,7 @@ func TestUpgradeKeepsEverything(t *testing.T) {
 				if s := n.Sink(tap.ID()); !s.cursor.tap || s.cursor.Spec().ID != s.ID() {
 					t.Errorf("%+v", s.cursor.Spec())
 				}
-				if s := n.Sink(m1.ID()); s.cursor.Spec().Share != "g" || s.cursor.Spec().Patience != time.Minute || s.cursor.sinks != 2 {
+				if s := n.Sink(m1.ID()); s.cursor.Spec().Share != "g" || s.cursor.Spec().Patience != time.Minute || len(s.cursor.members) != 2 {
 					t.Errorf("%+v", s.cursor.Spec())
 				}
 			})

@@ -37,7 +37,7 @@ func (g *rig) packet(messages ...[]byte) {
 		b = wire.AppendRecord(b, m)
 	}
 	g.write(b)
-	if n, errno := g.r.Receive(g.in[1], Packets, 0, MaxBatch); n != 1 || errno != 0 {
+	if n, errno := g.r.Receive(g.in[1], Packets, From{}, MaxBatch); n != 1 || errno != 0 {
 		g.t.Fatalf("receive: %d %v", n, errno)
 	}
 }
@@ -145,7 +145,7 @@ func TestWindowTakesNothingFromAnybody(t *testing.T) {
 	g.read(fast)
 	lost := slow.cursor.Lost()
 	g.write(wire.AppendRecord(nil, []byte("one more")))
-	if n, errno := g.r.Receive(g.in[1], Packets, 0, 1); n != 1 || errno != 0 {
+	if n, errno := g.r.Receive(g.in[1], Packets, From{}, 1); n != 1 || errno != 0 {
 		t.Fatal(n, errno)
 	}
 	if slow.cursor.Lost() != lost {
@@ -281,7 +281,7 @@ func TestQueueAfterPackets(t *testing.T) {
 		if errno := k.QueueSend("", queue, []byte("from a queue")); errno != 0 {
 			t.Fatal(errno)
 		}
-		if n, errno := g.r.Receive(queue, Queues, 0, 8); n != 1 || errno != 0 {
+		if n, errno := g.r.Receive(queue, Queues, From{}, 8); n != 1 || errno != 0 {
 			t.Fatal(n, errno)
 		}
 		g.r.Append()
@@ -292,7 +292,7 @@ func TestQueueAfterPackets(t *testing.T) {
 			g.packet([]byte("another"))
 			g.r.Append()
 		}
-		if n, errno := g.r.Receive(socket[1], Datagrams, 0, 8); n != 1 || errno != 0 {
+		if n, errno := g.r.Receive(socket[1], Datagrams, From{}, 8); n != 1 || errno != 0 {
 			t.Fatal(n, errno)
 		}
 		g.r.Append()

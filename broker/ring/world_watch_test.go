@@ -21,11 +21,12 @@ import (
 
 // world is a ring at work with real sockets, whose every store is watched: after each, a successor takes over a copy.
 type world struct {
-	t     *testing.T
-	r     *Ring
-	geo   Geometry
-	twins []*twin
-	books *books
+	t       *testing.T
+	r       *Ring
+	geo     Geometry
+	twins   []*twin
+	books   *books
+	reading reading // of a sink in view
 
 	quiet    int // above 0, no successor is tried
 	mutation *mutation
@@ -38,9 +39,15 @@ type world struct {
 	packets  [2]int
 	out      map[*Sink][2]int
 	kind     uint32 // what is being received
+	from     Sender // and from whom
+	attests  bool   // the kernel attests who sends datagrams
+	attested []bool // of each that was not received yet, whether it has
 	clients  uint64 // the id of the client that it comes from
+	kept     int    // bytes written by keep
 	sending  *Sink
+	dead     []int32 // pids of which the kernel says that there are no such processes
 	greeting *clientBook
+	ok       string // what it is told
 	buf      []byte
 }
 
@@ -52,20 +59,30 @@ type ranAway struct{}
 // newWorld makes an empty ring and watches it. levels is how many successors in a row are tried.
 func newWorld(t *testing.T, g Geometry, levels int, m *mutation) *world {
 	t.Helper()
-	w := &world{t: t, geo: g, books: &books{}, mutation: m, problems: map[string]int{}, out: map[*Sink][2]int{},
+	w := &world{t: t, geo: g, books: &books{began: time.Now().UnixNano()}, mutation: m, problems: map[string]int{}, out: map[*Sink][2]int{},
 		in: socketpair(t, unix.SOCK_DGRAM), packets: socketpair(t, unix.SOCK_SEQPACKET), buf: make([]byte, 5<<20)}
-	r, err := Create(g, 1, Options{Ops: &watchedKernel{w: w}})
+	from := time.Now()
+	stop := w.watch()
+	r, err := Create(g, 1, Options{Ops: &watchedKernel{w: w}, Credentials: true})
+	stop()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Retire)
+	var v verdict
+	w.books.channel.begin(&v, r, from)
 	w.over(r, levels)
+	for _, p := range v.problems {
+		w.wrong(p)
+	}
 	return w
 }
 
 // over has the world watch a ring.
 func (w *world) over(r *Ring, levels int) {
+	w.mutation.begin(0)
 	w.r, w.geo = r, r.geo
+	w.reading.begin(r)
 	w.twins = []*twin{newTwin(0, r.geo, r.files)}
 	top := w.twins[0]
 	for off := 0; off < len(top.bytes); {
@@ -115,21 +132,26 @@ func (w *world) watch() (stop func()) {
 
 // store makes one store, in the ring or in a successor's copy, and tries the kill behind it.
 func (w *world) store(s *mem.Store) {
-	for _, t := range w.twins {
-		if t.find(s.At) >= 0 {
-			if w.mutation == nil || s.Kind == mem.Scratch {
-				w.apply(t, s)
-			} else {
-				m := w.mutation
-				if m.level, m.quiet = t.level, w.quiet > 0; m.classes != nil {
-					m.class = w.classOf(t, s)
-				}
-				m.make(s, func(s *mem.Store) { w.apply(t, s) })
-			}
-			return
-		}
+	if s.Kind == mem.Scratch && bytes.Equal(unsafe.Slice((*byte)(s.At), len(s.Value)), s.Value) {
+		return // most of the stores that a successor makes
 	}
-	s.Make() // of a ring that is not looked at, or not yet
+	level := slices.IndexFunc(w.twins, func(t *twin) bool { return t.find(s.At) >= 0 })
+	apply := (*mem.Store).Make // of a ring that is not looked at, or not yet
+	if level >= 0 {
+		apply = func(s *mem.Store) { w.apply(w.twins[level], s) }
+	}
+	m := w.mutation
+	if m == nil || s.Kind == mem.Scratch {
+		apply(s)
+		return
+	}
+	if m.quiet, m.class = w.quiet > 0 || level < 0, unborn; m.counting && level >= 0 {
+		m.class = w.classOf(w.twins[level], s)
+	}
+	if m.part = work; level >= 0 && (m.op != 0 || m.counting) {
+		m.part = partOf(w.twins[level], w.geo, s)
+	}
+	m.make(max(level, 0), s, apply)
 }
 
 func (w *world) apply(t *twin, s *mem.Store) {
@@ -137,6 +159,9 @@ func (w *world) apply(t *twin, s *mem.Store) {
 		if w.steps++; w.steps > runaway {
 			panic(ranAway{})
 		}
+	}
+	if s.Kind == mem.Payload {
+		w.overwrites(t, s.At, len(s.Value), s.Value)
 	}
 	if s.Kind == mem.Payload && len(s.Value) > 8 && w.quiet == 0 {
 		// Any part of a copy may be there.
@@ -149,8 +174,20 @@ func (w *world) apply(t *twin, s *mem.Store) {
 		part.At, part.Value = unsafe.Add(s.At, half), s.Value[half:]
 		s = &part
 	}
-	if t.store(s) {
+	changed := t.store(s)
+	w.publishes(t, s)
+	if t.level == 0 {
+		w.settled(s)
+	}
+	if changed {
 		w.point(t.level, "store")
+	}
+}
+
+// settled makes garbage of what nobody looks at between two operations, when one is over.
+func (w *world) settled(s *mem.Store) {
+	if l := &w.r.c.Log; uintptr(s.At) == uintptr(unsafe.Pointer(&l.Phase)) && l.Phase.Load() == phaseIdle {
+		w.garble()
 	}
 }
 
@@ -169,9 +206,16 @@ func (w *world) point(level int, what string) {
 		return
 	}
 	r := newRing(w.geo, t.f, Options{Ops: silent{}})
-	if err := r.takeOver(); err != nil {
+	before := seenIn(t)
+	w.mutation.begin(level + 1)
+	err := r.takeOver()
+	w.mutation.begin(level + 1)
+	if err != nil {
 		w.problem(level, what, "broken ring: "+err.Error())
 		return
+	}
+	if w.mutation != nil && w.mutation.counting {
+		return // TestEveryKill judges
 	}
 	w.quiet++
 	w.mutation.pause(true)
@@ -179,17 +223,25 @@ func (w *world) point(level int, what string) {
 		w.quiet--
 		w.mutation.pause(false)
 	}()
-	for _, p := range w.books.judge(r) {
+	taken := before.judge(r) // before the books have it go on
+	for _, p := range append(taken, w.books.judge(r, level+1)...) {
 		w.problem(level, what, p)
 	}
 }
 
 // published says whether the ring counts: its magic is written last.
-func (w *world) published() bool { return w.r.head.Magic.Load() == magic }
+func (w *world) published() bool {
+	return w.r.head.Magic.Load() == magic && at[header](w.r.files.header, 0).Magic.Load() == magic
+}
 
 func (w *world) problem(level int, what, text string) {
-	w.problems[fmt.Sprintf("level %d, %s, in phase %d of %s: %s", level+1, what, w.r.c.Log.Phase.Load(), w.where, text)]++
-	if w.mutation != nil && w.mutation.count == nil {
+	w.wrong(fmt.Sprintf("level %d, %s, in phase %d of %s: %s", level+1, what, w.r.c.Log.Phase.Load(), w.where, text))
+}
+
+// wrong writes down that something is wrong. One such thing is enough for a mistake.
+func (w *world) wrong(text string) {
+	w.problems[text]++
+	if w.mutation != nil && !w.mutation.counting {
 		panic(caught{})
 	}
 }
@@ -220,7 +272,7 @@ func (k *watchedKernel) Recvmmsg(seam string, fd int, vec []sys.Mmsghdr) (int, u
 			return i, e
 		}
 		k.w.received(seam, &vec[i])
-		if k.w.kind == Packets {
+		if seam == "recv" && IsPacket(k.w.kind) {
 			return 1, 0
 		}
 	}
@@ -229,7 +281,7 @@ func (k *watchedKernel) Recvmmsg(seam string, fd int, vec []sys.Mmsghdr) (int, u
 
 func (k *watchedKernel) Sendmmsg(seam string, fd int, vec []sys.Mmsghdr) (int, unix.Errno) {
 	for i := range vec {
-		n, e := k.Kernel.Sendmmsg(seam, fd, vec[i:i+1])
+		n, e := k.sendOne(seam, fd, vec[i:i+1])
 		if n == 0 {
 			if i > 0 {
 				e = 0
@@ -241,6 +293,31 @@ func (k *watchedKernel) Sendmmsg(seam string, fd int, vec []sys.Mmsghdr) (int, u
 	return len(vec), 0
 }
 
+// sendOne sends one message. What credentials it carries is looked at here: the kernel takes others' from root alone, and knows
+// nothing of senders that are made up.
+func (k *watchedKernel) sendOne(seam string, fd int, vec []sys.Mmsghdr) (int, unix.Errno) {
+	h := vec[0]
+	if h.Hdr.Control == nil {
+		return k.Kernel.Sendmmsg(seam, fd, vec)
+	}
+	if who := carried(&h); slices.Contains(k.w.dead, who.PID) {
+		return 0, unix.ESRCH
+	}
+	h.Hdr.Control, h.Hdr.Controllen = nil, 0
+	one := []sys.Mmsghdr{h}
+	n, e := k.Kernel.Sendmmsg(seam, fd, one)
+	vec[0].Len = one[0].Len
+	return n, e
+}
+
+// carried are the credentials that a message carries, the zero Credentials if none.
+func carried(h *sys.Mmsghdr) (who sys.Credentials) {
+	if h.Hdr.Control != nil {
+		who, _ = sys.FindCredentials(unsafe.Slice(h.Hdr.Control, h.Hdr.Controllen))
+	}
+	return who
+}
+
 func (k *watchedKernel) QueueReceive(seam string, fd int, buf []byte, priority *uint32) (int, unix.Errno) {
 	k.w.books.taking = false
 	n, e := k.Kernel.QueueReceive(seam, fd, buf, priority)
@@ -250,7 +327,7 @@ func (k *watchedKernel) QueueReceive(seam string, fd int, buf []byte, priority *
 	top := k.w.twins[0]
 	top.wrote(unsafe.Pointer(priority), 4)
 	top.wrote(unsafe.Pointer(&buf[0]), n)
-	k.w.books.entering = append(k.w.books.entering, bytes.Clone(buf[:n]))
+	k.w.books.hand(Sender{Source: k.w.from.Source}, k.w.r.AsksForOrigins(), bytes.Clone(buf[:n]))
 	k.w.books.taking = true
 	k.w.point(0, "message taken from a queue")
 	return n, 0
@@ -283,6 +360,7 @@ func pieces(h *sys.Mmsghdr, n int) (parts [][]byte) {
 func (w *world) received(seam string, h *sys.Mmsghdr) {
 	top, b := w.twins[0], w.books
 	for _, p := range pieces(h, int(h.Len)) {
+		w.overwrites(top, unsafe.Pointer(&p[0]), len(p), nil)
 		top.wrote(unsafe.Pointer(&p[0]), len(p))
 	}
 	if h.Hdr.Control != nil {
@@ -298,21 +376,36 @@ func (w *world) received(seam string, h *sys.Mmsghdr) {
 	}
 	message := bytes.Join(pieces(h, int(h.Len)), nil)
 	cut := h.Hdr.Flags&unix.MSG_TRUNC != 0
+	who, asked := w.from, w.r.AsksForOrigins()
+	if seam != "ack" && w.kind == Datagrams {
+		if asked && w.attested[0] {
+			who = Sender{int32(unix.Getpid()), uint32(unix.Getuid()), uint32(unix.Getgid()), who.Source, SenderKnown}
+		}
+		w.attested = w.attested[1:]
+	}
 	switch {
+	case seam == "ack":
+		w.heard(message)
+	case w.kind == Marked:
+		w.markedCame(message, cut)
 	case w.kind == Packets && len(message) == 0: // the end
 	case cut:
-		b.refused++
+		b.refused[TooLarge]++
 	case w.kind == Packets:
 		if _, err := wire.CheckRecords(message, int(w.geo.MaxMessage)); err != nil {
-			b.refused++
+			reason := BadPacket
+			if asRefusal(err).Code == wire.CodeTooLarge {
+				reason = TooLarge
+			}
+			b.refused[reason]++
 			break
 		}
 		wire.EachRecord(message, func(p []byte) bool {
-			b.entering = append(b.entering, p)
+			b.hand(who, asked, p)
 			return true
 		})
 	default:
-		b.entering = append(b.entering, message)
+		b.hand(who, asked, message)
 	}
 	w.point(0, "message received")
 }
@@ -320,23 +413,67 @@ func (w *world) received(seam string, h *sys.Mmsghdr) {
 // sent is the kernel having taken over the message that h points to.
 func (w *world) sent(seam string, h *sys.Mmsghdr) {
 	w.twins[0].wrote(unsafe.Pointer(&h.Len), 4)
+	message := bytes.Join(pieces(h, int(h.Len)), nil)
 	if seam == "greet" {
 		w.greeting.greeted = true
+		if string(message) != w.ok {
+			w.wrong(fmt.Sprintf("client %d was told %q", w.greeting.id, message))
+		}
 		w.point(0, "ok sent")
 		return
 	}
-	message := bytes.Join(pieces(h, int(h.Len)), nil)
+	parse := wire.ParseSinkPacket
+	if w.sending.meta {
+		parse = wire.ParseMetaPacket
+	}
 	if !w.sending.frames {
+		w.signed(carried(h))
 		w.gave(message)
-	} else if p, err := wire.ParseSinkPacket(message); err != nil {
-		w.problems["a sink was sent no packet: "+err.Error()]++
+	} else if p, err := parse(message); err != nil {
+		w.wrong("a sink was sent no packet: " + err.Error())
+	} else if c := w.cursorOf(w.sending); c.ack != nil {
+		w.offered(c, p)
 	} else {
+		w.told(p)
 		if c := w.cursorOf(w.sending); p.First != w.upcoming(c) || p.Lost != c.lost {
-			w.problems[fmt.Sprintf("%s was told of message %d and %d lost instead of %d and %d", c.name(), p.First, p.Lost, w.upcoming(c), c.lost)]++
+			w.wrong(fmt.Sprintf("%s was told of message %d and %d lost instead of %d and %d", c.name(), p.First, p.Lost, w.upcoming(c), c.lost))
 		}
 		wire.EachRecord(p.Records, func(b []byte) bool { w.gave(b); return true })
 	}
 	w.point(0, "message sent")
+}
+
+// signed compares the credentials that the next message for the sink carries with the books.
+func (w *world) signed(who sys.Credentials) {
+	b := w.books
+	seq := w.upcoming(w.cursorOf(w.sending))
+	if seq >= uint64(len(b.origins)) {
+		return // which gave says
+	}
+	want := sys.Credentials{}
+	if o := b.origins[seq]; w.sending.Spec().Credentials && o.Bits&SenderKnown != 0 && !slices.Contains(w.dead, o.PID) {
+		want = sys.Credentials{PID: o.PID, UID: o.UID, GID: o.GID}
+	}
+	if who != want {
+		w.wrong(fmt.Sprintf("message %d carries %+v instead of %+v", seq, who, want))
+	}
+	if w.sending.Spec().Credentials && who == (sys.Credentials{}) {
+		b.asOwn++
+	}
+}
+
+// told compares the origins that a sink was sent with the books.
+func (w *world) told(p wire.SinkPacket) {
+	for i := 0; p.Origins != nil && i < p.Count; i++ {
+		seq := p.First + uint64(i)
+		if seq >= uint64(len(w.books.origins)) {
+			return // which gave says
+		}
+		got, want := p.OriginOf(seq), w.books.origins[seq]
+		if got != want.entry() && (seq >= w.books.kept(w.r) || got != wire.Origin{}) {
+			w.wrong(fmt.Sprintf("a sink was told that message %d is of %+v instead of %+v", seq, got, want.entry()))
+		}
+	}
 }
 
 // upcoming is the number of the message that a cursor gets next.
@@ -352,21 +489,29 @@ func (w *world) upcoming(c *cursorBook) uint64 {
 func (w *world) gave(message []byte) {
 	b, c := w.books, w.cursorOf(w.sending)
 	seq := w.upcoming(c)
-	if seq >= uint64(len(b.entering)) || !bytes.Equal(message, b.entering[seq]) {
-		w.problems[fmt.Sprintf("%s was sent another message than %d", c.name(), seq)]++
+	if seq >= uint64(len(b.entering)) || !bytes.Equal(message, formedAs(w.sending.Spec().form(), b.entering[seq])) {
+		w.wrong(fmt.Sprintf("%s was sent another message than %d", c.name(), seq))
 	}
 	c.accepted = append(c.accepted, seq)
-	for _, m := range c.members {
-		if m.id == w.sending.ID() {
-			m.accepted++
-		}
+	if seq+1 >= max(b.delivered, w.r.Delivered().Seq) {
+		c.catching = false
 	}
+	c.member(w.sending.ID()).accepted++
 	if !w.sending.cursor.tap && seq == b.delivered {
 		for uint64(len(b.at)) <= seq {
 			b.at = append(b.at, w.r.ms())
 		}
 		b.delivered = seq + 1
 	}
+}
+
+// formedAs is a message as a sink of that form gets it.
+func formedAs(f Form, message []byte) []byte {
+	body, newline := f.of(message)
+	if newline {
+		body = append(bytes.Clone(body), '\n')
+	}
+	return body
 }
 
 func (w *world) settleGiving() {
@@ -390,25 +535,73 @@ func (w *world) do(what string, f func()) {
 	before := w.where
 	w.where = what
 	w.garble()
+	w.garbleFree()
 	f()
 	if err := w.twins[0].bypassed(); err != nil {
-		w.problems[what+": "+err.Error()]++
+		w.wrong(what + ": " + err.Error())
+	}
+	if w.quiet == 0 && w.published() {
+		for _, p := range w.books.audit(w.r) {
+			w.wrong("the ring at work, after " + what + ": " + p)
+		}
 	}
 	w.point(0, "at rest")
 	w.where = before
 }
 
-// garble fills the log's fields with what no operation writes there: between two operations nobody looks at them, and the next one
-// must not lean on what the last one has left.
+// garble makes garbage of what nobody looks at between two operations, the log's fields and what says where something has
+// landed: the next operation must not lean on what the last one has left.
 func (w *world) garble() {
-	l := &w.r.c.Log
-	if l.Phase.Load() != phaseIdle {
+	c := w.r.c
+	if c.Log.Phase.Load() != phaseIdle || !w.published() {
 		return
 	}
-	for i := range l.Fields {
-		l.Fields[i] = garbage
+	w.spoil(unsafe.Pointer(&c.Log.Fields), unsafe.Sizeof(c.Log.Fields))
+	if w.r.Landed() {
+		return
 	}
-	w.twins[0].wrote(unsafe.Pointer(&l.Fields), len(l.Fields))
+	w.spoil(unsafe.Pointer(&c.Offset), unsafe.Sizeof(c.Offset))
+	w.spoil(unsafe.Pointer(&c.Land), unsafe.Sizeof(c.Land))
+	w.spoil(unsafe.Pointer(&c.From), unsafe.Sizeof(c.From))
+}
+
+// garbleFree makes garbage of the entries that are free, their states left out.
+func (w *world) garbleFree() {
+	if !w.published() {
+		return
+	}
+	for i := range w.r.cursorTable {
+		if e := &w.r.cursorTable[i]; e.State.Load() == free {
+			spoilEntry(w, e, unsafe.Offsetof(e.State), e.Sum.Load())
+		}
+	}
+	for i := range w.r.sinkTable {
+		if e := &w.r.sinkTable[i]; e.State.Load() == free {
+			spoilEntry(w, e, unsafe.Offsetof(e.State), e.Sum.Load())
+		}
+	}
+	for i := range w.r.clientTable {
+		if e := &w.r.clientTable[i]; e.State.Load() == free {
+			spoilEntry(w, e, unsafe.Offsetof(e.State), e.Sum.Load())
+		}
+	}
+}
+
+// spoilEntry makes garbage of an entry whose state is at an offset, unless it is garbage already, by its sum.
+func spoilEntry[T any](w *world, e *T, state uintptr, sum uint64) {
+	if sum == garbage*0x0101010101010101 {
+		return
+	}
+	begin := state + unsafe.Sizeof(mem.Uint32{})
+	w.spoil(unsafe.Add(unsafe.Pointer(e), begin), unsafe.Sizeof(*e)-begin)
+}
+
+func (w *world) spoil(p unsafe.Pointer, n uintptr) {
+	b := unsafe.Slice((*byte)(p), n)
+	for i := range b {
+		b[i] = garbage
+	}
+	w.twins[0].wrote(p, int(n))
 }
 
 // silently runs f without trying a kill: what brings a scene about.
@@ -422,6 +615,7 @@ func (w *world) datagram(b []byte) {
 	if err := unix.Send(w.in[0], b, unix.MSG_DONTWAIT); err != nil {
 		w.t.Fatal(err)
 	}
+	w.attested = append(w.attested, w.attests)
 }
 
 func (w *world) packet(messages ...[]byte) {
@@ -446,9 +640,13 @@ func (w *world) receive(kind uint32, fd, limit int) {
 		if w.books.from = w.clients; kind == Queues {
 			w.books.from = 0
 		}
-		w.r.Receive(fd, kind, w.books.from, limit)
+		w.from = Sender{Source: uint16(kind)}
+		if kind == Packets {
+			w.from = Sender{PID: int32(w.clients/2 + 1), UID: 7, GID: 8, Bits: SenderKnown}
+		}
+		w.r.Receive(fd, kind, From{w.books.from, w.from}, limit)
+		w.books.received(w.r)
 		w.books.taking = false
-		w.books.uncertain = w.r.c.Uncertain.Load()
 	})
 }
 
@@ -458,6 +656,7 @@ func (w *world) append() (out Outcome) {
 		w.losing(true)
 		out = w.r.Append()
 		w.losing(false)
+		w.books.known = w.books.kept(w.r)
 	})
 	return out
 }
@@ -466,8 +665,10 @@ func (w *world) append() (out Outcome) {
 func (w *world) losing(yes bool) {
 	for _, c := range w.books.cursors {
 		if s := c.find(w.r); s != nil {
-			c.skipping = yes
-			if !yes {
+			if c.skipping = yes; !yes && c.ack != nil {
+				c.ack.giveUp(s.Place().Seq)
+				c.lost = c.ack.lost()
+			} else if !yes {
 				c.lost = s.e.Lost.Load()
 			}
 		}
@@ -477,12 +678,12 @@ func (w *world) losing(yes bool) {
 // take receives datagrams until there are none, and appends.
 func (w *world) take(kind uint32, fd int) {
 	for range 100 {
-		was := len(w.books.entering) + int(w.books.refused)
+		was, refused := len(w.books.entering), w.books.refused
 		w.receive(kind, fd, MaxBatch)
 		if w.r.Landed() {
 			w.append()
 		}
-		if len(w.books.entering)+int(w.books.refused) == was || w.r.Landed() {
+		if len(w.books.entering) == was && w.books.refused == refused || w.r.Landed() {
 			return
 		}
 	}
@@ -491,33 +692,74 @@ func (w *world) take(kind uint32, fd int) {
 // add enters a sink that is connected to a socket of its own.
 func (w *world) add(want wish, oldest bool) (s *Sink) {
 	w.do("add", func() {
-		spec, how := want.spec(w.r.NewID(), oldest)
-		w.books.maxID = max(w.books.maxID, spec.ID)
-		var c *cursorBook
-		if i := slices.IndexFunc(w.books.cursors, func(c *cursorBook) bool { return c.share != "" && c.there != gone && c.share == want.Group }); i >= 0 {
-			c = w.books.cursors[i]
-		} else {
-			c = &cursorBook{id: spec.ID, share: want.Group, uid: want.UID, there: appearing}
-			w.books.cursors = append(w.books.cursors, c)
-		}
-		m := &memberBook{id: spec.ID, there: appearing}
-		c.members = append(c.members, m)
-		var err error
-		if s, err = w.r.Add(spec, how, false); err != nil {
-			panic(err)
-		}
-		w.books.maxID = max(w.books.maxID, s.cursor.ID())
-		c.specs = []described{{*s.Spec(), *s.cursor.Spec()}}
-		c.there, m.there = present, present
-		c.start, c.started = s.cursor.e.Start.Load(), true
+		s = w.enter(want, oldest, false)
 		kind := unix.SOCK_DGRAM
-		if spec.Frames {
+		if want.Frames {
 			kind = unix.SOCK_SEQPACKET
 		}
 		w.out[s] = socketpair(w.t, kind)
 		w.r.Connect(s, true, 1)
+		w.attest()
 	})
 	return s
+}
+
+// enter adds a sink, and writes it down.
+func (w *world) enter(want wish, oldest, attach bool) (s *Sink) {
+	b := w.books
+	i := slices.IndexFunc(b.cursors, func(c *cursorBook) bool { return c.share != "" && c.there != gone && c.share == want.Group })
+	var id uint64
+	w.naming(1, func() { id = w.r.NewID() })
+	spec, how := want.spec(id, oldest)
+	spec.Since, spec.Cursor = int64(1000+id), id
+	ids := uint64(0)
+	var c *cursorBook
+	if i >= 0 {
+		c = b.cursors[i]
+		spec.Cursor = c.id
+	} else {
+		if want.Group != "" {
+			ids, spec.Cursor = 1, b.channel.nextID
+		}
+		how.ID, how.Since = spec.Cursor, spec.Since
+		c = &cursorBook{id: spec.Cursor, share: want.Group, uid: want.UID, there: appearing, start: b.channelDelivered(w.r)}
+		if oldest {
+			c.start = w.r.Tail().Seq
+			c.catching = c.start < w.r.Delivered().Seq
+		}
+		c.specs = []described{{spec, how.CursorSpec}}
+		b.cursors = append(b.cursors, c)
+	}
+	m := &memberBook{id: id, there: appearing, spec: spec}
+	c.members = append(c.members, m)
+	w.naming(ids, func() {
+		var err error
+		if s, err = w.r.Add(spec, how, attach); err != nil {
+			panic(err)
+		}
+	})
+	if c.there == appearing {
+		c.kept = w.keep(unsafe.Pointer(s.cursor.e), silentOfCursor)
+	}
+	m.kept = w.keep(unsafe.Pointer(s.e), silentOfSink)
+	c.there, m.there = present, present
+	return s
+}
+
+// naming is about f, which takes so many ids.
+func (w *world) naming(ids uint64, f func()) {
+	ch := &w.books.channel
+	ch.naming = ids
+	f()
+	ch.nextID, ch.naming = ch.nextID+ids, 0
+}
+
+// attest has the kernel tell the senders of datagrams, if some sink asks for them.
+func (w *world) attest() { w.attestIf(w.r.AsksForOrigins()) }
+
+func (w *world) attestIf(yes bool) {
+	sys.PassCredentials(w.in[1], yes)
+	w.attests = yes
 }
 
 // send offers s what is next for it until it is full or has it all, at most times.
@@ -534,7 +776,6 @@ func (w *world) sendTo(s *Sink, fd, times int) {
 			}
 		}
 		w.settleGiving()
-		w.books.uncertain = w.r.c.Uncertain.Load()
 	})
 }
 
@@ -560,19 +801,49 @@ func (w *world) tooLarge(s *Sink) {
 	})
 }
 
+// leaveOut has a message pass by a sink that does not want it.
+func (w *world) leaveOut(s *Sink) {
+	if !w.r.Behind(s) || !w.r.LeavesOut(s) {
+		panic("nothing to leave out")
+	}
+	w.do("leave out", func() {
+		c := w.cursorOf(s)
+		w.books.skipped, c.skipping, c.leaving = true, true, true
+		if w.r.LeaveOut(s) {
+			c.lost, c.leftOut = c.lost+1, c.leftOut+1
+		}
+		c.skipping, c.leaving = false, false
+	})
+}
+
 func (w *world) update(s *Sink, spec Spec, how CursorSpec) {
 	w.do("update", func() {
 		c, old := w.cursorOf(s), s.Spec()
 		want := spec
 		want.ID, want.Cursor, want.Kind, want.Frames, want.Since = old.ID, old.Cursor, old.Kind, old.Frames, old.Since
 		c.specs = append(c.specs, described{want, s.cursor.changed(how)})
+		m := c.member(s.ID())
+		m.to = want
 		// One after the other, but both or none in the end.
 		w.r.Update(s, spec, how)
-		c.specs = c.specs[len(c.specs)-1:]
+		c.specs, m.spec = c.specs[len(c.specs)-1:], want
+		w.attest()
+	})
+}
+
+// unread counts what lay unread in the socket of a sink.
+func (w *world) unread(s *Sink) {
+	w.do("unread", func() {
+		c := w.cursorOf(s)
+		c.unreadBefore, c.counting = c.unread, true
+		c.unread += 3
+		w.r.CountUnread(s, 3)
+		c.counting = false
 	})
 }
 
 func (w *world) remove(s *Sink) {
+	w.unread(s)
 	w.do("remove", func() {
 		c, b := w.cursorOf(s), w.books
 		last := true
@@ -584,35 +855,46 @@ func (w *world) remove(s *Sink) {
 			}
 		}
 		if last {
-			c.there, c.left = vanishing, w.r.Head().Seq-s.cursor.Place().Seq
+			c.there, c.left = vanishing, w.r.Head().Seq-c.start-c.took()-c.lost
 		}
-		accepted, lost := uint64(len(c.accepted)), c.lost
-		left := w.r.Remove(s)
+		id := s.ID()
+		w.clientThere(id, vanishing)
+		if left := w.r.Remove(s); left != c.left {
+			w.wrong(fmt.Sprintf("%s leaves %d messages instead of %d", c.name(), left, c.left))
+		}
+		w.clientThere(id, gone)
+		w.attest()
 		for _, m := range c.members {
-			if m.id == s.ID() {
+			if m.id == id {
 				m.there = gone
 			}
 		}
 		if last {
 			c.there = gone
-			b.goneAccepted += accepted
-			b.goneLost += lost
-			b.goneAbandoned += left
+			b.goneAccepted += c.took()
+			b.goneLost += c.lost
+			b.goneAbandoned += c.left
+			b.goneLeftOut += c.leftOut
+			b.goneUnread += c.unread
 		}
 	})
+}
+
+// clientThere says whether the client with that id is there, if there is one.
+func (w *world) clientThere(id uint64, is presence) {
+	for _, c := range w.books.clients {
+		if c.id == id {
+			c.there = is
+		}
+	}
 }
 
 // subscriber enters a framed sink that is attaching.
 func (w *world) subscriber(label string) (s *Sink, c *clientBook) {
 	w.do("attach", func() {
-		spec, how := wish{Kind: Framed, Label: label, Frames: true}.spec(w.r.NewID(), false)
-		w.books.maxID = max(w.books.maxID, spec.ID)
-		c = &clientBook{id: spec.ID, there: appearing}
+		c = &clientBook{id: w.books.channel.nextID, there: appearing}
 		w.books.clients = append(w.books.clients, c)
-		var err error
-		if s, err = w.r.Add(spec, how, true); err != nil {
-			panic(err)
-		}
+		s = w.enter(wish{Kind: Framed, Label: label, Frames: true}, false, true)
 		c.there = present
 	})
 	return s, c
@@ -621,14 +903,16 @@ func (w *world) subscriber(label string) (s *Sink, c *clientBook) {
 // publisher enters a connected source that is attaching.
 func (w *world) publisher(label string) (p *Client, c *clientBook) {
 	w.do("attach", func() {
-		spec := ClientSpec{ID: w.r.NewID(), Label: label}
-		w.books.maxID = max(w.books.maxID, spec.ID)
-		c = &clientBook{id: spec.ID, there: appearing, source: true}
+		spec := ClientSpec{Label: label, UID: 9, Mark: 17}
+		w.naming(1, func() { spec.ID = w.r.NewID() })
+		spec.Since = int64(1000 + spec.ID)
+		c = &clientBook{id: spec.ID, there: appearing, source: &spec}
 		w.books.clients = append(w.books.clients, c)
 		var err error
 		if p, err = w.r.AddClient(spec); err != nil {
 			panic(err)
 		}
+		c.kept = w.keep(unsafe.Pointer(p.e), silentOfClient)
 		c.there = present
 	})
 	return p, c
@@ -638,12 +922,23 @@ func (w *world) publisher(label string) (p *Client, c *clientBook) {
 func (w *world) greet(s *Sink, p *Client, c *clientBook) {
 	w.do("greet", func() {
 		w.greeting = c
-		fd, text := socketpair(w.t, unix.SOCK_SEQPACKET)[0], []byte("ok id=1\n")
+		w.ok = fmt.Sprintf("ok id=%d\n", c.id)
+		fd, text := socketpair(w.t, unix.SOCK_SEQPACKET)[0], []byte(w.ok)
 		if p != nil {
 			w.r.GreetClient(p, fd, text)
 		} else {
 			w.r.Greet(s, fd, text)
 		}
+	})
+}
+
+func (w *world) number(names ...string) {
+	w.do("number", func() {
+		w.books.numbering = names
+		if _, err := w.r.NumberSources(names); err != nil {
+			w.t.Fatal(err)
+		}
+		w.books.sources = names
 	})
 }
 
@@ -654,9 +949,11 @@ func (w *world) consume() {
 			w.t.Fatal(err)
 		}
 		w.kind = 0
-		b.consumed, b.attempts = false, w.r.c.Attempts.Load()
+		if b.consumed {
+			b.consumed, b.attempts = false, 0
+		}
 		w.silently(func() { w.r.Attempt(); w.r.Attempt() })
-		b.attempts = w.r.c.Attempts.Load()
+		b.attempts += 2
 		w.r.Consume(w.in[1])
 	})
 }
@@ -670,13 +967,24 @@ func (w *world) lag(s *Sink, yes bool) {
 // turn has patience decide who is waited for.
 func (w *world) turn(d time.Duration) {
 	w.do("turn", func() {
+		decides := w.r.full || w.r.Owing()
 		judging := func(yes bool) {
 			for _, c := range w.books.cursors {
-				c.judging = yes
+				x := c.find(w.r)
+				if c.judging = yes; x == nil {
+					continue
+				}
+				if c.owing = x.account; !yes {
+					if c.owing = nil; decides {
+						c.owed = x.account.Owed
+					}
+				}
 			}
 		}
 		judging(true)
+		w.books.channel.clock[1] += Step(d)
 		w.r.Turn(d, func(*Cursor) bool { return true })
+		w.books.channel.clock[0] = w.books.channel.clock[1]
 		for _, v := range w.r.Verdicts() {
 			for _, c := range w.books.cursors {
 				if c.find(w.r) == v.Cursor {
@@ -690,5 +998,10 @@ func (w *world) turn(d time.Duration) {
 
 // pass lets channel time go by.
 func (w *world) pass(d time.Duration) {
-	w.do("clock", func() { w.r.Advance(d) })
+	w.do("clock", func() {
+		ch := &w.books.channel
+		ch.clock[1] += d
+		w.r.Advance(d)
+		ch.clock[0] = ch.clock[1]
+	})
 }

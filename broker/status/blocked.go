@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/broker/journal"
-	"github.com/msgmux/msgmux/broker/loop"
-	"github.com/msgmux/msgmux/internal/sys"
 )
 
 const (
@@ -34,7 +32,7 @@ func (b *Board) watchBlocked(ctx context.Context) {
 		case !said.IsZero() && (now == nil || !now.Since.Equal(said)):
 			b.c.Log.Event(slog.LevelInfo, journal.EventUnblocked, "sources go on", slog.Duration("after", time.Since(said).Round(time.Second)))
 			said = time.Time{}
-		case said.IsZero() && now != nil && time.Since(now.Since) >= b.c.BlockedLong && b.somebodyIsBlocked(now):
+		case said.IsZero() && now != nil && time.Since(now.Since) >= b.c.BlockedLong:
 			said = now.Since
 			if label, ok := now.Sink(); ok {
 				b.c.Log.Event(slog.LevelWarn, journal.EventBlocked, "sources wait for a sink", slog.String("sink", label))
@@ -43,14 +41,4 @@ func (b *Board) watchBlocked(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// somebodyIsBlocked says whether there is a source that is kept waiting. Without a sink that is so when a message lies in the
-// source socket; a full ring is full because somebody sends.
-func (b *Board) somebodyIsBlocked(now *loop.Blockage) bool {
-	if _, ok := now.Sink(); ok || b.c.Thread.Landed() > 0 || !b.c.Source.Given() {
-		return true
-	}
-	i, err := sys.WaitReadable(0, b.c.Source.FD)
-	return err == nil && i == 0
 }

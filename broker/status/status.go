@@ -21,11 +21,11 @@ type Config struct {
 	Version    string
 	Name       string // of the channel; "" is the default one
 	RuntimeDir string
+	Publish    string // where connected sources connect; "" for nowhere
 
 	Thread   *loop.Thread
 	Log      *journal.Log
 	Notifier *activation.Notifier // nil without a service manager
-	Source   activation.Descriptor
 
 	// BlockedCheck is how often the Board looks whether the sources are blocked, and BlockedLong after how long that is worth
 	// a line; 0: as usual.
@@ -96,8 +96,8 @@ func (b *Board) look(list bool) (wire.Status, []wire.Sink) {
 		Buffer: t.Geometry.Size, Used: t.Head.Pos - t.Tail.Pos, MaxMessage: t.Geometry.MaxMessage,
 		MaxSinks: t.Geometry.MaxSinks, MaxClients: t.Geometry.MaxClients,
 		Received: t.Received(), Entered: t.Entered(), EnteredBytes: t.Head.Pos, Landed: b.c.Thread.Landed(), Refused: t.RefusedBy(),
-		Accepted: t.Accepted, Lost: t.Lost, Abandoned: t.Abandoned,
-		Delivered: t.Delivered.Seq, Tail: t.Tail.Seq, Uncertain: t.Uncertain,
+		Accepted: t.Accepted, Lost: t.Lost, LeftOut: t.LeftOut, Abandoned: t.Abandoned, Unread: t.Unread,
+		Delivered: t.Delivered.Seq, Tail: t.Tail.Seq, Uncertain: t.Uncertain, AsOwn: t.AsOwn,
 		Registrations: b.c.Log.Outcomes.All(), LogDropped: b.c.Log.Dropped(),
 	}
 	if then != nil {
@@ -119,6 +119,7 @@ func (b *Board) look(list bool) (wire.Status, []wire.Sink) {
 		}
 	}
 	st.Sources = b.sources()
+	st.Sources.Sockets = b.sockets(st.Sources.Blocked)
 	b.rates.keep(now, &t, numbers)
 	return st, sinks
 }
@@ -129,8 +130,11 @@ func (b *Board) sinkStatus(n *ring.Numbers) wire.Sink {
 		ID: n.Spec.ID, Label: n.Spec.Label, Kind: n.Spec.Kind.String(), Address: n.Spec.Address, UID: n.Spec.UID,
 		Share: n.Reading.Share, Tap: n.Reading.Tap, Frames: n.Spec.Frames,
 		Patience: wire.FormatPatience(n.Reading.Patience), PatienceLeft: -1,
-		Start: n.Start, Next: n.Cursor.Seq, Accepted: n.Accepted, Lost: n.Lost, Waiting: n.Waiting, LagBytes: n.LagBytes,
+		Start: n.Start, Next: n.Cursor.Seq, Accepted: n.Accepted, Lost: n.Lost, LeftOut: n.LeftOut, Unread: n.Unread, Waiting: n.Waiting, LagBytes: n.LagBytes,
 		SinceUnix: n.Spec.Since,
+	}
+	if n.Spec.Credentials {
+		s.Credentials = "pass"
 	}
 	if n.Queue {
 		s.Kind = "queue"
@@ -141,9 +145,19 @@ func (b *Board) sinkStatus(n *ring.Numbers) wire.Sink {
 	if n.Reading.Patience != wire.Forever {
 		s.PatienceLeft = max(0, n.Reading.Patience-n.Owed).Seconds()
 	}
+	s.Ack, s.View, s.Unacknowledged = n.Reading.Ack, n.Spec.View, n.Unacknowledged
+	if n.Reading.Keep > 0 {
+		s.Keep = wire.FormatPatience(n.Reading.Keep)
+	}
 	switch {
 	case n.Absent:
 		s.State = "absent"
+		if !n.Left.IsZero() {
+			s.AbsentSince = n.Left.Unix()
+		}
+		if until, ok := b.c.Thread.KeptUntil(n.Reading.ID); ok {
+			s.KeptUntil = until.Unix()
+		}
 	case n.Lagging:
 		s.State = "lagging"
 		if since, ok := b.c.Thread.LaggingSince(n.Reading.ID); ok {
@@ -171,21 +185,4 @@ func count(n *wire.SinkCounts, s *wire.Sink) {
 			*c.n++
 		}
 	}
-}
-
-// sources says whether the sources are blocked, and why.
-func (b *Board) sources() (s wire.Sources) {
-	past := b.c.Thread.BlockedFor()
-	if now := b.c.Thread.Blocked(); now != nil {
-		s.Blocked = true
-		s.ForSeconds = time.Since(now.Since).Seconds()
-		past += time.Since(now.Since)
-		s.Why = "no sink"
-		if label, ok := now.Sink(); ok {
-			s.Sink = label
-			s.Why = "sink " + label
-		}
-	}
-	s.BlockedSecs = past.Seconds()
-	return s
 }

@@ -50,7 +50,7 @@ func (s *Store) Drain() {
 func (s *Store) Finish(fd int, name string) {
 	if name != "" {
 		s.unwant(name)
-		if letter, _, ok := activation.ParseSinkName(name); ok && letter != activation.DatagramSink {
+		if letter, _, ok := activation.ParseSinkName(name); ok && letter != activation.DatagramSink && letter != activation.ViewPage {
 			sys.HangUp(fd)
 		}
 	}

@@ -22,6 +22,9 @@ type Options struct {
 	Geometry      ring.Geometry // of a new ring; an old one is moved to it
 	IgnoreRecords bool          // see ring.Options
 	Expected      bool          // the sockets are the service manager's, so it is ours: without an answer from it there is no start
+
+	Owner       func(uid uint32) uint32 // see ring.Options
+	Credentials bool                    // likewise
 }
 
 // Salvaged is who was in a ring that was set aside.
@@ -39,7 +42,8 @@ func (s *Store) Open(in *activation.Set, o Options) (r *ring.Ring, salvaged Salv
 	for _, d := range in.All() {
 		s.refuses = s.RefuseRights(d.FD) && s.refuses
 	}
-	opt := ring.Options{Ops: s.ops, Descriptors: !s.refuses, Closer: s.Discard, Lock: true, IgnoreRecords: o.IgnoreRecords,
+	opt := ring.Options{Ops: s.ops, Descriptors: !s.refuses, Closer: s.Discard, Lock: true, IgnoreRecords: o.IgnoreRecords, Owner: o.Owner,
+		Credentials: o.Credentials,
 		LockError: func(err error) {
 			s.log.Event(slog.LevelDebug, journal.EventInternal, "the ring's state is not locked in memory; raise LimitMEMLOCK", slog.Any("error", err))
 		}}

@@ -64,13 +64,20 @@ func Name(spec *ring.Spec) string {
 	case ring.Dynamic:
 		return activation.SinkName(activation.DatagramSink, spec.ID)
 	case ring.Framed:
-		return activation.SinkName(activation.ConnectedSink, spec.ID)
+		return activation.SinkName(activation.ConnectedSink, spec.Connection())
 	}
 	return ""
 }
 
+// PageName is what the page of a sink in view, or the stage of a source, is called in the store, by the number of its connection.
+func PageName(conn uint64) string {
+	return activation.SinkName(activation.ViewPage, conn)
+}
+
 // ClientName is what the descriptor of a connected source is called in the store.
-func ClientName(id uint64) string { return activation.SinkName(activation.ConnectedSource, id) }
+func ClientName(spec *ring.ClientSpec) string {
+	return activation.SinkName(activation.ConnectedSource, spec.Connection())
+}
 
 // barrierTimeout is how long the service manager may take to read its mail.
 const barrierTimeout = 10 * time.Second

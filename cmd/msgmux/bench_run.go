@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -199,21 +198,11 @@ func ownCPU() time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// clockTick is the unit of times in /proc/PID/stat: USER_HZ is 100 wherever Go runs.
-const clockTick = time.Second / 100
-
-// cpuOf is the CPU time of another process, user and system, so far, to a hundredth of a second.
+// cpuOf is the CPU time of another process so far.
 func cpuOf(pid int) (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	s, err := readStat(pid)
 	if err != nil {
 		return 0, fmt.Errorf("cannot read the CPU time of the broker: %w", err)
 	}
-	// The name, field 2, may hold anything; what follows its last parenthesis begins with field 3 (proc_pid_stat(5)).
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("cannot read the CPU time of the broker: /proc/%d/stat has %d fields", pid, len(fields))
-	}
-	user, err1 := strconv.ParseInt(string(fields[14-3]), 10, 64)
-	system, err2 := strconv.ParseInt(string(fields[15-3]), 10, 64)
-	return time.Duration(user+system) * clockTick, errors.Join(err1, err2)
+	return s.cpu, nil
 }

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -13,6 +15,8 @@ import (
 	"testing"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -41,7 +45,7 @@ func TestDoctorSeesSmallLimits(t *testing.T) {
 	broker.cmd.Path = filepath.Join(binaries, "msgmuxd")
 	// Root may lock what it likes, whatever the limit.
 	broker.asNobody().under(t, "prlimit", "--nofile=1100:1100", "--memlock=0:0").start()
-	until(t, "the broker's start", func() bool {
+	test.Eventually(t, "the broker's start", func() bool {
 		_, err := msgmux.Channel{RuntimeDir: dir}.Status(t.Context())
 		return err == nil
 	})
@@ -68,12 +72,12 @@ func TestDoctorSeesWhoBlocks(t *testing.T) {
 	pub := prepare(t, dir, "pub", "-l")
 	pub.cmd.Stdin = endless{}
 	pub.start()
-	until(t, "sources wait long", func() bool {
+	test.Eventually(t, "sources wait long", func() bool {
 		s, err := msgmux.Channel{RuntimeDir: dir}.Status(t.Context())
 		return err == nil && s.Sources.Blocked && s.Sources.For.Seconds() > blockedLong
 	})
 	f := diagnose(t, prepare(t, dir, "doctor", "--json"), exitFailure)["sources"]
-	if f.Verdict != bad || !strings.Contains(f.Text, "for the sink archive") || strings.Contains(f.Advice, "sinks set") ||
+	if f.Verdict != bad || !strings.Contains(f.Text, fmt.Sprintf("for the sink archive (msgmux[%d]", sub.cmd.Process.Pid)) || strings.Contains(f.Advice, "sinks set") ||
 		!strings.Contains(f.Advice, "restart its program, or attach another sink: msgmux --runtime-dir "+dir+" sub") {
 		t.Errorf("sources: %+v", f)
 	}
@@ -83,10 +87,40 @@ func TestDoctorSeesWhoBlocks(t *testing.T) {
 		t.Errorf("beside another sink: %+v", f)
 	}
 	prepare(t, dir, "sinks", "set", "archive", "--patience", "1s").want(0)
-	until(t, "the sources go on", func() bool {
+	test.Eventually(t, "the sources go on", func() bool {
 		s, err := msgmux.Channel{RuntimeDir: dir}.Status(t.Context())
 		return err == nil && s.Lost > 0
 	})
+}
+
+// TestDoctorSeesACircle: a consumer that logs into the channel that it reads waits for itself when it has much to say.
+func TestDoctorSeesACircle(t *testing.T) {
+	_, dir := startBroker(t)
+	channel := msgmux.Channel{RuntimeDir: dir}
+	sink, err := channel.Subscribe(t.Context(), msgmux.SinkOptions{Label: "shipper"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	source, err := channel.Dial(t.Context(), msgmux.SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		for source.Send(ctx, make([]byte, 60<<10)) == nil {
+		}
+	}()
+	test.Eventually(t, "it waits for itself", func() bool {
+		s, err := channel.Status(t.Context())
+		return err == nil && s.Sources.Blocked && s.Sources.Sink == "shipper" && s.Sources.For.Seconds() > blockedLong
+	})
+	f := diagnose(t, prepare(t, dir, "doctor", "--json"), exitFailure)["sources"]
+	if f.Verdict != bad || !strings.Contains(f.Text, fmt.Sprintf("[%d] sends to this channel too", os.Getpid())) || !strings.Contains(f.Advice, "elsewhere") {
+		t.Errorf("sources: %+v", f)
+	}
 }
 
 // TestDoctorSeesAnAbsentSink and one that only a tap is left beside.
@@ -95,7 +129,7 @@ func TestDoctorSeesAnAbsentSink(t *testing.T) {
 	if err := os.Symlink("/nowhere/at/all", filepath.Join(dir, "sinks", "agent")); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the absent sink", func() bool { s := sinksOf(t, dir); return len(s) == 1 && s[0].State == "absent" })
+	test.Eventually(t, "the absent sink", func() bool { s := sinksOf(t, dir); return len(s) == 1 && s[0].State == "absent" })
 	found := diagnose(t, prepare(t, dir, "doctor", "--json"), exitFailure)
 	if f := found["sink agent"]; f.Verdict != poor || !strings.Contains(f.Text, "nobody is at") {
 		t.Errorf("the sink: %+v", f)
@@ -145,7 +179,7 @@ func TestDoctorKnowsWhatItCannotCause(t *testing.T) {
 		err  error
 		want string
 	}{
-		{0, fs.ErrNotExist, "modprobe unix_diag"}, {0, errors.New("its kernel is older than 5.3"), "use the subscribe socket"},
+		{0, fmt.Errorf("cannot open: %w", sys.ErrNoDiag), "modprobe unix_diag"}, {0, errors.New("its kernel is older than 5.3"), "use the subscribe socket"},
 		{uint32(os.Geteuid()) + 1, nil, "please report"},
 	} {
 		if f := judgeSockDiag(test.uid, test.err); f.Verdict != bad || !strings.Contains(f.Advice, test.want) {

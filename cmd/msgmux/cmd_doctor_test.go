@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // diagnose runs the doctor and returns what it found, by name.
@@ -50,7 +52,7 @@ func TestDoctorLooksAtAChannel(t *testing.T) {
 	pub := prepare(t, dir, "pub", "-l")
 	pub.cmd.Stdin = endless{}
 	pub.start()
-	until(t, "the sink is left behind", func() bool { return sinksOf(t, dir)[1].State == "lagging" })
+	test.Eventually(t, "the sink is left behind", func() bool { return sinksOf(t, dir)[1].State == "lagging" })
 	found = diagnose(t, prepare(t, dir, "doctor", "--json"), 0)
 	if f := found["sink hung"]; f.Verdict != poor || !strings.Contains(f.Text, "lost") || !strings.Contains(f.Advice, "sinks set 'hung'") {
 		t.Errorf("the sink: %+v", f)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // hexLines is what sub -o hex prints, taken apart: message by message, whatever they hold.
@@ -138,13 +139,13 @@ func TestPubWaitsAndSaysForWhat(t *testing.T) {
 	}
 	quick := prepare(t, dir, "pub", "quick").start()
 	waits := prepare(t, dir, "pub", "-W", "1m", "late").start()
-	until(t, "the notice", func() bool { return strings.Contains(waits.stderr.String(), "waiting: no sink is connected\n") })
+	test.Eventually(t, "the notice", func() bool { return strings.Contains(waits.stderr.String(), "waiting: no sink is connected\n") })
 
 	// Someone comes, and is enough to let both go on; then it stops, and has to be waited for.
 	sub := startSub(t, dir, "--label", "archive", "--patience", "forever")
 	waits.want(0).says("the channel takes messages again, after ")
 	quick.want(0)
-	until(t, "everything has come", func() bool {
+	test.Eventually(t, "everything has come", func() bool {
 		got := sub.stdout.String()
 		return strings.Contains(got, "late\n") && strings.Contains(got, "quick\n")
 	})
@@ -158,7 +159,7 @@ func TestPubWaitsAndSaysForWhat(t *testing.T) {
 func waitsFor(t *testing.T, dir, reason string) {
 	t.Helper()
 	p := prepare(t, dir, "pub", "x").start()
-	until(t, "the notice that pub waits "+reason, func() bool {
+	test.Eventually(t, "the notice that pub waits "+reason, func() bool {
 		return strings.Contains(p.stderr.String(), "waiting: "+reason+"\n")
 	})
 	p.signal(syscall.SIGTERM)
@@ -200,7 +201,7 @@ func TestPubEndsBySignal(t *testing.T) {
 		if _, err := io.WriteString(writer, s.String()+"\ntwo\nthr"); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "the messages", func() bool { return strings.HasSuffix(sub.stdout.String(), s.String()+"\ntwo\n") })
+		test.Eventually(t, "the messages", func() bool { return strings.HasSuffix(sub.stdout.String(), s.String()+"\ntwo\n") })
 		p.signal(s)
 		p.want(status).says("2 messages sent")
 	}
@@ -209,7 +210,7 @@ func TestPubEndsBySignal(t *testing.T) {
 	fillChannel(t, dir)
 	for s, status := range map[syscall.Signal]int{syscall.SIGINT: exitInterrupted, syscall.SIGTERM: exitTerminated} {
 		p := prepare(t, dir, "pub", "x", "y").start()
-		until(t, "the notice", func() bool { return strings.Contains(p.stderr.String(), "waiting: ") })
+		test.Eventually(t, "the notice", func() bool { return strings.Contains(p.stderr.String(), "waiting: ") })
 		p.signal(s)
 		p.want(status).says("0 messages sent")
 		if strings.Count(p.stderr.String(), "sent") != 1 {
@@ -238,10 +239,10 @@ func TestPubNeedsAnInput(t *testing.T) {
 		}
 	}
 	progress := regexp.MustCompile(`1,234 messages sent, 7\.23 KiB, [0-9,]+ messages/s`)
-	until(t, "the progress", func() bool { return progress.MatchString(shown.String()) })
+	test.Eventually(t, "the progress", func() bool { return progress.MatchString(shown.String()) })
 	writer.Close()
 	p.want(0)
-	until(t, "the erasing", func() bool { return strings.HasSuffix(shown.String(), "\r\x1b[K") })
+	test.Eventually(t, "the erasing", func() bool { return strings.HasSuffix(shown.String(), "\r\x1b[K") })
 }
 
 // TestPubSendsLinesTogether that are there already, and each at once that comes alone.
@@ -254,18 +255,18 @@ func TestPubSendsLinesTogether(t *testing.T) {
 	for i := range 3 {
 		fmt.Fprintf(&want, "line %d\n", i)
 		fmt.Fprintf(writer, "line %d\n", i)
-		until(t, "the line", func() bool { return sub.stdout.String() == want.String() })
+		test.Eventually(t, "the line", func() bool { return sub.stdout.String() == want.String() })
 	}
 	// Its connection is the only one that may be; the second goes another way.
 	many := strings.Repeat("many\n", 20_000) + strings.Repeat("l", 70_000) + "\nend\n"
 	prepare(t, dir, "pub").input(strings.NewReader(many)).want(0).says()
 	want.WriteString(many)
-	until(t, "all lines", func() bool { return len(sub.stdout.String()) >= want.Len() })
+	test.Eventually(t, "all lines", func() bool { return len(sub.stdout.String()) >= want.Len() })
 	writer.Close()
 	first.want(0)
 	prepare(t, dir, "pub").input(strings.NewReader(many)).want(0).says()
 	want.WriteString(many)
-	until(t, "all lines again", func() bool { return len(sub.stdout.String()) >= want.Len() })
+	test.Eventually(t, "all lines again", func() bool { return len(sub.stdout.String()) >= want.Len() })
 	if sub.stdout.String() != want.String() {
 		t.Error("something came otherwise")
 	}

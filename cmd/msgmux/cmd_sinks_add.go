@@ -7,11 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,6 +27,9 @@ type addOptions struct {
 	service                 string
 	patience                patience
 	start, share            string
+	end, credentials        string
+	maxSize                 uint32
+	noEmpty                 bool
 	tap, frames, dry, force bool
 }
 
@@ -73,11 +76,17 @@ with --user by the user. 'msgmux sinks remove' undoes it.`,
 	flags.StringVar(&o.share, "share", "", "take turns with the other sinks of the share `NAME`")
 	flags.BoolVar(&o.tap, "tap", false, "only look on: nobody waits for it, and its taking a message does not count")
 	flags.BoolVar(&o.frames, "frames", false, "many messages in one packet")
+	flags.BoolVar(&o.noEmpty, "no-empty", false, "messages of no bytes are left out, which many a program takes for the end")
+	flags.StringVar(&o.end, "end", "", "what each message `ENDS` in: newline, none, or as-is")
+	flags.Uint32Var(&o.maxSize, "max-size", 0, "messages of more than `N` bytes are left out, which the program would cut; 0: none")
+	flags.StringVar(&o.credentials, "credentials", "", "`WHOSE` credentials each message carries: own, the broker's, or pass, its sender's")
 	flags.BoolVar(&o.dry, "dry-run", false, "print what would be written, and do nothing")
 	flags.BoolVar(&o.force, "force", false, "replace files that are there already")
 	completeWith(cmd, "service", completeServices(where))
 	complete(cmd, "patience", patienceExamples...)
 	complete(cmd, "start", startNow, startOldest)
+	complete(cmd, "end", "newline", "none", "as-is")
+	complete(cmd, "credentials", "pass", "own")
 	completeLive(where, cmd, "share", sharesOf)
 	return cmd
 }
@@ -133,12 +142,6 @@ func (p sinkPlace) dropIn(service string) string {
 
 // madeBy begins each file that sinks add writes; sinks remove takes nothing away that does not begin so.
 const madeBy = "# Made by: msgmux sinks add "
-
-// plannedFile is a file to be written.
-type plannedFile struct {
-	path string
-	text []byte
-}
 
 // serviceName is what systemd takes for the name of a service (systemd.unit(5)).
 var serviceName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.service$`)
@@ -235,7 +238,8 @@ func (o *addOptions) lines() ([]byte, error) {
 	var options wire.Options
 	for _, option := range []struct {
 		key, value string
-	}{{"patience", o.patience.text()}, {"start", o.start}, {"share", o.share}, {"tap", yes(o.tap)}, {"frames", yes(o.frames)}} {
+	}{{"patience", o.patience.text()}, {"start", o.start}, {"share", o.share}, {"tap", yes(o.tap)}, {"frames", yes(o.frames)},
+		{"empty", no(o.noEmpty)}, {"end", o.end}, {"max-size", number(o.maxSize)}, {"credentials", o.credentials}} {
 		if option.value == "" {
 			continue
 		}
@@ -255,23 +259,27 @@ func (p *patience) text() string {
 	return wire.FormatPatience(*p.value)
 }
 
+// no is the value of an option that is on, unless off.
+func no(off bool) string {
+	if off {
+		return "no"
+	}
+	return ""
+}
+
+// number is the value of an option, "" for 0.
+func number(n uint32) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.FormatUint(uint64(n), 10)
+}
+
 func yes(on bool) string {
 	if on {
 		return "yes"
 	}
 	return ""
-}
-
-// print shows what is written.
-func (a *addition) print() error {
-	var text []byte
-	for i, f := range a.files {
-		if i > 0 {
-			text = append(text, '\n')
-		}
-		text = append(fmt.Appendf(text, "# %s\n", f.path), f.text...)
-	}
-	return printText(text)
 }
 
 // carryOut writes the files and has systemd act on them. What was written is removed when that fails.
@@ -284,12 +292,12 @@ func (a *addition) carryOut(o *addOptions) (err error) {
 		err = a.lookAtConsumer(ctx, conn)
 	}
 	if o.dry {
-		return a.print() // a plan needs no systemd
+		return printFiles(a.files) // a plan needs no systemd
 	}
 	if err != nil {
 		return err
 	}
-	if err := a.print(); err != nil {
+	if err := printFiles(a.files); err != nil {
 		return err
 	}
 	if o.force {
@@ -300,24 +308,13 @@ func (a *addition) carryOut(o *addOptions) (err error) {
 		if err == nil {
 			return
 		}
-		for _, path := range written {
-			if os.Remove(path) == nil {
-				say("removed %s again", path)
-				removeEmpty(path)
-			}
-		}
+		removeAgain(written)
 		// Not with ctx: it may be what has ended.
 		_ = conn.ResetFailedUnitContext(context.Background(), a.place.unit)
 		_ = conn.ReloadContext(context.Background())
 	}()
-	for _, f := range a.files {
-		wrote, err := f.write(o.force)
-		if wrote {
-			written = append(written, f.path)
-		}
-		if err != nil {
-			return fmt.Errorf("cannot write %s: %w", f.path, err)
-		}
+	if written, err = writeFiles(a.files, o.force); err != nil {
+		return err
 	}
 	if err := a.start(ctx, conn); err != nil {
 		return err
@@ -336,13 +333,6 @@ func (a *addition) forgetOther() {
 	if other := a.place.dropIn(r.service); slices.Contains(r.files, other) && os.Remove(other) == nil {
 		say("removed %s", other)
 		removeEmpty(other)
-	}
-}
-
-// removeEmpty removes the folder of drop-ins that a file was in, if nothing else is.
-func removeEmpty(path string) {
-	if folder := filepath.Dir(path); strings.HasSuffix(folder, ".service.d") {
-		_ = os.Remove(folder)
 	}
 }
 
@@ -370,30 +360,6 @@ func (a *addition) lookAtConsumer(ctx context.Context, conn *dbus.Conn) error {
 	return nil
 }
 
-// write writes a file that is not there yet, or has that very text. A file that was there is not the caller's to remove.
-func (f plannedFile) write(force bool) (wrote bool, err error) {
-	if old, err := os.ReadFile(f.path); err == nil {
-		if bytes.Equal(old, f.text) {
-			return false, nil
-		}
-		if !force {
-			return false, errors.New("it is there already, with another text; see --force")
-		}
-		return false, os.WriteFile(f.path, f.text, 0o644)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return false, err
-	}
-	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
-		return false, err
-	}
-	file, err := os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return false, err
-	}
-	_, err = file.Write(f.text)
-	return true, errors.Join(err, file.Close())
-}
-
 // start enables and starts the socket.
 func (a *addition) start(ctx context.Context, conn *dbus.Conn) error {
 	if err := conn.ReloadContext(ctx); err != nil {
@@ -412,19 +378,6 @@ func (a *addition) start(ctx context.Context, conn *dbus.Conn) error {
 		return fmt.Errorf("cannot start %s: %w; see journalctl%s --unit %s", a.place.unit, err, a.units.userFlag(), a.place.unit)
 	}
 	return nil
-}
-
-// outcome waits for the end of a job.
-func outcome(ctx context.Context, result <-chan string) error {
-	select {
-	case r := <-result:
-		if r != "done" {
-			return fmt.Errorf("the job is %s", r)
-		}
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // tell says what has become of the sink in the channel.

@@ -21,7 +21,8 @@ func at(t *testing.T, folder string, args ...string) *program {
 
 // TestSinksAddShowsItsPlan: the files for the default channel, for another one, and for a user's own.
 func TestSinksAddShowsItsPlan(t *testing.T) {
-	got := at(t, "/run/msgmux", "sinks", "add", "archive", "--service", "arch", "--patience", "forever", "--tap=false", "--dry-run").want(0).stdout.String()
+	got := at(t, "/run/msgmux", "sinks", "add", "archive", "--service", "arch", "--patience", "forever", "--tap=false", "--credentials", "pass",
+		"--dry-run").want(0).stdout.String()
 	want := `# /etc/systemd/system/msgmux-sink@archive.socket
 # Made by: msgmux sinks add archive --service arch.service
 [Unit]
@@ -54,6 +55,7 @@ RestartSec=500ms
 # /etc/msgmux/sinks/archive.conf
 # Made by: msgmux sinks add archive --service arch.service
 patience=forever
+credentials=pass
 `
 	if got != want {
 		t.Errorf("got\n%s", got)
@@ -98,6 +100,8 @@ func TestSinksAddRefuses(t *testing.T) {
 		{"/run/msgmux", []string{"a", "--service", "x\nExecStart=y"}, "not the name of a service"},
 		{"/run/msgmux", []string{"a", "--service", "x", "--share", "not good"}, "share"},
 		{"/run/msgmux", []string{"a", "--service", "x", "--start", "later"}, "start"},
+		{"/run/msgmux", []string{"a", "--service", "x", "--credentials", "root"}, "credentials"},
+		{"/run/msgmux", []string{"a", "--service", "x", "--credentials", "pass", "--frames"}, "credentials"},
 		{"/run/user/1000/msgmux", []string{"a", "--service", "x", "--tap"}, "no files of options"},
 		{"/run/msgmux", []string{"a", "--service", "x", "--share", "good\ntap=yes"}, "share"},
 		{"/run/msgmux", []string{"a", "--service", "x", "--start", "now\npatience=forever"}, "start"},

@@ -26,14 +26,16 @@ const answerWithin = 5 * time.Second
 type listing struct {
 	Status  wire.Status
 	Sinks   []wire.Sink
-	Senders []sender // those that --senders asks for
+	Senders []sender  // those that --senders asks for
+	Readers []sinkEnd // and --readers
 }
 
 // ratesAfter is how long a status waits for its rates where nobody has looked at the channel lately.
 const ratesAfter = 30 * time.Millisecond
 
 func statusCommand(where *location) *cobra.Command {
-	var watching, withSenders bool
+	var watching bool
+	var with struct{ senders, readers bool }
 	o := watchOptions{interval: span(time.Second)}
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -45,7 +47,10 @@ seconds under systemd, and elsewhere since somebody last looked at the channel;
 if that was not in the last ten seconds, of 30 ms, which it waits. --json waits
 for nothing, and says over how many seconds its rates are measured: 0, there are
 none. --senders adds who is connected to the sockets for sources; a program that
-names the socket with each message, as logger does, is not connected.
+names the socket with each message, as logger does, is not connected. --readers
+adds which processes hold the sockets of sinks, and their units: also a child
+that has inherited the socket of a program that has ended. Of sinks that are
+connected, those of one user stand together. Only root sees others' processes.
 
 With --watch it goes on doing so until it is interrupted: on a terminal as a
 table with the rate and the lag of each sink over the last minutes, those in
@@ -57,8 +62,8 @@ sink, every interval.`,
   msgmux status --watch --json | jq '.status.received'`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if watching && withSenders {
-				return usagef("--senders does not go with --watch")
+			if watching && (with.senders || with.readers) {
+				return usagef("--senders and --readers do not go with --watch")
 			}
 			if watching {
 				return watchChannel(where, o)
@@ -68,11 +73,12 @@ sink, every interval.`,
 					return usagef("--%s goes with --watch", flag)
 				}
 			}
-			return showStatus(where, o.json, withSenders)
+			return showStatus(where, o.json, with.senders, with.readers)
 		},
 	}
 	cmd.Flags().BoolVar(&o.json, "json", false, "one JSON object: status and sinks; with --watch one a line")
-	cmd.Flags().BoolVar(&withSenders, "senders", false, "with the users and processes that are connected as sources")
+	cmd.Flags().BoolVar(&with.senders, "senders", false, "with the users and processes that are connected as sources")
+	cmd.Flags().BoolVar(&with.readers, "readers", false, "with the processes that hold the sockets of sinks, and their units")
 	cmd.Flags().BoolVarP(&watching, "watch", "w", false, "go on until interrupted")
 	cmd.Flags().Var(&o.interval, "interval", "with --watch: how often")
 	cmd.Flags().UintVar(&o.count, "count", 0, "with --watch: end after `N` times; 0: never")
@@ -80,7 +86,7 @@ sink, every interval.`,
 }
 
 // showStatus prints how the channel is, once.
-func showStatus(where *location, asJSON, withSenders bool) error {
+func showStatus(where *location, asJSON, withSenders, withReaders bool) error {
 	if !asJSON {
 		if err := awaitRates(where); err != nil {
 			return err
@@ -90,9 +96,16 @@ func showStatus(where *location, asJSON, withSenders bool) error {
 	if err != nil {
 		return err
 	}
-	if withSenders {
-		if l.Senders, err = connectedSenders(l.Status.RuntimeDir); err != nil {
+	if withSenders || withReaders {
+		e, err := endsOf(l.Status.RuntimeDir, l.Sinks)
+		if err != nil {
 			return err
+		}
+		if withSenders {
+			l.Senders = e.senders
+		}
+		if withReaders {
+			l.Readers = e.readers
 		}
 	}
 	now := time.Now()
@@ -102,6 +115,9 @@ func showStatus(where *location, asJSON, withSenders bool) error {
 	text := appendStatus(nil, l, now)
 	if withSenders {
 		text = appendSenders(append(text, '\n'), l.Senders)
+	}
+	if withReaders {
+		text = appendReaders(append(text, '\n'), l.Readers)
 	}
 	if len(l.Sinks) > 0 {
 		slices.SortFunc(l.Sinks, byTrouble(l.Status.Buffer))
@@ -179,6 +195,14 @@ func appendStatus(dst []byte, l listing, now time.Time) []byte {
 	row("messages", "%s received, %s accepted, %s lost%s", commas(s.Received), commas(s.Accepted), commas(s.Lost), extras(s))
 	row("ring", "%s; %s; %s", byteCount(s.Buffer), behind(l), starts(s))
 	row("sources", "%s; %s a second", sources(s.Sources), perSecond(s.ReceivedRate, s.RateSeconds))
+	if s.Sources.Blocked && s.Sources.Sink == "" {
+		row("", "msgmux sub prints what comes, and msgmux-discard.service throws it away; doctor says how")
+	}
+	if len(s.Sources.Sockets) > ownSockets || s.Sources.Blocked {
+		for _, k := range s.Sources.Sockets {
+			row("", "%s", sourceSocket(k))
+		}
+	}
 	row("sinks", "%s", sinkCounts(s.Sinks))
 	return dst
 }
@@ -194,7 +218,7 @@ func extras(s wire.Status) string {
 	for _, rare := range []struct {
 		n    uint64
 		what string
-	}{{s.Abandoned, "abandoned"}, {s.Uncertain, "uncertain"}, {s.Landed, "waiting for room"}} {
+	}{{s.LeftOut, "left out"}, {s.Abandoned, "abandoned"}, {s.Unread, "unread in sockets that went"}, {s.Uncertain, "uncertain"}, {s.AsOwn, "with the broker's credentials"}, {s.Landed, "waiting for room"}} {
 		if rare.n > 0 {
 			fmt.Fprintf(&text, ", %s %s", commas(rare.n), rare.what)
 		}
@@ -229,6 +253,26 @@ func sources(s wire.Sources) string {
 		return "not blocked"
 	}
 	return fmt.Sprintf("blocked for %s: %s", roughly(seconds(s.ForSeconds)), visible(s.Why))
+}
+
+// ownSockets is how many sockets for sources every channel has. One that has more, or where something waits, shows them.
+const ownSockets = 2
+
+// sourceSocket is such as "/run/msgmux/source: 512 messages wait, 1.2 MiB".
+func sourceSocket(s wire.SourceSocket) string {
+	text := visible(s.Path) + ": "
+	if s.Number > 0 {
+		text = fmt.Sprintf("%d %s", s.Number, text)
+	}
+	switch {
+	case s.Blocked > 0:
+		return text + fmt.Sprintf("%s blocked, %s wait", plural(s.Blocked, "connection"), byteCount(s.WaitingBytes))
+	case s.Waiting == 0:
+		return text + "nothing waits"
+	case s.Kind == wire.KindQueue:
+		return text + plural(s.Waiting, "message") + " wait"
+	}
+	return text + fmt.Sprintf("%s wait, %s", plural(s.Waiting, "message"), byteCount(s.WaitingBytes))
 }
 
 // sinkCounts is such as "3 (1 static, 2 dynamic; 1 lagging)".

@@ -8,12 +8,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // TestSubPrintsExactly in every format, into a pipe.
@@ -34,6 +39,114 @@ func TestSubPrintsExactly(t *testing.T) {
 		if text := sub.stderr.String(); text != "" {
 			t.Errorf("it also says %q", text)
 		}
+	}
+}
+
+// TestSubPrintsWhatIsAskedFor and nothing else: only what matches, without its end, behind its time or by a template.
+func TestSubPrintsWhatIsAskedFor(t *testing.T) {
+	_, dir := startBroker(t)
+	messages := []string{"an error\n\x00", "fine\n", "", "ERROR\x00\n\n", "\xff\xfe error", "error"}
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--match", "(?i)error", "-C", "4", "-o", "nul"}, "an error\n\x00\x00ERROR\x00\n\n\x00\xff\xfe error\x00error\x00"},
+		{[]string{"--match", "error$", "--trim", "-C", "3"}, "an error\n\xff\xfe error\nerror\n"}, // the end is that of what is printed
+		{[]string{"--trim", "-C", "6", "-o", "hex"}, "616e206572726f72\n66696e65\n\n4552524f52\nfffe206572726f72\n6572726f72\n"},
+		{[]string{"--match", "^fine$|^$", "--trim", "-C", "2", "-f", `<%m> %b\0`}, "<fine> 4\x00<> 0\x00"},
+	} {
+		sub := startSub(t, dir, test.args...)
+		sendAll(t, dir, messages)
+		sub.want(0).prints(test.want)
+	}
+	_, dir = startBroker(t) // that has none of them left
+	sub := startSub(t, dir, "--match", "error", "--idle", "2s", "-f", `%t %m\n`, "--trim")
+	timed := startSub(t, dir, "--time", "-C", "1", "--match", "^error")
+	sendAll(t, dir, messages)
+	sub.want(0).says("3 messages received, 21 B,", "; 3 passed over")
+	timed.want(0)
+	matches(t, timed.stdout.String(), `^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z error\n$`)
+	// What is passed over is nothing that comes: neither a message of those counted, nor the end of being idle.
+	sub = startSub(t, dir, "--match", "error", "-W", "1")
+	sendAll(t, dir, []string{"fine"})
+	sub.want(exitTimeout).says("0 messages received", "1 passed over")
+}
+
+// TestSubTellsWhoSent what it prints: as the kernel attests it, and what it finds out itself, of senders by datagram and by
+// connection, that are there still and that are not.
+func TestSubTellsWhoSent(t *testing.T) {
+	_, dir := startBroker(t)
+	form := `%p %u %g %C %m\n`
+	sub := startSub(t, dir, "-f", form, "-C", "3")
+	all := startSub(t, dir, "-o", "json", "-C", "3")
+	mine := startSub(t, dir, "--from-uid", strconv.Itoa(os.Getuid()), "-C", "3")
+	nobody := startSub(t, dir, "--from-uid", "4294967294", "-W", "1")
+	began := time.Now()
+	conn, err := net.Dial("unixgram", filepath.Join(dir, "source"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("datagram")); err != nil {
+		t.Fatal(err)
+	}
+	test.Eventually(t, "the first", func() bool { return strings.Contains(sub.stdout.String(), "datagram") })
+	reader, writer := pipe(t)
+	pub := prepare(t, dir, "pub", "-l").input(reader).start()
+	if _, err := writer.WriteString("connection\n"); err != nil {
+		t.Fatal(err)
+	}
+	test.Eventually(t, "the second", func() bool { return strings.Contains(sub.stdout.String(), "connection") })
+	all.signal(syscall.SIGSTOP)
+	sub.signal(syscall.SIGSTOP)
+	gone := prepare(t, dir, "pub", "gone").want(0)
+	all.signal(syscall.SIGCONT)
+	sub.signal(syscall.SIGCONT)
+	uid, gid := os.Getuid(), os.Getgid()
+	command, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := strings.TrimSpace(string(command))
+	sub.want(0).prints(fmt.Sprintf("%d %d %d %s datagram\n%d %d %d msgmux connection\n%d %d %d - gone\n",
+		os.Getpid(), uid, gid, name, pub.cmd.Process.Pid, uid, gid, gone.cmd.Process.Pid, uid, gid))
+	mine.want(0).prints("datagram\nconnection\ngone\n")
+	nobody.want(exitTimeout).says("3 passed over")
+	lines := slices.Collect(strings.Lines(all.want(0).stdout.String()))
+	for i, want := range []struct {
+		pid     int
+		command string
+	}{{os.Getpid(), name}, {pub.cmd.Process.Pid, "msgmux"}, {gone.cmd.Process.Pid, ""}} {
+		var got struct {
+			Origin struct {
+				Time     time.Time
+				PID      int
+				UID, GID *int
+			}
+			Guess *struct{ Command, Unit string }
+		}
+		if err := json.Unmarshal([]byte(lines[i]), &got); err != nil {
+			t.Fatal(err)
+		}
+		o := got.Origin
+		if o.PID != want.pid || o.UID == nil || *o.UID != uid || o.GID == nil || *o.GID != gid || o.Time.Before(began) || o.Time.After(time.Now()) {
+			t.Errorf("the origin is wrong: %s", lines[i])
+		}
+		if (got.Guess == nil) != (want.command == "") || got.Guess != nil && got.Guess.Command != want.command {
+			t.Errorf("the guess is wrong: %s", lines[i])
+		}
+	}
+}
+
+// TestSubAsksForOriginsOnlyWhenItShowsThem: they cost everybody something.
+func TestSubAsksForOriginsOnlyWhenItShowsThem(t *testing.T) {
+	_, dir := startBroker(t)
+	for _, args := range []string{"-o line", "-o frames", "-f %m", "--match x", "--trim"} {
+		startSub(t, dir, append(strings.Fields(args), "--label", "plain")...)
+	}
+	status := prepare(t, dir, "sinks", "--json").want(0).stdout.String()
+	if strings.Contains(status, "meta") {
+		t.Errorf("it asks for origins: %s", status)
 	}
 }
 
@@ -58,6 +171,11 @@ func TestSubPrintsJSON(t *testing.T) {
 			Seq          *uint64
 			Size         int
 			Text, Base64 *string
+			Origin       *struct {
+				Time                  time.Time
+				PID, UID, GID, Source int
+			}
+			Guess map[string]string
 		}
 		decoder := json.NewDecoder(strings.NewReader(lines.Text()))
 		decoder.DisallowUnknownFields()
@@ -66,6 +184,9 @@ func TestSubPrintsJSON(t *testing.T) {
 		}
 		if got.Size != len(message) || got.Time.Before(began) || got.Time.After(time.Now()) {
 			t.Errorf("line %d: size %d, time %v", i, got.Size, got.Time)
+		}
+		if got.Origin == nil || got.Origin.PID == 0 {
+			t.Errorf("line %d does not say who sent it: %s", i, lines.Text())
 		}
 		if got.Seq == nil || *got.Seq != uint64(i) {
 			t.Errorf("line %d has not its number: %s", i, lines.Text())
@@ -104,17 +225,22 @@ func TestSubBeginsWhereItIsTold(t *testing.T) {
 func TestSubSparesTerminals(t *testing.T) {
 	_, dir := startBroker(t)
 	for format, want := range map[string]string{
-		"line": `a\x1b[31m` + "\tb\n", "nul": `a\x1b[31m` + "\tb\x00", "raw": "a\x1b[31m\tb", "hex": "611b5b33316d0962\n",
+		"<%m> \x07%b": `<a\x1b[31m` + "\tb> \x078", // what the template itself has is its user's own business
+		"line":        `a\x1b[31m` + "\tb\n", "nul": `a\x1b[31m` + "\tb\x00", "raw": "a\x1b[31m\tb", "hex": "611b5b33316d0962\n",
 	} {
 		screen, slave := terminal(t)
 		shown := watch(screen)
 		before := newestSink(t, dir)
-		sub := prepare(t, dir, "sub", "-C", "1", "-o", format)
+		args := []string{"-o", format}
+		if strings.Contains(format, "%") {
+			args[0] = "-f"
+		}
+		sub := prepare(t, dir, append([]string{"sub", "-C", "1"}, args...)...)
 		sub.cmd.Stdout = slave
 		sub.start().registered(dir, before)
 		prepare(t, dir, "pub", "a\x1b[31m\tb").want(0)
 		sub.want(0)
-		until(t, "the message on the screen", func() bool { return len(shown.String()) >= len(want) })
+		test.Eventually(t, "the message on the screen", func() bool { return len(shown.String()) >= len(want) })
 		if got := shown.String(); got != want {
 			t.Errorf("%s: the screen shows %q, want %q", format, got, want)
 		}
@@ -125,7 +251,7 @@ func TestSubSparesTerminals(t *testing.T) {
 func TestSubEndsInTime(t *testing.T) {
 	t.Parallel() // it mostly waits
 	_, dir := startBroker(t)
-	for _, test := range []struct {
+	for _, c := range []struct {
 		args   string
 		send   int
 		status int
@@ -142,18 +268,18 @@ func TestSubEndsInTime(t *testing.T) {
 		{"--idle 0.5", 0, exitTimeout, "0 messages received"},
 	} {
 		before := newestSink(t, dir)
-		sub := prepare(t, dir, append([]string{"sub", "-o", "raw"}, strings.Fields(test.args)...)...).start()
-		if test.args != "-C 0" {
+		sub := prepare(t, dir, append([]string{"sub", "-o", "raw"}, strings.Fields(c.args)...)...).start()
+		if c.args != "-C 0" {
 			sub.registered(dir, before)
 		}
-		for range test.send {
+		for range c.send {
 			prepare(t, dir, "pub", "x").want(0)
 		}
-		sub.want(test.status).says(test.says)
-		if len(sub.stdout.String()) > test.send {
-			t.Errorf("%s: %q", test.args, sub.stdout.String())
+		sub.want(c.status).says(c.says)
+		if len(sub.stdout.String()) > c.send {
+			t.Errorf("%s: %q", c.args, sub.stdout.String())
 		}
-		until(t, "its end", func() bool { return len(sinksOf(t, dir)) == 0 })
+		test.Eventually(t, "its end", func() bool { return len(sinksOf(t, dir)) == 0 })
 		// What -C 2 has left of three.
 		prepare(t, dir, "sub", "-W", "0.2").start().status()
 	}
@@ -175,7 +301,7 @@ func TestSubEndsInOrderBySignal(t *testing.T) {
 			// While it is stopped its queue fills; then it wakes with the signal already there.
 			sub.signal(syscall.SIGSTOP)
 			prepare(t, dir, "pub").input(strings.NewReader(strings.Repeat("x\n", 5))).want(0)
-			until(t, "the delivery", func() bool { return sinksOf(t, dir)[0].Accepted == 5 })
+			test.Eventually(t, "the delivery", func() bool { return sinksOf(t, dir)[0].Accepted == 5 })
 			sub.signal(s)
 			sub.signal(syscall.SIGCONT)
 			sub.want(status).prints("xxxxx").says("5 messages received, 5 B, in ")
@@ -200,7 +326,7 @@ func TestSubPrintsWhatWaitsInItsSocket(t *testing.T) {
 	writer.Close()
 	large := strings.Repeat("x", 100_000) // more than a pipe holds
 	prepare(t, dir, "pub", large, "a", "b", "c").want(0)
-	until(t, "the delivery", func() bool { return sinksOf(t, dir)[0].Accepted == 4 })
+	test.Eventually(t, "the delivery", func() bool { return sinksOf(t, dir)[0].Accepted == 4 })
 	sub.signal(syscall.SIGTERM)
 	time.Sleep(200 * time.Millisecond) // the signal is seen before the reader begins
 	got, err := io.ReadAll(reader)
@@ -215,9 +341,9 @@ func TestSubShowsCountsOnSignal(t *testing.T) {
 	_, dir := startBroker(t)
 	sub := startSub(t, dir, "-C", "2")
 	prepare(t, dir, "pub", "one").want(0)
-	until(t, "the message", func() bool { return sub.stdout.String() == "one\n" })
+	test.Eventually(t, "the message", func() bool { return sub.stdout.String() == "one\n" })
 	sub.signal(syscall.SIGUSR1)
-	until(t, "the counts", func() bool { return strings.Contains(sub.stderr.String(), "1 message received, 3 B") })
+	test.Eventually(t, "the counts", func() bool { return strings.Contains(sub.stderr.String(), "1 message received, 3 B") })
 	prepare(t, dir, "pub", "two").want(0)
 	sub.want(0).prints("one\ntwo\n")
 }
@@ -243,7 +369,7 @@ func TestSubEndsWithItsReader(t *testing.T) {
 	if text := sub.stderr.String(); text != "" {
 		t.Errorf("it says %q", text)
 	}
-	until(t, "the leaving", func() bool { return len(sinksOf(t, dir)) == 0 })
+	test.Eventually(t, "the leaving", func() bool { return len(sinksOf(t, dir)) == 0 })
 }
 
 // TestSubEndsBesideAStuckReader who has the pipe open and reads nothing.
@@ -260,7 +386,7 @@ func TestSubEndsBesideAStuckReader(t *testing.T) {
 	sub.start().registered(dir, 0)
 	writer.Close()
 	prepare(t, dir, "pub").input(strings.NewReader(strings.Repeat(strings.Repeat("x", 1000)+"\n", 200))).want(0)
-	until(t, "a full pipe", func() bool { return sinksOf(t, dir)[0].Accepted >= 70 }) // it holds 64 KiB
+	test.Eventually(t, "a full pipe", func() bool { return sinksOf(t, dir)[0].Accepted >= 70 }) // it holds 64 KiB
 	sub.signal(syscall.SIGTERM)
 	sub.want(0).says("nobody reads the output")
 }
@@ -309,7 +435,7 @@ func TestStrictSubSaysWhereTheGapIs(t *testing.T) {
 	}
 	strict.signal(syscall.SIGCONT)
 	prepare(t, dir, "pub", "last").want(0)
-	until(t, "the last message", func() bool { return strings.Contains(strict.stdout.String(), `"last"`) })
+	test.Eventually(t, "the last message", func() bool { return strings.Contains(strict.stdout.String(), `"last"`) })
 	var lost, before, next int
 	if _, err := fmt.Sscanf(strict.stderr.String(), "msgmux: %d messages lost before number %d\n", &lost, &before); err != nil || lost == 0 {
 		t.Fatalf("it says %q: %v", strict.stderr.String(), err)
@@ -337,7 +463,7 @@ func TestSubEndsWhenItIsHungUp(t *testing.T) {
 	dropped, stopped := startSub(t, dir, "--label", "dropped"), startSub(t, dir)
 	prepare(t, dir, "pub", "one").want(0)
 	for _, p := range []*program{dropped, stopped} {
-		until(t, "the message", func() bool { return p.stdout.String() == "one\n" })
+		test.Eventually(t, "the message", func() bool { return p.stdout.String() == "one\n" })
 	}
 	prepare(t, dir, "sinks", "drop", "dropped").want(0)
 	dropped.want(exitNoBroker).says("1 message received", "the broker has hung up: this sink was dropped, or the channel was stopped")
@@ -350,7 +476,7 @@ func TestSubTellsTheBrokerWhatItIs(t *testing.T) {
 	_, dir := startBroker(t)
 	startSub(t, dir, "--label", "first")
 	prepare(t, dir, "pub", "old").want(0)
-	until(t, "the delivery", func() bool { return sinksOf(t, dir)[0].Accepted == 1 })
+	test.Eventually(t, "the delivery", func() bool { return sinksOf(t, dir)[0].Accepted == 1 })
 	for _, test := range []struct {
 		args string
 		want string

@@ -111,6 +111,18 @@ func completeServices(where *location) cobra.CompletionFunc {
 	}
 }
 
+// completeUsers offers the users that this host has in its own file (passwd(5)).
+func completeUsers(*cobra.Command, []string, string) (names []string, _ cobra.ShellCompDirective) {
+	text, _ := os.ReadFile("/etc/passwd")
+	for line := range strings.Lines(string(text)) {
+		if name, _, _ := strings.Cut(line, ":"); word.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
 // completionCommand prints the scripts that make shells ask for all that.
 func completionCommand() *cobra.Command {
 	shells := []string{"bash", "fish", "zsh"}

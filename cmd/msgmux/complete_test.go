@@ -35,6 +35,8 @@ func TestCompletionKnowsCommandsAndValues(t *testing.T) {
 		"sub --start |":          "now\noldest\n",
 		"sub --share |":          "work\n",
 		"sub --label |":          "",
+		"sub -f |":               "",
+		"sub --match |":          "",
 		"sub |":                  "",
 		"pub -i |":               "line\nnul\njson\nhex\nframes\n",
 		"pub |":                  "",
@@ -55,6 +57,9 @@ func TestCompletionKnowsCommandsAndValues(t *testing.T) {
 		if got != want || files {
 			t.Errorf("%s offers %q, files: %v, want %q", args, got, files, want)
 		}
+	}
+	if got, files := offers(t, prepare(t, dir, "__complete", "sub", "--from-uid", "")); !strings.Contains(got, "root\n") || files {
+		t.Errorf("sub --from-uid offers %q, files: %v", got, files)
 	}
 	if _, files := offers(t, prepare(t, dir, "__complete", "pub", "-f", "")); !files {
 		t.Error("pub -f does not offer files")
@@ -124,7 +129,7 @@ func userChannel(t *testing.T, parent, name string, running bool) string {
 func TestChannelsAreListed(t *testing.T) {
 	parent := folder(t)
 	audit := userChannel(t, parent, "msgmux.audit", true)
-	userChannel(t, parent, "msgmux", true)
+	queueOne(t, userChannel(t, parent, "msgmux", true))
 	userChannel(t, parent, "msgmux.stopped", false)
 	silent := userChannel(t, parent, "msgmux.silent", false)
 	listener, err := net.Listen("unixpacket", filepath.Join(silent, "control"))
@@ -140,6 +145,7 @@ func TestChannelsAreListed(t *testing.T) {
 	}
 	startSub(t, audit)
 	prepare(t, audit, "pub", "one").want(0)
+	untilBlocked(t, filepath.Join(parent, "msgmux"))
 	got := prepare(t, "", "channels").ofUser(parent).want(0).stdout.String()
 	for _, want := range []string{
 		`(?m)^--user +running +0 +0 +0 .*blocked for \S+ \S+: no sink +` + parent + `/msgmux$`,

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/user"
 	"slices"
@@ -107,7 +106,7 @@ func sockDiag() finding { return judgeSockDiag(socketOwner()) }
 func judgeSockDiag(uid uint32, err error) finding {
 	const name = "sock_diag"
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, sys.ErrNoDiag):
 		return found(name, bad, "modprobe unix_diag, or a kernel with CONFIG_UNIX_DIAG", "the kernel does not tell about unix sockets: no sink can be registered")
 	case err != nil:
 		return found(name, bad, "sinks cannot be registered; use the subscribe socket, or static sinks", "the kernel does not tell whose a socket is: %v", err)
@@ -239,18 +238,26 @@ func (p *patient) examineChannel() []finding {
 		if b.ForSeconds >= blockedLong {
 			v = bad
 		}
+		if f, ok := p.circle(b.Sink, v); ok {
+			findings = append(findings, f)
+			break
+		}
+		held := p.holders(b.Sink)
 		if p.hasOther(b.Sink) {
 			findings = append(findings, found("sources", v, fmt.Sprintf("see what its program does; %s sinks set '%s' --patience 1s leaves it behind", p.msgmux(), visible(b.Sink)),
-				"they have waited for the sink %s for %s", b.Sink, roughly(seconds(b.ForSeconds))))
+				"they have waited for the sink %s%s for %s", b.Sink, held, roughly(seconds(b.ForSeconds))))
 			break
 		}
 		// To leave the last one behind would be to lose what nobody has: its patience does not count.
 		findings = append(findings, found("sources", v, "restart its program, or attach another sink: "+p.anySink(),
-			"they have waited for the sink %s for %s; it is the only one that takes messages, and so is waited for whatever its patience",
-			b.Sink, roughly(seconds(b.ForSeconds))))
-	case b.Blocked && s.Sinks.Total == 0:
-		findings = append(findings, found("sources", poor, "start a consumer: "+p.anySink(), "there is no sink: what they send waits"))
+			"they have waited for the sink %s%s for %s; it is the only one that takes messages, and so is waited for whatever its patience",
+			b.Sink, held, roughly(seconds(b.ForSeconds))))
 	case b.Blocked:
+		findings = append(findings, found("sources", bad, "start a sink, taps do not count: "+p.anySink(),
+			"they have waited for %s: no sink is there to take their messages", roughly(seconds(b.ForSeconds))))
+	case s.Sinks.Total == 0:
+		findings = append(findings, found("sources", poor, "start a consumer: "+p.anySink(), "there is no sink: what somebody sends will wait"))
+	case !slices.ContainsFunc(p.sinks, func(k wire.Sink) bool { return !k.Tap && k.State != "absent" }):
 		findings = append(findings, found("sources", bad, "start one, taps do not count: "+p.anySink(), "no sink is there to take their messages"))
 	default:
 		findings = append(findings, found("sources", good, "", "nobody makes them wait"))

@@ -113,7 +113,7 @@ func (p *patient) consumer(ctx context.Context, conn *dbus.Conn, sink string, so
 func (p *patient) anySink() string {
 	advice := p.msgmux() + " sub prints what comes"
 	if !p.units.unmanaged && !p.units.user {
-		advice += ", msgmux-discard.service of the examples throws it away"
+		advice += ", systemctl enable --now " + p.units.name("discard", "service") + " throws it away and counts it, for good"
 	}
 	return advice
 }
@@ -123,6 +123,53 @@ func (p *patient) hasOther(label string) bool {
 	return slices.ContainsFunc(p.sinks, func(k wire.Sink) bool {
 		return k.Label != label && !k.Tap && k.State != "absent" && k.State != "lagging"
 	})
+}
+
+// holders says which processes hold the socket of a sink, in parentheses behind its name: also one that has inherited it and does not
+// know. "" if that is not known.
+func (p *patient) holders(label string) string {
+	e := p.ends()
+	if e == nil {
+		return ""
+	}
+	var all []string
+	for _, r := range e.of(label) {
+		for _, o := range r.held {
+			text := o.String()
+			if unit := unitOf(o.pid); unit != "" {
+				text += " of " + unit
+			}
+			all = append(all, text)
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return " (" + some(all) + ")"
+}
+
+// circle is found where the program of a sink that is waited for sends to the channel that it reads. It may be waiting for itself.
+func (p *patient) circle(label string, v verdict) (finding, bool) {
+	e := p.ends()
+	if e == nil {
+		return finding{}, false
+	}
+	who := e.circle(label)
+	if who == "" {
+		return finding{}, false
+	}
+	return found("sources", v, "have it log, or send, elsewhere than into the channel that it reads; restarting it helps until the next time",
+		"they have waited for the sink %s for %s: its program %s sends to this channel too, so that it may wait for itself",
+		label, roughly(seconds(p.status.Sources.ForSeconds)), who), true
+}
+
+// ends are the programs at both ends of the channel, nil if the kernel does not tell.
+func (p *patient) ends() *ends {
+	e, err := endsOf(p.status.RuntimeDir, p.sinks)
+	if err != nil {
+		return nil
+	}
+	return e
 }
 
 // absent says why nobody is at a static sink, as far as its path tells.

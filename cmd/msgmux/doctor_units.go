@@ -18,6 +18,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	bus "github.com/godbus/dbus/v5"
+
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // unitState is what systemd says of a unit.
@@ -38,16 +40,13 @@ func property[T any](properties map[string]any, name string) (value T) {
 	return value
 }
 
-// channelSockets are those that every channel has, by their places in its folder.
-var channelSockets = []string{"source", "publish", "register", "subscribe", "control"}
-
 // optionalSockets are those that an administrator may have enabled.
 var optionalSockets = []string{"metrics", "mq"}
 
 // lookAt asks systemd for the units of a channel: the target, the sockets, and the service last.
 func (u *channelUnits) lookAt(ctx context.Context, conn *dbus.Conn) (all []unitState) {
 	names := []string{u.name("", "target")}
-	for _, socket := range channelSockets {
+	for _, socket := range wire.Sockets {
 		names = append(names, u.name(socket, "socket"))
 	}
 	for _, socket := range optionalSockets {
@@ -188,7 +187,7 @@ func (p *patient) restarts(ctx context.Context, conn *dbus.Conn) []finding {
 // paths looks for the sockets where clients look for them.
 func (p *patient) paths(ctx context.Context, conn *dbus.Conn) (findings []finding) {
 	u := &p.units
-	for _, socket := range channelSockets {
+	for _, socket := range wire.Sockets {
 		unit := u.name(socket, "socket")
 		state, err := conn.GetUnitPropertiesContext(ctx, unit)
 		if err != nil || state["ActiveState"] != "active" {
@@ -197,6 +196,11 @@ func (p *patient) paths(ctx context.Context, conn *dbus.Conn) (findings []findin
 		want := filepath.Join(p.channel.RuntimeDir, socket)
 		listens := listens(ctx, conn, unit)
 		renew := fmt.Sprintf("%s stop %s && %s restart %s; senders that are connected have to connect again", u.systemctl(), unit, u.systemctl(), u.name("", "service"))
+		if socket != wire.SocketSource && len(listens) > 1 {
+			findings = append(findings, found(unit, bad, fmt.Sprintf("leave %s alone, in %s edit %s", want, u.systemctl(), unit),
+				"it listens at %s: there is one %s socket, and no broker starts with two", strings.Join(listens, ", "), socket))
+			continue
+		}
 		if len(listens) > 0 && !slices.Contains(listens, want) {
 			findings = append(findings, found(unit, bad, fmt.Sprintf("ListenDatagram= or ListenSequentialPacket= is for %s: %s edit %s, then %s", want, u.systemctl(), unit, renew),
 				"it listens at %s, where no client looks", strings.Join(listens, ", ")))
@@ -205,8 +209,18 @@ func (p *patient) paths(ctx context.Context, conn *dbus.Conn) (findings []findin
 		if _, err := os.Lstat(want); errors.Is(err, fs.ErrNotExist) {
 			findings = append(findings, found(unit, bad, renew, "it listens, and somebody has removed its file: nobody can reach %s", want))
 		}
+		for _, path := range listens {
+			if socket == wire.SocketSource && path != want && p.status != nil && !p.receivesFrom(path) {
+				findings = append(findings, found(unit, bad, renew, "it says that it listens at %s as well, and the broker does not receive from there", path))
+			}
+		}
 	}
 	return findings
+}
+
+// receivesFrom says whether the broker that runs receives from a socket for sources at that path.
+func (p *patient) receivesFrom(path string) bool {
+	return slices.ContainsFunc(p.status.Sources.Sockets, func(s wire.SourceSocket) bool { return s.Path == path })
 }
 
 // listens are the addresses of a socket unit.

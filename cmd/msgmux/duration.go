@@ -80,6 +80,30 @@ func (p *patience) Set(text string) error {
 	return nil
 }
 
+// keep is a flag that holds how long something is kept. 0 is "not given".
+type keep time.Duration
+
+func (k *keep) String() string {
+	switch *k {
+	case 0:
+		return ""
+	case keep(msgmux.Forever):
+		return foreverWord
+	}
+	return time.Duration(*k).String()
+}
+
+func (k *keep) Type() string { return "DURATION" }
+
+func (k *keep) Set(text string) error {
+	var p patience
+	if err := p.Set(text); err != nil || *p.value == 0 {
+		return errors.New("want a duration above 0 such as 10m, a number of seconds, or forever")
+	}
+	*k = keep(*p.value)
+	return nil
+}
+
 // byteSize is a flag that holds a number of bytes, which K and M multiply by 1024 and its square. 0 is "not given".
 type byteSize int
 

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/test"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // anything is messages of all kinds of bytes.
@@ -104,7 +106,7 @@ func TestRelayBetweenChannels(t *testing.T) {
 func TestPubRefusesWhatIsNoRecording(t *testing.T) {
 	_, dir := startBroker(t, "--max-message", "10K")
 	startSub(t, dir)
-	frame := func(text string) string { return string(appendFrame(nil, []byte(text), nil)) }
+	frame := func(text string) string { return string(appendFrame(nil, aMessage(text, 0))) }
 	for _, test := range []struct {
 		format, input, says string
 		status              int
@@ -170,9 +172,9 @@ func TestPubAtARate(t *testing.T) {
 	if took := time.Since(began); took < 600*time.Millisecond {
 		t.Errorf("61 messages at 100 a second took %v", took)
 	}
-	until(t, "all of them", func() bool { return strings.Count(sub.stdout.String(), "x\n") == 61 })
+	test.Eventually(t, "all of them", func() bool { return strings.Count(sub.stdout.String(), "x\n") == 61 })
 	slow := prepare(t, dir, "pub", "--rate", "0.001", "first", "in a quarter of an hour").start()
-	until(t, "the first", func() bool { return strings.HasSuffix(sub.stdout.String(), "first\n") })
+	test.Eventually(t, "the first", func() bool { return strings.HasSuffix(sub.stdout.String(), "first\n") })
 	slow.signal(syscall.SIGTERM)
 	slow.want(exitTerminated).says("1 message sent")
 }
@@ -195,14 +197,14 @@ func TestBothEndsComeBack(t *testing.T) {
 	sub := prepare(t, dir, "sub", "--reconnect", "-o", "json").start()
 	pub := prepare(t, dir, "pub", "--retry", "-l").input(reader).start()
 	for _, p := range []*program{sub, pub} {
-		until(t, "the notice", func() bool { return strings.Contains(p.stderr.String(), "waiting: no broker is running\n") })
+		test.Eventually(t, "the notice", func() bool { return strings.Contains(p.stderr.String(), "waiting: no broker is running\n") })
 	}
 	for _, text := range []string{"one", "two"} {
 		broker = broker.again()
 		if _, err := io.WriteString(writer, text+"\n"); err != nil {
 			t.Fatal(err)
 		}
-		until(t, text, func() bool { return strings.Contains(sub.stdout.String(), `"text":"`+text+`"`) })
+		test.Eventually(t, text, func() bool { return strings.Contains(sub.stdout.String(), `"text":"`+text+`"`) })
 		broker.signal(syscall.SIGTERM)
 		broker.status()
 	}
@@ -226,7 +228,7 @@ func TestQuietSaysNothing(t *testing.T) {
 	_, dir := startBroker(t)
 	sub := startSub(t, dir, "-q")
 	prepare(t, dir, "pub", "-q", "x").want(0)
-	until(t, "the message", func() bool { return sub.stdout.String() == "x\n" })
+	test.Eventually(t, "the message", func() bool { return sub.stdout.String() == "x\n" })
 	sub.signal(syscall.SIGTERM)
 	if said := sub.want(0).stderr.String(); said != "" {
 		t.Errorf("sub says %q", said)
@@ -237,7 +239,7 @@ func TestQuietSaysNothing(t *testing.T) {
 		t.Errorf("pub says %q", said)
 	}
 	pub := prepare(t, dir, "pub", "-q", "x").start()
-	until(t, "its connection", func() bool {
+	test.Eventually(t, "its connection", func() bool {
 		senders := prepare(t, dir, "status", "--senders").want(0).stdout.String()
 		return strings.Contains(senders, fmt.Sprintf("msgmux[%d]", pub.cmd.Process.Pid))
 	})
@@ -256,7 +258,7 @@ func TestPubBlamesWhoIsToBlame(t *testing.T) {
 	if _, err := io.WriteString(writer, "one\n"); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the message", func() bool { return sub.stdout.String() == "one\n" })
+	test.Eventually(t, "the message", func() bool { return sub.stdout.String() == "one\n" })
 	broker.signal(syscall.SIGKILL)
 	broker.status()
 	go func() {
@@ -295,12 +297,12 @@ func TestPubOfWhoMayOnlySend(t *testing.T) {
 	if _, err := io.WriteString(writer, "one\n"); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the message", func() bool { return len(hexLines(t, sub.stdout.String())) == 1 })
+	test.Eventually(t, "the message", func() bool { return len(hexLines(t, sub.stdout.String())) == 1 })
 	var l statusJSON
 	if err := json.Unmarshal([]byte(prepare(t, dir, "status", "--senders", "--json").want(0).stdout.String()), &l); err != nil {
 		t.Fatal(err)
 	}
-	if len(l.Senders) != 1 || l.Senders[0].Socket != socketPublish || l.Senders[0].UID != 65534 {
+	if len(l.Senders) != 1 || l.Senders[0].Socket != wire.SocketPublish || l.Senders[0].UID != 65534 {
 		t.Errorf("connected are %+v", l.Senders)
 	}
 	go func() {
@@ -308,7 +310,7 @@ func TestPubOfWhoMayOnlySend(t *testing.T) {
 		writer.Close()
 	}()
 	p.want(exitTooLarge).says("message 2 is too large", "10,240 bytes")
-	until(t, "what fits", func() bool { return slices.Equal(hexLines(t, sub.stdout.String()), []string{"one", "two"}) })
+	test.Eventually(t, "what fits", func() bool { return slices.Equal(hexLines(t, sub.stdout.String()), []string{"one", "two"}) })
 }
 
 // TestJSONHasTheGaps that a sink has been told of, and nothing is lost between them and the numbers.
@@ -320,12 +322,12 @@ func TestJSONHasTheGaps(t *testing.T) {
 	filler := strings.NewReader(strings.Repeat(strings.Repeat("z", 1000)+"\n", 5000))
 	prepare(t, dir, "pub").input(filler).want(0)
 	sub.signal(syscall.SIGCONT)
-	until(t, "all are in the one order", func() bool { // another source may overtake them
+	test.Eventually(t, "all are in the one order", func() bool { // another source may overtake them
 		s, err := msgmux.Channel{RuntimeDir: dir}.Status(t.Context())
 		return err == nil && s.Entered == 5000
 	})
 	prepare(t, dir, "pub", "last").want(0)
-	until(t, "the last", func() bool { return strings.Contains(sub.stdout.String(), `"text":"last"`) })
+	test.Eventually(t, "the last", func() bool { return strings.Contains(sub.stdout.String(), `"text":"last"`) })
 	next, lost := uint64(0), uint64(0)
 	for line := range strings.Lines(sub.stdout.String()) {
 		var m struct {

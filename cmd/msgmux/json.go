@@ -39,6 +39,7 @@ type statusJSON struct {
 	Status  channelJSON `json:"status"`
 	Sinks   []sinkJSON  `json:"sinks"`
 	Senders []sender    `json:"senders,omitempty"` // those that --senders asks for
+	Readers []sinkEnd   `json:"readers,omitempty"` // and --readers
 }
 
 // channelJSON is a channel.
@@ -65,10 +66,13 @@ type channelJSON struct {
 	Refused      map[string]uint64 `json:"refused"`
 	Accepted     uint64            `json:"accepted"`
 	Lost         uint64            `json:"lost"`
+	LeftOut      uint64            `json:"left_out"`
 	Abandoned    uint64            `json:"abandoned"`
+	Unread       uint64            `json:"unread"`
 	Delivered    uint64            `json:"delivered"`
 	Tail         uint64            `json:"tail"`
 	Uncertain    uint64            `json:"uncertain"`
+	AsOwn        uint64            `json:"as_own"`
 
 	Sinks   sinkCountsJSON `json:"sinks"`
 	Sources sourcesJSON    `json:"sources"`
@@ -99,6 +103,26 @@ type sourcesJSON struct {
 	Sink        string  `json:"sink,omitempty"`
 	ForSeconds  float64 `json:"for_seconds,omitempty"`
 	BlockedSecs float64 `json:"blocked_seconds_total"`
+
+	Sockets []sourceSocketJSON `json:"sockets"`
+}
+
+// sourceSocketJSON is one of the sockets and message queues for sources.
+type sourceSocketJSON struct {
+	Number       uint32 `json:"number"`
+	Path         string `json:"path"`
+	Kind         string `json:"kind"`
+	Waiting      uint64 `json:"waiting"`
+	WaitingBytes uint64 `json:"waiting_bytes"`
+	Blocked      uint64 `json:"blocked,omitempty"`
+}
+
+func sourcesAsJSON(s wire.Sources) sourcesJSON {
+	sockets := make([]sourceSocketJSON, 0, len(s.Sockets)) // "[]", not "null"
+	for _, k := range s.Sockets {
+		sockets = append(sockets, sourceSocketJSON(k))
+	}
+	return sourcesJSON{Blocked: s.Blocked, Why: s.Why, Sink: s.Sink, ForSeconds: s.ForSeconds, BlockedSecs: s.BlockedSecs, Sockets: sockets}
 }
 
 // sinkJSON is a sink: an element of what sinks --json prints.
@@ -113,6 +137,8 @@ type sinkJSON struct {
 	Tap     bool   `json:"tap,omitempty"`
 	Frames  bool   `json:"frames,omitempty"`
 
+	Credentials string `json:"credentials,omitempty"`
+
 	Patience     string  `json:"patience"`
 	PatienceLeft float64 `json:"patience_left"`
 
@@ -120,17 +146,26 @@ type sinkJSON struct {
 	Next     uint64  `json:"next"`
 	Accepted uint64  `json:"accepted"`
 	Lost     uint64  `json:"lost"`
+	LeftOut  uint64  `json:"left_out,omitempty"`
+	Unread   uint64  `json:"unread,omitempty"`
 	Waiting  uint64  `json:"waiting"`
 	LagBytes uint64  `json:"lag_bytes"`
 	Rate     float64 `json:"rate"`
 	Since    *moment `json:"since"`
 
 	LaggingSince *moment `json:"lagging_since,omitempty"`
+
+	Ack            bool    `json:"ack,omitempty"`
+	View           bool    `json:"view,omitempty"`
+	Unacknowledged uint64  `json:"unacknowledged,omitempty"`
+	Keep           string  `json:"keep,omitempty"`
+	AbsentSince    *moment `json:"absent_since,omitempty"`
+	KeptUntil      *moment `json:"kept_until,omitempty"`
 }
 
 // asJSON is what a channel has answered, in the form of this program.
 func (l listing) asJSON(at time.Time) statusJSON {
-	return statusJSON{Time: moment{at}, Status: channelAsJSON(l.Status), Sinks: sinksAsJSON(l.Sinks), Senders: l.Senders}
+	return statusJSON{Time: moment{at}, Status: channelAsJSON(l.Status), Sinks: sinksAsJSON(l.Sinks), Senders: l.Senders, Readers: l.Readers}
 }
 
 func channelAsJSON(s wire.Status) channelJSON {
@@ -138,9 +173,9 @@ func channelAsJSON(s wire.Status) channelJSON {
 		Version: s.Version, Channel: s.Channel, PID: s.PID, RuntimeDir: s.RuntimeDir, Generation: s.Generation, Starts: s.Starts,
 		Since: unixMoment(s.SinceUnix), RingSince: unixMoment(s.RingSince), Buffer: s.Buffer, Used: s.Used,
 		MaxMessage: s.MaxMessage, MaxSinks: s.MaxSinks, MaxClients: s.MaxClients, Received: s.Received, Entered: s.Entered,
-		EnteredBytes: s.EnteredBytes, Landed: s.Landed, Refused: s.Refused, Accepted: s.Accepted, Lost: s.Lost,
-		Abandoned: s.Abandoned, Delivered: s.Delivered, Tail: s.Tail, Uncertain: s.Uncertain,
-		Sinks: sinkCountsJSON(s.Sinks), Sources: sourcesJSON(s.Sources), RateSeconds: s.RateSeconds,
+		EnteredBytes: s.EnteredBytes, Landed: s.Landed, Refused: s.Refused, Accepted: s.Accepted, Lost: s.Lost, LeftOut: s.LeftOut,
+		Abandoned: s.Abandoned, Unread: s.Unread, Delivered: s.Delivered, Tail: s.Tail, Uncertain: s.Uncertain, AsOwn: s.AsOwn,
+		Sinks: sinkCountsJSON(s.Sinks), Sources: sourcesAsJSON(s.Sources), RateSeconds: s.RateSeconds,
 		ReceivedRate: s.ReceivedRate, Registrations: s.Registrations, LogDropped: s.LogDropped,
 	}
 }
@@ -150,9 +185,10 @@ func sinksAsJSON(sinks []wire.Sink) []sinkJSON {
 	for _, s := range sinks {
 		list = append(list, sinkJSON{
 			ID: s.ID, Label: s.Label, Kind: s.Kind, State: s.State, Address: s.Address, UID: s.UID, Share: s.Share, Tap: s.Tap,
-			Frames: s.Frames, Patience: s.Patience, PatienceLeft: s.PatienceLeft, Start: s.Start, Next: s.Next,
-			Accepted: s.Accepted, Lost: s.Lost, Waiting: s.Waiting, LagBytes: s.LagBytes, Rate: s.Rate,
-			Since: unixMoment(s.SinceUnix), LaggingSince: unixMoment(s.LaggingSince),
+			Frames: s.Frames, Credentials: s.Credentials, Patience: s.Patience, PatienceLeft: s.PatienceLeft, Start: s.Start, Next: s.Next,
+			Accepted: s.Accepted, Lost: s.Lost, LeftOut: s.LeftOut, Unread: s.Unread, Waiting: s.Waiting, LagBytes: s.LagBytes, Rate: s.Rate,
+			Since: unixMoment(s.SinceUnix), LaggingSince: unixMoment(s.LaggingSince), Ack: s.Ack, View: s.View, Unacknowledged: s.Unacknowledged,
+			Keep: s.Keep, AbsentSince: unixMoment(s.AbsentSince), KeptUntil: unixMoment(s.KeptUntil),
 		})
 	}
 	return list

@@ -32,18 +32,26 @@ func aListing() listing {
 			Version: "1.2.3", Channel: "audit", PID: 4711, RuntimeDir: "/run/msgmux.audit", Generation: 1, Starts: 2,
 			SinceUnix: 1_770_000_000, RingSince: 1_760_000_000, Buffer: 16 << 20, Used: 4096, MaxMessage: 256 << 10, MaxSinks: 4096, MaxClients: 1024,
 			Received: 1005, Entered: 1000, EnteredBytes: 64_000, Landed: 2, Refused: map[string]uint64{"too-large": 5}, Accepted: 1990, Lost: 10,
-			Abandoned: 3, Delivered: 1000, Tail: 900, Uncertain: 1, Sinks: wire.SinkCounts{Total: 2, Static: 1, Dynamic: 1, Framed: 1, Stalled: 1},
-			Sources: wire.Sources{Blocked: true, Why: "sink archive", Sink: "archive", ForSeconds: 0.25, BlockedSecs: 12.5}, RateSeconds: 1.5,
+			Abandoned: 3, Delivered: 1000, Tail: 900, Uncertain: 1, AsOwn: 4, Sinks: wire.SinkCounts{Total: 2, Static: 1, Dynamic: 1, Framed: 1, Stalled: 1},
+			Sources: wire.Sources{Blocked: true, Why: "sink archive", Sink: "archive", ForSeconds: 0.25, BlockedSecs: 12.5, Sockets: []wire.SourceSocket{
+				{Number: 1, Path: "/run/msgmux.audit/source", Kind: wire.KindDatagrams, Waiting: 3, WaitingBytes: 120},
+				{Path: "/run/msgmux.audit/publish", Kind: wire.KindConnections, WaitingBytes: 4096, Blocked: 1}}}, RateSeconds: 1.5,
 			ReceivedRate: 99.5, Registrations: map[string]uint64{"ok": 2, "denied": 1}, LogDropped: 0,
 		},
 		Sinks: []wire.Sink{
-			{ID: 1, Label: "archive", Kind: "static", State: "stalled", Address: "/run/msgmux.audit/sinks/archive", Patience: "forever", PatienceLeft: -1,
-				Start: 10, Next: 990, Accepted: 980, Waiting: 10, LagBytes: 640, Rate: 99.5, SinceUnix: 1_770_000_001},
+			{ID: 1, Label: "archive", Kind: "static", State: "stalled", Address: "/run/msgmux.audit/sinks/archive", Credentials: "pass",
+				Patience: "forever", PatienceLeft: -1, Start: 10, Next: 990, Accepted: 980, Waiting: 10, LagBytes: 640, Rate: 99.5, SinceUnix: 1_770_000_001},
 			{ID: 7, Label: "work", Kind: "framed", State: "lagging", UID: 1000, Share: "workers", Frames: true, Patience: "1s",
 				Next: 1000, Accepted: 990, Lost: 10, SinceUnix: 1_770_000_002, LaggingSince: 1_770_000_003},
 		},
 		Senders: []sender{{Socket: "publish", UID: 1000, Sockets: 2, Processes: []string{"app[815]"}}},
+		Readers: []sinkEnd{{Sinks: []string{"work"}, UID: 1000, Sockets: 1, Processes: []string{"work[816]"}, Units: []string{"work.service"}}},
 	}
+}
+
+// aMessage is one that came at aTime.
+func aMessage(text string, seq uint64) *message {
+	return &message{Message: msgmux.Message{Payload: []byte(text), Seq: seq}, at: aTime, senders: &processes{}}
 }
 
 // goldenForms are the forms as testdata has them.
@@ -59,10 +67,11 @@ func goldenForms(t *testing.T) map[string][]byte {
 	l := aListing()
 	status := channelAsJSON(l.Status)
 	lines := slices.Concat(
-		encode(messageAsJSON([]byte("hello"), new(uint64(41)), aTime), false),
+		encode(messageAsJSON(aMessage("hello", 41)), false),
 		encode(jsonGap{moment{aTime}, gapJSON{Before: 45, Lost: 3}}, false),
-		encode(messageAsJSON([]byte("\xff\x00"), new(uint64(45)), aTime), false),
+		encode(messageAsJSON(aMessage("\xff\x00", 45)), false),
 		encode(jsonGap{moment{aTime}, gapJSON{Before: 0, Anew: true}}, false),
+		encode(messageAsJSON(aMessageFrom("hello", 46, "cron", "cron.service")), false),
 	)
 	return map[string][]byte{
 		"status.json": encode(l.asJSON(aTime), true),
@@ -150,7 +159,7 @@ func TestAllJSONIsWrittenDown(t *testing.T) {
 		"sub.json": sub.stdout.String(),
 	}
 	for form, args := range map[string]string{
-		"status.json": "status --json --senders", "sinks.json": "sinks list --json", "channels.json": "channels --json", "doctor.json": "doctor --json",
+		"status.json": "status --json --senders --readers", "sinks.json": "sinks list --json", "channels.json": "channels --json", "doctor.json": "doctor --json",
 		"bench.json": "bench --json --force --duration 0.1 --rate 100",
 	} {
 		p := prepare(t, dir, strings.Fields(args)...)
@@ -211,8 +220,8 @@ func TestManPageHasEveryField(t *testing.T) {
 		}
 	}
 	needed := map[string]bool{}
-	for _, of := range []any{statusJSON{}, channelJSON{}, sinkCountsJSON{}, sourcesJSON{}, sinkJSON{}, foundJSON{}, finding{}, benchJSON{}, sender{},
-		jsonMessage{}, jsonGap{}, gapJSON{}} {
+	for _, of := range []any{statusJSON{}, channelJSON{}, sinkCountsJSON{}, sourcesJSON{}, sinkJSON{}, foundJSON{}, finding{}, benchJSON{}, sender{}, sinkEnd{},
+		jsonMessage{}, originJSON{}, guessJSON{}, jsonGap{}, gapJSON{}} {
 		for field := range reflect.TypeOf(of).Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			if name == "" {

@@ -91,6 +91,7 @@ Exit status:
 		statusCommand(&where),
 		channelsCommand(&where),
 		sinksCommand(&where),
+		adoptCommand(&where),
 		doctorCommand(&where),
 		benchCommand(&where),
 		completionCommand(),

@@ -6,25 +6,25 @@ package main
 // terminals, signals, exit statuses.
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/need"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -70,32 +70,14 @@ const within = 20 * time.Second
 
 // program is one run of msgmux or msgmuxd.
 type program struct {
-	t              *testing.T
+	t              testing.TB
 	cmd            *exec.Cmd
-	stdout, stderr output
+	stdout, stderr test.Output
 	ended          chan struct{}
 }
 
-// output collects what a program writes.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
 // prepare makes a run of msgmux in a channel; change may alter it before it starts.
-func prepare(t *testing.T, dir string, args ...string) *program {
+func prepare(t testing.TB, dir string, args ...string) *program {
 	t.Helper()
 	p := &program{t: t, cmd: exec.Command(filepath.Join(binaries, "msgmux"), args...), ended: make(chan struct{})}
 	if dir != "" {
@@ -180,24 +162,10 @@ func (p *program) input(r io.Reader) *program {
 	return p
 }
 
-// until waits for something that is to become true.
-func until(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for began := time.Now(); !f(); time.Sleep(10 * time.Millisecond) {
-		if time.Since(began) > within {
-			t.Fatalf("not within %v: %s", within, what)
-		}
-	}
-}
-
 // folder makes an empty runtime folder, with a path short enough for sockets, that anybody can look into.
-func folder(t *testing.T) string {
+func folder(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "mm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := test.Folder(t)
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -205,21 +173,21 @@ func folder(t *testing.T) string {
 }
 
 // startBroker starts a broker with the smallest ring, and returns it and its folder.
-func startBroker(t *testing.T, flags ...string) (*program, string) {
+func startBroker(t testing.TB, flags ...string) (*program, string) {
 	t.Helper()
 	dir := folder(t)
 	return startBrokerIn(t, dir, flags...), dir
 }
 
 // startBrokerIn does so in a folder that is there.
-func startBrokerIn(t *testing.T, dir string, flags ...string) *program {
+func startBrokerIn(t testing.TB, dir string, flags ...string) *program {
 	t.Helper()
 	p := &program{t: t, ended: make(chan struct{})}
 	p.cmd = exec.Command(filepath.Join(binaries, "msgmuxd"), append([]string{"--runtime-dir", dir, "--buffer", "1M"}, flags...)...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	p.start()
 	channel := msgmux.Channel{RuntimeDir: dir}
-	until(t, "the broker's start", func() bool {
+	test.Eventually(t, "the broker's start", func() bool {
 		select {
 		case <-p.ended:
 			t.Fatalf("the broker has ended: %s", p.stderr.String())
@@ -229,6 +197,28 @@ func startBrokerIn(t *testing.T, dir string, flags ...string) *program {
 		return err == nil
 	})
 	return p
+}
+
+// queueOne sends a message to a channel without a sink, where it stays in the queue of the socket.
+func queueOne(t *testing.T, dir string) {
+	t.Helper()
+	conn, err := net.Dial("unixgram", filepath.Join(dir, "source"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("queued")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// untilBlocked waits until the broker has seen that its sources are blocked.
+func untilBlocked(t *testing.T, dir string) {
+	t.Helper()
+	test.Eventually(t, "blocked sources", func() bool {
+		st, err := msgmux.Channel{RuntimeDir: dir}.Status(context.Background())
+		return err == nil && st.Sources.Blocked
+	})
 }
 
 // matches wants a text to match a pattern.
@@ -250,7 +240,7 @@ func decode(t *testing.T, text string, value any) {
 }
 
 // sinksOf asks the broker for its sinks.
-func sinksOf(t *testing.T, dir string) []wire.Sink {
+func sinksOf(t testing.TB, dir string) []wire.Sink {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
@@ -272,7 +262,7 @@ func startSub(t *testing.T, dir string, args ...string) *program {
 
 // newestSink is the highest number of a sink that is there; 0 if none is. How many there are says less: one of them may
 // be about to leave.
-func newestSink(t *testing.T, dir string) (id uint64) {
+func newestSink(t testing.TB, dir string) (id uint64) {
 	t.Helper()
 	for _, s := range sinksOf(t, dir) {
 		id = max(id, s.ID)
@@ -283,7 +273,7 @@ func newestSink(t *testing.T, dir string) (id uint64) {
 // registered waits until the broker has a newer sink than the one numbered before.
 func (p *program) registered(dir string, before uint64) {
 	p.t.Helper()
-	until(p.t, "the registration of the sink", func() bool {
+	test.Eventually(p.t, "the registration of the sink", func() bool {
 		select {
 		case <-p.ended:
 			p.t.Fatalf("%q has ended: %s", p.cmd.Args[1:], p.stderr.String())
@@ -418,14 +408,14 @@ func TestRefusedByMode(t *testing.T) {
 		p := prepare(t, dir, strings.Fields(args)...)
 		if os.Getuid() == 0 {
 			p.asNobody()
-			for _, name := range []string{"source", "publish", "register", "subscribe", "control"} {
+			for _, name := range wire.Sockets {
 				if err := os.Chown(filepath.Join(dir, name), 0, 1); err != nil {
 					t.Fatal(err)
 				}
 			}
 			p.want(exitRefused).says("permission denied", "members of the group daemon").prints("")
 		} else {
-			for _, name := range []string{"source", "publish", "register", "subscribe", "control"} {
+			for _, name := range wire.Sockets {
 				if err := os.Chmod(filepath.Join(dir, name), 0); err != nil {
 					t.Fatal(err)
 				}

@@ -14,20 +14,40 @@ import (
 	msgmux "github.com/msgmux/msgmux/client"
 )
 
-// format appends a message as it is printed; seq is its number in the channel, nil if that is not known.
+// format is a form of output.
 type format struct {
-	append func(dst, message []byte, seq *uint64) []byte
-	bytes  bool // the message's own bytes are in the output: not for a terminal as they are
-	binary bool // nothing for a terminal at all
+	append func(dst []byte, m *message) []byte
+	binary bool // not for a terminal
+	origin bool // has something of the messages' origin
 }
+
+// message is one that is printed.
+type message struct {
+	msgmux.Message
+	text []byte    // Payload, for a terminal made harmless
+	at   time.Time // when this program received it
+
+	senders *processes
+}
+
+// received is when the broker received it, or where that is not known, this program.
+func (m *message) received() time.Time {
+	if m.Origin.Received.IsZero() {
+		return m.at
+	}
+	return m.Origin.Received
+}
+
+// sender is what can be found out about the process that sent it.
+func (m *message) sender() process { return m.senders.of(m.Origin, m.at) }
 
 // formats are the values of sub --output. What raw prints is exact in any case: that is what it is for.
 var formats = map[string]format{
-	"raw":    {append: func(dst, message []byte, _ *uint64) []byte { return append(dst, message...) }},
-	"line":   {append: func(dst, message []byte, _ *uint64) []byte { return append(append(dst, message...), '\n') }, bytes: true},
-	"nul":    {append: func(dst, message []byte, _ *uint64) []byte { return append(append(dst, message...), 0) }, bytes: true},
-	"json":   {append: appendJSON},
-	"hex":    {append: func(dst, message []byte, _ *uint64) []byte { return append(hex.AppendEncode(dst, message), '\n') }},
+	"raw":    {append: func(dst []byte, m *message) []byte { return append(dst, m.Payload...) }},
+	"line":   {append: func(dst []byte, m *message) []byte { return append(append(dst, m.text...), '\n') }},
+	"nul":    {append: func(dst []byte, m *message) []byte { return append(append(dst, m.text...), 0) }},
+	"json":   {append: appendJSON, origin: true},
+	"hex":    {append: func(dst []byte, m *message) []byte { return append(hex.AppendEncode(dst, m.Payload), '\n') }},
 	"frames": {append: appendFrame, binary: true},
 }
 
@@ -35,8 +55,8 @@ var formats = map[string]format{
 func formatNames() []string { return []string{"raw", "line", "nul", "json", "hex", "frames"} }
 
 // appendFrame appends a message behind its length, in four bytes, little-endian.
-func appendFrame(dst, message []byte, _ *uint64) []byte {
-	return append(binary.LittleEndian.AppendUint32(dst, uint32(len(message))), message...)
+func appendFrame(dst []byte, m *message) []byte {
+	return append(binary.LittleEndian.AppendUint32(dst, uint32(len(m.Payload))), m.Payload...)
 }
 
 // printer writes messages.
@@ -49,11 +69,12 @@ type printer struct {
 }
 
 // message writes one message by one write, so that a reader has it at once, and whole if it fits into a pipe.
-func (p *printer) message(message []byte, seq *uint64) error {
-	if p.visible && p.format.bytes {
-		message = appendVisible(nil, message)
+func (p *printer) message(m *message) error {
+	m.text = m.Payload
+	if p.visible {
+		m.text = appendVisible(nil, m.Payload)
 	}
-	p.line = p.format.append(p.line[:0], message, seq)
+	p.line = p.format.append(p.line[:0], m)
 	if len(p.line) == 0 {
 		return nil // a raw empty message; a write of nothing is none
 	}
@@ -89,26 +110,54 @@ type gapJSON struct {
 
 // jsonMessage is a line of -o json. A message is text if it is UTF-8 and base64 otherwise, never a damaged text.
 type jsonMessage struct {
-	Time   moment  `json:"time"`          // when it was received
-	Seq    *uint64 `json:"seq,omitempty"` // its number in the channel; none from a sink that gets datagrams
-	Size   int     `json:"size"`          // bytes
-	Text   *string `json:"text,omitempty"`
-	Base64 *string `json:"base64,omitempty"`
+	Time   moment      `json:"time"` // when this program received it
+	Seq    uint64      `json:"seq"`  // its number in the channel
+	Size   int         `json:"size"` // bytes
+	Text   *string     `json:"text,omitempty"`
+	Base64 *string     `json:"base64,omitempty"`
+	Origin *originJSON `json:"origin,omitempty"` // as far as it is known
+	Guess  *guessJSON  `json:"guess,omitempty"`  // what this program has found out itself
 }
 
-// messageAsJSON is a message that was received at that time.
-func messageAsJSON(message []byte, seq *uint64, at time.Time) jsonMessage {
-	m := jsonMessage{Time: moment{at}, Seq: seq, Size: len(message)}
-	if utf8.Valid(message) {
-		m.Text = new(string(message))
+// originJSON is what kernel and broker attest.
+type originJSON struct {
+	Time   *moment `json:"time,omitempty"` // when the broker received it
+	PID    int     `json:"pid,omitempty"`
+	UID    *uint32 `json:"uid,omitempty"`
+	GID    *uint32 `json:"gid,omitempty"`
+	Source int     `json:"source,omitempty"`
+}
+
+// guessJSON is what nobody attests.
+type guessJSON struct {
+	Command string `json:"command"`
+	Unit    string `json:"unit,omitempty"`
+}
+
+func messageAsJSON(m *message) jsonMessage {
+	j := jsonMessage{Time: moment{m.at}, Seq: m.Seq, Size: len(m.Payload)}
+	if utf8.Valid(m.Payload) {
+		j.Text = new(string(m.Payload))
 	} else {
-		m.Base64 = new(base64.StdEncoding.EncodeToString(message))
+		j.Base64 = new(base64.StdEncoding.EncodeToString(m.Payload))
 	}
-	return m
+	if o := m.Origin; o != (msgmux.Origin{}) {
+		j.Origin = &originJSON{PID: o.PID, Source: o.Source}
+		if !o.Received.IsZero() {
+			j.Origin.Time = &moment{o.Received}
+		}
+		if o.Known {
+			j.Origin.UID, j.Origin.GID = &o.UID, &o.GID
+		}
+	}
+	if p := m.sender(); p != (process{}) {
+		j.Guess = &guessJSON{p.command, p.unit}
+	}
+	return j
 }
 
 // appendJSON appends a message as one line of JSON.
-func appendJSON(dst, message []byte, seq *uint64) []byte {
-	line, _ := encodeJSON(messageAsJSON(message, seq, time.Now()), false) // strings and a number cannot fail
+func appendJSON(dst []byte, m *message) []byte {
+	line, _ := encodeJSON(messageAsJSON(m), false) // strings and numbers cannot fail
 	return append(dst, line...)
 }

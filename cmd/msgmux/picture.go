@@ -282,6 +282,9 @@ func stateWord(s wire.Sink, now time.Time) string {
 	if s.LaggingSince > 0 {
 		return visible(s.State) + " " + roughly(now.Sub(time.Unix(s.LaggingSince, 0)))
 	}
+	if s.KeptUntil > 0 {
+		return visible(s.State) + ", kept " + roughly(time.Unix(s.KeptUntil, 0).Sub(now))
+	}
 	return visible(s.State)
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // terminal makes a pseudo-terminal: what is written to the slave can be read from the screen. Without output
@@ -43,8 +45,8 @@ func terminal(t *testing.T) (screen, slave *os.File) {
 }
 
 // watch collects what appears on the screen.
-func watch(screen *os.File) *output {
-	var shown output
+func watch(screen *os.File) *test.Output {
+	var shown test.Output
 	go func() {
 		buffer := make([]byte, 4096)
 		for {

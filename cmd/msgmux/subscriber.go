@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,14 +29,23 @@ type subscriber struct {
 	cancel  context.CancelCauseFunc
 	channel msgmux.Channel
 	sink    *msgmux.Sink
+	filter  filter
+	trim    bool
 	print   printer
-	most    *uint64 // end after so many; nil is never
+	acks    bool       // it says of each message that it was printed
+	exec    *execution // nil: messages are printed
+	most    *uint64    // end after so many; nil is never
 
-	reconnect, quiet, strict bool
-	gapLines                 bool // what is missing is a line of the output, too
+	reconnect, silent, strict bool
+	gapLines                  bool          // what is missing is a line of the output, too
+	idle                      time.Duration // 0 is never
 
+	current     message
+	senders     processes
 	began       time.Time
+	quiet       *time.Timer   // ends it when nothing was printed for the time of idle
 	count, size atomic.Uint64 // messages printed, their bytes
+	passedOver  atomic.Uint64 // messages that the filter has left out
 	failed      error         // of a line about a gap
 	broken      atomic.Bool   // there may be messages missing that nobody has counted
 	lost        atomic.Uint64 // as the broker has said last, asked or not
@@ -43,7 +53,7 @@ type subscriber struct {
 
 // speak writes a line for people, unless they want none.
 func (s *subscriber) speak(format string, args ...any) {
-	if !s.quiet {
+	if !s.silent {
 		say(format, args...)
 	}
 }
@@ -68,21 +78,18 @@ func (s *subscriber) subscribe(options msgmux.SinkOptions) (err error) {
 }
 
 // receive prints messages until there is a reason to end, and returns it.
-func (s *subscriber) receive(idle time.Duration) error {
+func (s *subscriber) receive() error {
 	if s.most != nil && *s.most == 0 {
 		return errCounted
 	}
-	var quiet *time.Timer
-	if idle > 0 {
-		quiet = time.AfterFunc(idle, func() { s.cancel(errIdle) })
-		defer quiet.Stop()
+	if s.idle > 0 {
+		s.quiet = time.AfterFunc(s.idle, func() { s.cancel(errIdle) })
+		defer s.quiet.Stop()
 	}
-	err := s.each(s.ctx, func(message msgmux.Message) error {
-		if quiet != nil {
-			quiet.Reset(idle)
-		}
-		return s.take(message)
-	})
+	if s.exec != nil {
+		return s.receiveFor(s.exec)
+	}
+	err := s.each(s.ctx, s.take)
 	if cause := context.Cause(s.ctx); cause != nil && errors.Is(err, context.Canceled) {
 		return cause
 	}
@@ -102,15 +109,33 @@ func (s *subscriber) each(ctx context.Context, f func(msgmux.Message) error) err
 	return nil
 }
 
-// take prints one message; errCounted means that it was the last one wanted.
-func (s *subscriber) take(message msgmux.Message) error {
+// take prints one message, if it is wanted; errCounted means that it was the last one.
+func (s *subscriber) take(received msgmux.Message) error {
 	if s.failed != nil {
 		return s.failed
 	}
-	if err := s.print.message(message.Payload, &message.Seq); err != nil {
+	m := &s.current
+	*m = message{Message: received, at: time.Now(), senders: &s.senders}
+	if s.trim {
+		m.Payload = bytes.TrimRight(m.Payload, "\n\x00")
+	}
+	if !s.filter.wants(m) {
+		s.passedOver.Add(1)
+		if s.exec == nil {
+			s.acknowledge(&received)
+		}
+		return nil
+	}
+	if s.quiet != nil {
+		s.quiet.Reset(s.idle)
+	}
+	if err := s.print.message(m); err != nil {
 		return err
 	}
-	s.size.Add(uint64(len(message.Payload)))
+	if s.exec == nil {
+		s.acknowledge(&received)
+	}
+	s.size.Add(uint64(len(m.Payload)))
 	if count := s.count.Add(1); s.most != nil && count >= *s.most {
 		return errCounted
 	}
@@ -199,6 +224,9 @@ func (s *subscriber) counts() (count, lost uint64) { return s.count.Load(), s.lo
 func (s *subscriber) summary() string {
 	count, lost := s.counts()
 	text := fmt.Sprintf("%s received, %s, in %s", plural(count, "message"), byteCount(s.size.Load()), roughly(time.Since(s.began)))
+	if over := s.passedOver.Load(); over > 0 {
+		text += fmt.Sprintf("; %s passed over", commas(over))
+	}
 	if lost > 0 {
 		text += fmt.Sprintf("; %s lost", commas(lost))
 	}

@@ -78,6 +78,9 @@ func (u channelUnits) userFlag() string {
 // systemctl begins a command line for the systemd of the units.
 func (u channelUnits) systemctl() string { return "systemctl" + u.userFlag() }
 
+// socketHold is a holder's, in the channel's folder (package activation/hold).
+const socketHold = ".hold"
+
 // errNoSystemd is a host that systemd does not run (sd_booted(3)).
 var errNoSystemd = errors.New("systemd does not run this host: there is no /run/systemd/system")
 
@@ -121,7 +124,10 @@ func (p *patient) examineUnits() []finding {
 	const name = "units"
 	u := &p.units
 	if u.unmanaged {
-		return []finding{found(name, good, "", "none: %s was started by hand, and a kill of its broker loses what it holds", p.channel.RuntimeDir)}
+		if _, err := os.Stat(filepath.Join(p.channel.RuntimeDir, socketHold)); err == nil {
+			return []finding{found(name, good, "", "none: a holder, msgmuxd --hold, keeps what is in %s", p.channel.RuntimeDir)}
+		}
+		return []finding{found(name, good, "", "none: %s was started by hand, and a kill of its broker loses what it holds; msgmuxd --hold keeps it", p.channel.RuntimeDir)}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), systemdAnswers)
 	defer cancel()
@@ -137,6 +143,7 @@ func (p *patient) examineUnits() []finding {
 	findings = append(findings, p.restarts(ctx, conn)...)
 	findings = append(findings, p.paths(ctx, conn)...)
 	findings = append(findings, p.descriptorStore(ctx, conn))
+	findings = append(findings, p.bridges(ctx, conn)...)
 	return append(findings, p.consumers(ctx, conn)...)
 }
 

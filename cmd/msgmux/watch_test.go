@@ -20,6 +20,7 @@ import (
 	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/need"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -156,18 +157,18 @@ func TestWatchIntoAPipe(t *testing.T) {
 	broker, dir := startBroker(t)
 	startSub(t, dir, "--label", "archive")
 	p := prepare(t, dir, "status", "--watch", "--interval", "100ms").start()
-	until(t, "three intervals", func() bool { return strings.Count(p.stdout.String(), " channel in=") >= 3 })
+	test.Eventually(t, "three intervals", func() bool { return strings.Count(p.stdout.String(), " channel in=") >= 3 })
 	line := regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z sink=archive state=ready rate=0/s waiting=0 lag_bytes=0 left=1.0s accepted=0 lost=0$`)
 	if !line.MatchString(p.stdout.String()) || strings.Contains(p.stdout.String(), "\x1b") {
 		t.Errorf("got %q", p.stdout.String())
 	}
 	broker.signal(syscall.SIGTERM)
-	until(t, "a word about it", func() bool { return strings.Contains(p.stderr.String(), "control") })
+	test.Eventually(t, "a word about it", func() bool { return strings.Contains(p.stderr.String(), "control") })
 	again := prepare(t, dir)
 	again.cmd = exec.Command(broker.cmd.Path, broker.cmd.Args[1:]...)
 	again.start()
 	before := strings.Count(p.stdout.String(), "\n")
-	until(t, "it goes on", func() bool { return strings.Count(p.stdout.String(), "\n") > before })
+	test.Eventually(t, "it goes on", func() bool { return strings.Count(p.stdout.String(), "\n") > before })
 	p.signal(syscall.SIGINT)
 	p.want(0)
 
@@ -187,7 +188,7 @@ func TestWatchIntoAPipe(t *testing.T) {
 		}
 	}
 	p = prepare(t, dir, "status", "--watch", "--interval", "100ms").start()
-	until(t, "an interval", func() bool { return p.stdout.String() != "" })
+	test.Eventually(t, "an interval", func() bool { return p.stdout.String() != "" })
 	p.signal(syscall.SIGTERM)
 	p.want(exitTerminated)
 	prepare(t, dir, "status", "--interval", "1s").want(exitUsage).says("goes with --watch")
@@ -197,16 +198,17 @@ func TestWatchIntoAPipe(t *testing.T) {
 // TestWatchGivesTheTerminalBack as it was.
 func TestWatchGivesTheTerminalBack(t *testing.T) {
 	_, dir := startBroker(t)
+	queueOne(t, dir)
 	screen, slave := terminal(t)
 	shown := watch(screen)
 	p := prepare(t, dir, "status", "--watch", "--interval", "100ms")
 	p.cmd.Env = append(p.cmd.Env, "TERM=xterm", "COLUMNS=80", "LINES=24")
 	p.cmd.Stdout, p.cmd.Stdin = slave, slave
 	p.start()
-	until(t, "a picture", func() bool { return strings.Contains(shown.String(), "SOURCES WAIT") })
+	test.Eventually(t, "a picture", func() bool { return strings.Contains(shown.String(), "SOURCES WAIT") })
 	p.signal(syscall.SIGINT)
 	p.want(0)
-	until(t, "the end", func() bool { return strings.HasSuffix(shown.String(), "\x1b[?25h\x1b[?1049l") })
+	test.Eventually(t, "the end", func() bool { return strings.HasSuffix(shown.String(), "\x1b[?25h\x1b[?1049l") })
 	if !strings.HasPrefix(shown.String(), "\x1b[?1049h\x1b[?25l\x1b[H") {
 		t.Errorf("it began with %.40q", shown.String())
 	}
@@ -215,7 +217,7 @@ func TestWatchGivesTheTerminalBack(t *testing.T) {
 	p.cmd.Env = append(p.cmd.Env, "TERM=dumb")
 	p.cmd.Stdout = slave
 	p.want(0)
-	until(t, "a line", func() bool { return strings.Contains(shown.String(), " channel in=") })
+	test.Eventually(t, "a line", func() bool { return strings.Contains(shown.String(), " channel in=") })
 }
 
 // pane is a terminal of tmux, with a server of its own that ends with the test.
@@ -263,7 +265,7 @@ func (p *pane) untilShows(texts ...string) string {
 			p.t.Logf("it shows\n%s", shown)
 		}
 	}()
-	until(p.t, fmt.Sprintf("it shows %q", texts), func() bool {
+	test.Eventually(p.t, fmt.Sprintf("it shows %q", texts), func() bool {
 		shown = p.shows()
 		for _, text := range texts {
 			if !strings.Contains(shown, text) {
@@ -285,7 +287,7 @@ func (p *pane) press(keys ...string) {
 func (p *pane) isWhole() {
 	p.t.Helper()
 	var state string
-	until(p.t, "the terminal is whole", func() bool {
+	test.Eventually(p.t, "the terminal is whole", func() bool {
 		state = strings.TrimSpace(p.run("display-message", "-p", "-t", "s", "#{alternate_on} #{cursor_flag} #{pane_tty}"))
 		fields := strings.Fields(state)
 		if len(fields) != 3 || fields[0] != "0" || fields[1] != "1" {
@@ -313,7 +315,7 @@ func TestWatchInTmux(t *testing.T) {
 	pub := prepare(t, dir, "pub", "-l")
 	pub.cmd.Stdin = endless{}
 	pub.start()
-	until(t, "the sink is left behind", func() bool { return sinksOf(t, dir)[1].State == "lagging" })
+	test.Eventually(t, "the sink is left behind", func() bool { return sinksOf(t, dir)[1].State == "lagging" })
 	for _, size := range []struct {
 		columns, rows int
 		interval      string
@@ -333,7 +335,7 @@ func TestWatchInTmux(t *testing.T) {
 			}
 			if size.columns == 80 {
 				p.run("resize-window", "-t", "s", "-x", "40", "-y", "12")
-				until(t, "it fits the smaller window", func() bool {
+				test.Eventually(t, "it fits the smaller window", func() bool {
 					shown = p.shows()
 					for line := range strings.Lines(shown) {
 						if textWidth(strings.TrimRight(line, " \n")) > 40 {

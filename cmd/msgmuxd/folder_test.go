@@ -11,6 +11,7 @@ import (
 
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/internal/need"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // TestForeignFolders are refused: whoever owns the folder of the sockets can put another one's in their place, and whoever
@@ -20,7 +21,7 @@ func TestForeignFolders(t *testing.T) {
 	const other = 65533
 	msgmuxd := program(t)
 	for _, foreign := range []string{"", "/sinks"} {
-		dir := folder(t)
+		dir := test.Folder(t)
 		if err := os.MkdirAll(dir+foreign, 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -4,14 +4,10 @@ package main
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker"
@@ -40,7 +36,7 @@ func fronts(ctx context.Context, o *options, set *activation.Set, managed bool, 
 		serve(control.ListenMetrics(set.Metrics.FD))
 	}
 	if o.metrics != "" {
-		serve(listenMetrics(o.metrics))
+		serve(control.ListenMetricsAt(o.metrics))
 	}
 	if address := busAddress(o.bus, managed); address != "" {
 		bus, err := control.NewBus(address, o.channel, channel, log)
@@ -75,28 +71,4 @@ func busAddress(mode string, managed bool) string {
 		return control.SessionBus()
 	}
 	return mode
-}
-
-// listenMetrics binds the metrics socket of a broker that was given none: a path, or HOST:PORT.
-func listenMetrics(address string) (net.Listener, error) {
-	if !strings.HasPrefix(address, "/") {
-		return net.Listen("tcp", address)
-	}
-	l, err := net.Listen("unix", address)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		// What a dead broker left behind may be replaced, and nothing else.
-		if _, dead := net.Dial("unix", address); errors.Is(dead, syscall.ECONNREFUSED) && isSocket(address) {
-			os.Remove(address)
-			l, err = net.Listen("unix", address)
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return l, os.Chmod(address, 0o660)
-}
-
-func isSocket(path string) bool {
-	info, err := os.Lstat(path)
-	return err == nil && info.Mode().Type() == fs.ModeSocket
 }

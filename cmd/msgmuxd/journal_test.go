@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -19,34 +20,51 @@ import (
 
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/internal/need"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// program builds the broker.
-func program(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "msgmuxd")
+// built is the broker, once it was built.
+var built = sync.OnceValues(func() (path string, err error) {
+	path = filepath.Join(binaries, "msgmuxd")
 	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
-		t.Fatalf("cannot build: %v\n%s", err, out)
+		return "", fmt.Errorf("cannot build: %w\n%s", err, out)
 	}
-	return path
+	return path, nil
+})
+
+// binaries is the folder that it is in; anybody may run it.
+var binaries string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "mm")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	binaries = dir
+	status := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(status)
 }
 
-// folder is a temporary folder whose path is short enough for sockets.
-func folder(t *testing.T) string {
+// program is the path of the broker.
+func program(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "mm")
+	path, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
+	return path
 }
 
 // untilReady waits until the broker in dir answers.
 func untilReady(t *testing.T, dir string) {
 	t.Helper()
-	brokertest.Eventually(t, "the broker answers", func() bool {
+	test.Eventually(t, "the broker answers", func() bool {
 		conn, err := net.Dial("unixpacket", dir+"/control")
 		if err != nil {
 			return false
@@ -63,7 +81,7 @@ func untilReady(t *testing.T, dir string) {
 
 // TestHealthyBrokerIsSilent from its start to its end: sinks come, are slow for a moment, and go.
 func TestHealthyBrokerIsSilent(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	var said bytes.Buffer
 	cmd := exec.Command(program(t), "--runtime-dir", dir, "--buffer", "1M", "--metrics", dir+"/metrics", "--dbus", "unix:path="+dir+"/no-bus")
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -109,7 +127,7 @@ func TestHealthyBrokerIsSilent(t *testing.T) {
 		plain.Close()
 		tap.Close()
 		framed.Close()
-		brokertest.Eventually(t, "all are gone", func() bool {
+		test.Eventually(t, "all are gone", func() bool {
 			return brokertest.Ask(t, dir, wire.Request{Op: wire.OpStatus}).Status.Sinks.Total == 0
 		})
 	}
@@ -127,7 +145,7 @@ func TestHealthyBrokerIsSilent(t *testing.T) {
 
 // TestLinesByHandAreText with the event in them.
 func TestLinesByHandAreText(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	var said bytes.Buffer
 	cmd := exec.Command(program(t), "--runtime-dir", dir, "--log-level", "debug")
 	// A name of another stream: not standard error's.
@@ -198,7 +216,7 @@ func TestInNamespace(t *testing.T) {
 
 	// As systemd does it (exec_context, connect_logger_as): a stream with a few lines that say whose it is.
 	var stream *net.UnixConn
-	brokertest.Eventually(t, "the journal listens", func() bool {
+	test.Eventually(t, "the journal listens", func() bool {
 		conn, err := net.Dial("unix", "/run/systemd/journal/stdout")
 		if err == nil {
 			stream = conn.(*net.UnixConn)
@@ -229,7 +247,7 @@ func TestInNamespace(t *testing.T) {
 	brokertest.NewSource(t, "/run/x").Send(make([]byte, 300<<10))
 
 	entries := map[string]map[string]any{}
-	brokertest.Eventually(t, "the entries are there", func() bool {
+	test.Eventually(t, "the entries are there", func() bool {
 		out, err := exec.Command("journalctl", "--directory=/run/log/journal", "--output=json", "--quiet", "_PID="+fmt.Sprint(cmd.Process.Pid)).Output()
 		if err != nil {
 			return false

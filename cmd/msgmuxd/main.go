@@ -20,8 +20,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/activation/hold"
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/control"
+	"github.com/msgmux/msgmux/broker/scout"
 	"github.com/msgmux/msgmux/internal/flags"
 	"github.com/msgmux/msgmux/internal/stamp"
 )
@@ -47,8 +49,9 @@ type usageError struct{ error }
 const shortestLife = time.Second
 
 func main() {
+	scout.Serve()
 	began := time.Now()
-	var o options
+	o := options{held: hold.Handed()}
 	// What fails before the broker itself begins is a mistake in the command line, whoever noticed it.
 	started := false
 	cmd := &cobra.Command{
@@ -63,6 +66,9 @@ func main() {
 				return err
 			}
 			started = true
+			if o.hold && !o.held {
+				return holdBrokers(&o)
+			}
 			return serve(cmd.Context(), &o)
 		},
 	}
@@ -75,7 +81,7 @@ func main() {
 		return
 	}
 	fmt.Fprintln(os.Stderr, "msgmuxd:", err)
-	if os.Getenv("NOTIFY_SOCKET") != "" {
+	if os.Getenv("NOTIFY_SOCKET") != "" && !o.held {
 		time.Sleep(shortestLife - time.Since(began)) // SIGTERM ends it, as nobody catches that any more
 	}
 	if !started || errors.As(err, new(usageError)) {
@@ -90,7 +96,7 @@ func serve(ctx context.Context, o *options) error {
 	// The data thread may hold a P while it waits for a moment (see sys.Kernel.EpollWait): one more is for the others.
 	runtime.GOMAXPROCS(max(3, runtime.GOMAXPROCS(0)+1))
 	// Under a service manager, what a signal does is the manager's business before READY too.
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := untilStopped(ctx, o.held)
 	defer stop()
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
@@ -113,7 +119,7 @@ func serve(ctx context.Context, o *options) error {
 		slog.New(log).Warn("no service manager is told anything", "event", "descriptor-store", "error", err)
 	}
 	cfg := o.config()
-	cfg.Version, cfg.Notifier, cfg.Log, cfg.Unlink = build.Version, notifier, log, unlink
+	cfg.Version, cfg.Notifier, cfg.Log, cfg.Unlink, cfg.Held = build.Version, notifier, log, unlink, o.held
 	if d, ok := activation.WatchdogInterval(); ok {
 		cfg.Watchdog = d
 	}
@@ -125,7 +131,7 @@ func serve(ctx context.Context, o *options) error {
 		return err
 	}
 	var others sync.WaitGroup
-	if err := fronts(ctx, o, &set, notifier != nil, channel, log, &others); err != nil {
+	if err := fronts(ctx, o, &set, notifier != nil && !o.held, channel, log, &others); err != nil {
 		return err
 	}
 	others.Go(func() {
@@ -144,25 +150,53 @@ func serve(ctx context.Context, o *options) error {
 	return err
 }
 
+// untilStopped ends with the first signal that ends a broker, whose later ones change nothing until stop. Of a holder SIGINT comes
+// when no other broker is to come after this one; by itself this one cannot know.
+func untilStopped(ctx context.Context, held bool) (_ context.Context, stop func()) {
+	ctx, end := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		select {
+		case s := <-signals:
+			if held && s == syscall.SIGINT {
+				end(broker.ErrLast)
+			}
+		case <-ctx.Done():
+		}
+		end(nil)
+	}()
+	return ctx, func() { signal.Stop(signals); end(nil) }
+}
+
 // sockets are those that the service manager gave, or, with --runtime-dir, those that are bound here. unlink removes
 // the latter's files; nil for the former.
 func sockets(o *options, log slog.Handler) (set activation.Set, unlink func() error, err error) {
+	meant := activation.MeantFor()
 	inherited, err := activation.Inherited()
 	if err != nil {
 		return set, unlink, err
 	}
 	set, problems := activation.Route(inherited)
 	for _, p := range problems {
+		if !p.OfStore() {
+			return set, unlink, fmt.Errorf("%s; nobody would read what comes there, so the broker does not start", p)
+		}
 		slog.New(log).Error(p.String(), "event", "descriptor-refused")
 		syscall.Close(p.FD)
 	}
 	switch {
-	case set.Source.Given() || set.Register.Given():
+	case len(set.All()) > 0 && len(o.sources) > 0 && !o.held:
+		return set, unlink, usageError{errors.New("--source does not go with sockets that are handed over: hand that one over too, by the name source")}
+	case len(set.All()) > 0:
 		return set, unlink, nil
+	case o.runtimeDir == "" && meant != 0:
+		return set, unlink, usageError{fmt.Errorf("the sockets were handed over to process %d (LISTEN_PID), and this is %d: what started msgmuxd, such as the "+
+			"init of a container or a shell, has to become it by exec; or say --runtime-dir DIR to make sockets here", meant, os.Getpid())}
 	case o.runtimeDir == "":
 		return set, unlink, usageError{errors.New("no sockets were handed over; say --runtime-dir DIR to make them here")}
 	}
-	bound, err := activation.Bind(o.runtimeDir, 0o660)
+	bound, err := activation.Bind(o.runtimeDir, 0o660, o.sources...)
 	if err != nil {
 		return set, unlink, err
 	}
@@ -183,24 +217,41 @@ func sockets(o *options, log slog.Handler) (set activation.Set, unlink func() er
 // spareDescriptors is how many a broker needs beside those of sinks and clients, for sockets, files and the like.
 const spareDescriptors = 64
 
+// stored is how many descriptors a broker may have to store.
+func (o *options) stored() uint64 { return o.maxSinks + o.maxClients + 8 }
+
+// raiseLimit has this process have so many descriptors, if that many are allowed, and at least so many.
+func raiseLimit(least, want uint64) (limit uint64, err error) {
+	var r syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
+		return 0, fmt.Errorf("cannot read the limit of descriptors: %w", err)
+	}
+	if r.Cur < want {
+		r.Cur = min(r.Max, want)
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur < least {
+			return 0, fmt.Errorf("--max-sinks and --max-clients need %d descriptors and the limit is %d: raise LimitNOFILE, or ulimit -n", least, r.Cur)
+		}
+	}
+	return r.Cur, nil
+}
+
 // limits checks that what may be asked of this process can be had: a broker that runs into a limit later can lose the
 // descriptor store, and with it every sink. Clients that have said nothing yet may have what is left.
 func limits(o *options, cfg *broker.Config) error {
-	need := cfg.Geometry.MaxSinks + cfg.Geometry.MaxClients + 8
-	var r syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
-		return fmt.Errorf("cannot read the limit of descriptors: %w", err)
-	}
-	if want := need + spareDescriptors + 2*broker.MaxSilent; r.Cur < want {
-		r.Cur = min(r.Max, want)
-		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur < need+spareDescriptors {
-			return fmt.Errorf("--max-sinks and --max-clients need %d descriptors and the limit is %d: raise LimitNOFILE, or ulimit -n", need+spareDescriptors, r.Cur)
-		}
+	need := o.stored()
+	limit, err := raiseLimit(need+spareDescriptors, need+spareDescriptors+2*broker.MaxSilent)
+	if err != nil {
+		return err
 	}
 	// For each of two sockets, half of what is left; and a few for whoever comes first, whom the spare ones bear.
-	cfg.Silent = int(min(broker.MaxSilent, max(8, (r.Cur-need-spareDescriptors)/2)))
+	cfg.Silent = int(min(broker.MaxSilent, max(8, (limit-need-spareDescriptors)/2)))
 	if n, known := activation.StoreLimit(); known && uint64(n) < need {
 		return fmt.Errorf("--max-sinks and --max-clients need a descriptor store of %d and FileDescriptorStoreMax is %d", need, n)
 	}
-	return checkMemory(cfg.Geometry)
+	limit, file := memoryLimit("/sys/fs/cgroup", "/proc/self/cgroup")
+	if err := checkMemory(cfg.Geometry, limit, file); err != nil {
+		return err
+	}
+	boundQueues(cfg, limit, file)
+	return nil
 }

@@ -10,21 +10,34 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/ring"
 )
 
 // spareMemory is what the process takes beside the ring and its state, in bytes.
 const spareMemory = 12 << 20
 
-// checkMemory fails if the control group allows less memory than the ring and its state need: the kernel would kill the
-// broker for it, at the start or, worse, in the middle of its work, and again and again.
-func checkMemory(g ring.Geometry) error {
-	need := uint64(g.DataBytes()+g.StateBytes()) + spareMemory
-	if limit, file := memoryLimit("/sys/fs/cgroup", "/proc/self/cgroup"); limit < need {
+// fixedMemory is what a broker of that geometry takes, what waits in the kernel left out, in bytes.
+func fixedMemory(g ring.Geometry) uint64 { return uint64(g.DataBytes()+g.StateBytes()) + spareMemory }
+
+// checkMemory fails if the control group allows less memory, limit as file says, than the ring and its state need: the kernel would
+// kill the broker for it, at the start or, worse, in the middle of its work, and again and again.
+func checkMemory(g ring.Geometry, limit uint64, file string) error {
+	if need := fixedMemory(g); limit < need {
 		return fmt.Errorf("--buffer, --max-message and --max-sinks need %d MiB of memory and the control group's limit is %d MiB (%s): raise MemoryMax, or lower them",
 			(need+1<<20-1)>>20, limit>>20, file)
 	}
 	return nil
+}
+
+// boundQueues leaves the queues of all sinks together no more than the control group's limit leaves: what waits in the queue of a
+// sink that does not read is the sender's memory, and the sender is the broker (unix(7), the memory controller in cgroups(7)). One
+// sink there is room for, however little that is.
+func boundQueues(cfg *broker.Config, limit uint64, file string) {
+	left := max(cfg.QueueBytes(), limit-fixedMemory(cfg.Geometry))
+	if left < cfg.QueueTotal {
+		cfg.QueueTotal, cfg.QueueBound = left, fmt.Sprintf("the control group's memory limit (%d MiB, %s)", limit>>20, file)
+	}
 }
 
 // memoryLimit is the lowest limit on the way from the process's control group up to the root, and the file that says so

@@ -24,23 +24,28 @@ type options struct {
 	channel, runtimeDir                   string
 	buffer, maxMessage                    size
 	queue, queueTotal                     size
-	patience                              patience
+	patience, keep                        patience
 	maxSinks, maxSinksPerUser, maxClients uint64
-	sinks                                 []string
+	sources, sinks                        []string
 	level                                 string
 	metrics, bus                          string
 	logLevel                              slog.Level
 	static                                []broker.StaticSink
+	hold                                  bool // be the one that holds, and
+	held                                  bool // be a broker that it has started
 }
 
 func (o *options) register(f *pflag.FlagSet) {
-	*o = options{buffer: 16 << 20, maxMessage: 256 << 10, queue: 512 << 10, queueTotal: 4 << 30, patience: patience(time.Second)}
+	*o = options{held: o.held, buffer: 16 << 20, maxMessage: 256 << 10, queue: 512 << 10, queueTotal: 4 << 30, patience: patience(time.Second), keep: patience(10 * time.Minute)}
 	f.SortFlags = false
 	f.StringVarP(&o.channel, "channel", "c", "", "`NAME` of the channel, when the service manager hands the sockets over")
 	f.StringVar(&o.runtimeDir, "runtime-dir", "", "make the sockets in `DIR`, when nobody hands them over")
+	f.StringArrayVar(&o.sources, "source", nil, "make another socket for sources at `PATH`, with --runtime-dir; may be repeated")
+	f.BoolVar(&o.hold, "hold", false, "where there is no service manager: keep the channel's memory and sockets, and start a broker again whenever one ends")
 	f.Var(&o.buffer, "buffer", "`SIZE` of the ring: a power of two from 1M to 1G")
 	f.Var(&o.maxMessage, "max-message", "`SIZE` of the largest message: up to 4M and half the buffer")
 	f.Var(&o.patience, "patience", "how long a sink may make others wait: a `DURATION`, or forever")
+	f.Var(&o.keep, "keep", "the longest that a user may have a place kept while his client is away: a `DURATION`, or forever")
 	f.Uint64Var(&o.maxSinks, "max-sinks", 4096, "`N` sinks may be there at most")
 	f.Uint64Var(&o.maxSinksPerUser, "max-sinks-per-user", 256, "`N` sinks, and as many connected sources, may be of one user; root may have all")
 	f.Uint64Var(&o.maxClients, "max-clients", 1024, "`N` connected sources may be there at most")
@@ -64,6 +69,9 @@ func (o *options) finish() error {
 		}
 		o.runtimeDir = abs
 	}
+	if o.hold && o.runtimeDir == "" {
+		return errors.New("--hold is for a channel by hand: say --runtime-dir DIR")
+	}
 	if err := o.geometry().Check(); err != nil {
 		return err
 	}
@@ -84,6 +92,11 @@ func (o *options) finish() error {
 	default:
 		if !strings.Contains(o.bus, ":") {
 			return fmt.Errorf("--dbus %q: system, session, off, auto, or an address as in unix:path=PATH", o.bus)
+		}
+	}
+	for _, path := range o.sources {
+		if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+			return fmt.Errorf("--source %q: want an absolute path, as short as it can be", path)
 		}
 	}
 	for _, s := range o.sinks {
@@ -111,9 +124,10 @@ func (o *options) config() broker.Config {
 		etc = filepath.Join(etc, "sinks")
 	}
 	return broker.Config{
-		Name: o.channel, RuntimeDir: dir, Geometry: o.geometry(), Patience: time.Duration(o.patience),
+		Name: o.channel, RuntimeDir: dir, Geometry: o.geometry(), Patience: time.Duration(o.patience), Keep: time.Duration(o.keep),
 		SinksPerUser: int(min(o.maxSinksPerUser, math.MaxInt32)), Queue: uint64(o.queue), QueueTotal: uint64(o.queueTotal),
 		Sinks: o.static, SinksDir: filepath.Join(dir, "sinks"), OptionsDir: etc,
+		Scout: "/proc/self/exe",
 	}
 }
 
@@ -156,13 +170,13 @@ func (s *size) String() string {
 
 func (s *size) Type() string { return "size" }
 
-// patience is a duration, or forever.
+// patience is how long something lasts: a duration, or forever.
 type patience time.Duration
 
 func (p *patience) Set(text string) error {
 	d, err := wire.ParsePatience(text)
 	if err != nil {
-		return errors.New("patience is a duration as in 1.5s, or forever")
+		return errors.New("want a duration as in 1.5s, or forever")
 	}
 	*p = patience(d)
 	return nil

@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -28,6 +29,8 @@ func TestWrongCommandLines(t *testing.T) {
 		{"-c UPPER", "a-z, 0-9 and _", exitUsage},
 		{"--sink relative", "--sink", exitUsage},
 		{"", "--runtime-dir DIR", exitUsage},
+		{"--hold", "--runtime-dir DIR", exitUsage},
+		{"--hold --runtime-dir /dev/null/x", "/dev/null", exitFailure},
 		{"--runtime-dir /dev/null/x", "/dev/null", exitFailure},
 	} {
 		out, err := exec.CommandContext(t.Context(), path, strings.Fields(test.args)...).CombinedOutput()
@@ -43,5 +46,16 @@ func TestWrongCommandLines(t *testing.T) {
 	out, err := exec.Command(path, "--help").Output()
 	if err != nil || strings.Contains(string(out), " string ") || strings.Contains(string(out), " uint ") {
 		t.Errorf("the help has words of the language: %v\n%s", err, out)
+	}
+}
+
+// TestSocketsForAnother: sockets that the parent was given, such as the init of a container, are not taken, and it is said why.
+func TestSocketsForAnother(t *testing.T) {
+	cmd := exec.Command(program(t))
+	cmd.Env = append(os.Environ(), "LISTEN_PID=1", "LISTEN_FDS=2")
+	out, err := cmd.CombinedOutput()
+	failed, ok := errors.AsType[*exec.ExitError](err)
+	if !ok || failed.ExitCode() != exitUsage || !strings.Contains(string(out), "handed over to process 1 ") || !strings.Contains(string(out), "exec") {
+		t.Errorf("%v, it says %q", err, out)
 	}
 }

@@ -43,28 +43,32 @@ var imports = map[string][]string{
 	"internal/wire":       {},
 	"internal/fair":       {},
 	"internal/flags":      {pflagModule},
+	"internal/follow":     {},
 	"internal/histogram":  {},
 	"internal/stamp":      {},
 	"internal/sys":        {unixModule},
 	"internal/subuid":     {},
+	"internal/view":       {"internal/sys", "internal/wire"},
 	"broker/ring/mem":     {unixModule, "internal/sys"},
 	"broker/ring/layout2": {unixModule, "internal/sys"},
-	"broker/ring":         {unixModule, "broker/ring/mem", "broker/ring/layout2", "internal/sys", "internal/wire"},
+	"broker/ring":         {unixModule, "broker/ring/mem", "broker/ring/layout2", "internal/sys", "internal/view", "internal/wire"},
 	"activation":          {unixModule, systemdModule, "internal/wire"},
+	"activation/hold":     {unixModule, "activation"},
 	"broker/journal":      {"internal/wire"},
-	"broker/owner":        {"internal/sys", "internal/wire"},
+	"broker/scout":        {unixModule, "internal/sys"},
+	"broker/owner":        {"broker/scout", "internal/sys", "internal/wire"},
 	"broker/store":        {"activation", "broker/journal", "broker/ring", "internal/sys"},
-	"broker/loop":         {"activation", "broker/journal", "broker/ring", "broker/store", "internal/sys", "internal/wire"},
+	"broker/loop":         {"activation", "broker/journal", "broker/ring", "broker/store", "internal/sys", "internal/view", "internal/wire"},
 	"broker/gate": {"activation", "broker/journal", "broker/loop", "broker/owner", "broker/ring", "broker/store",
-		"internal/fair", "internal/sys", "internal/wire"},
+		"internal/fair", "internal/subuid", "internal/sys", "internal/wire"},
 	"broker/status": {"activation", "broker/journal", "broker/loop", "broker/ring", "internal/sys", "internal/wire"},
 	"broker": {"activation", "broker/gate", "broker/journal", "broker/loop", "broker/ring", "broker/status", "broker/store",
-		"internal/sys", "internal/wire"},
+		"internal/subuid", "internal/sys", "internal/wire"},
 	"broker/control": {systemdModule, dbusModule, "internal/subuid", "internal/wire"},
-	"client":         {"internal/wire", "internal/sys"}, // sys for calls that do not tell the scheduler; it brings x/sys/unix alone
-	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "broker", "broker/control", "broker/ring", "internal/flags", "internal/stamp", "internal/wire"},
+	"client":         {"internal/wire", "internal/sys", "internal/view"}, // sys for calls that do not tell the scheduler; it brings x/sys/unix alone
+	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "activation/hold", "broker", "broker/control", "broker/ring", "broker/scout", "internal/flags", "internal/stamp", "internal/wire"},
 	// sys for terminals, and for what the kernel tells of sockets.
-	"cmd/msgmux": {cobraModule, systemdModule, dbusModule, textModule, "client", "internal/flags", "internal/histogram", "internal/stamp", "internal/sys", "internal/wire"},
+	"cmd/msgmux": {cobraModule, systemdModule, dbusModule, textModule, "client", "internal/flags", "internal/follow", "internal/histogram", "internal/stamp", "internal/sys", "internal/wire"},
 
 	"internal/house":     {},
 	"packaging":          {},
@@ -73,31 +77,50 @@ var imports = map[string][]string{
 
 	// For tests only: nothing but tests and one another may import them.
 	"internal/need":              {},
+	"internal/test":              {},
 	"broker/ring/model":          {},
 	"broker/ring/layout2/writer": {unixModule, "broker/ring/mem", "internal/sys", "internal/wire"},
 	"activation/activationtest":  {unixModule},
 	"units/client":               {"client"},
-	"units/rig":                  {unixModule, "internal/need", "units/rig/load/tally"},
-	"units/rig/load":             {unixModule, "internal/sys", "units/rig/load/tally"},
+	"docs/examples/tailer":       {"client"},
+	"units/rig":                  {unixModule, "internal/need", "internal/test", "units/rig/load/tally"},
+	"units/rig/load":             {unixModule, "internal/sys", "internal/view", "units/rig/load/tally"},
 	"units/rig/load/tally":       {},
 	"client/brokertest":          {"broker", "broker/brokertest", "client"},
-	"broker/brokertest":          {unixModule, "activation", "broker", "broker/control", "broker/ring", "internal/wire"},
-	"broker/crashtest":           {unixModule, "activation", "activation/activationtest", "broker", "broker/control", "broker/journal", "broker/ring", "internal/sys", "internal/wire"},
+	"broker/brokertest":          {unixModule, "activation", "broker", "broker/control", "broker/ring", "internal/sys", "internal/test", "internal/view", "internal/wire"},
+	"broker/crashtest":           {unixModule, "activation", "activation/activationtest", "broker", "broker/control", "broker/journal", "broker/ring", "internal/sys", "internal/view", "internal/wire"},
 }
 
 // testImports holds what the tests of a room may import beside what the room itself may; "*" is for all.
 var testImports = map[string][]string{
 	"broker/ring":         {"broker/ring/layout2/writer"},
 	"broker/ring/layout2": {"broker/ring/layout2/writer", "internal/wire"},
-	"*":                   {unixModule, "broker/brokertest", "internal/need"},
+	"*":                   {unixModule, "broker/brokertest", "internal/need", "internal/test"},
 	"activation":          {"activation/activationtest"},
 	"client":              {"broker", "client/brokertest"},
 	"internal/house":      {"client"},
 	"packaging":           {"units/rig", "units/rig/load/tally"},
 	"units":               {"units/rig", "units/rig/load/tally"},
 	"broker/control":      {"broker"},
+	"broker":              {"internal/view"},
 	"broker/crashtest":    {"broker/ring/model"},
 }
+
+// modules are the modules beside the main one, with the rooms of the main one that they may import. What is a product holds to the
+// rules of the house as the main one does; the others are for tests.
+var modules = map[string]struct {
+	product bool
+	imports []string
+}{
+	"cmd/msgmux-nats":     {true, []string{"activation", "broker/control", "client", "internal/flags", "internal/stamp", "internal/wire"}},
+	"docs/recipes":        {},
+	"docs/recipes/agents": {},
+	"docs/recipes/statsd": {},
+	"internal/bench":      {},
+}
+
+// forProducts are what the tests of products may import beside.
+var forProducts = []string{"activation/activationtest", "internal/need"}
 
 // wallRooms are the rooms in which unsafe and raw system calls may stand, in files named *_unsafe.go and in tests.
 var wallRooms = []string{"internal/sys", "broker/ring", "broker/ring/mem", "broker/ring/layout2", "broker/ring/layout2/writer"}
@@ -323,10 +346,62 @@ type listed struct {
 	Imports, TestImports, XTestImports []string
 }
 
+// TestModulesAreKnown and that products among them import what they may; and what is only for their tests is in no program.
+func TestModulesAreKnown(t *testing.T) {
+	for name := range files(t) {
+		if folder := path.Dir(name); path.Base(name) == "go.mod" && folder != "." {
+			if _, known := modules[folder]; !known {
+				t.Errorf("the module %s is not in the table of modules", folder)
+			}
+		}
+	}
+	for folder, m := range modules {
+		if _, err := os.Stat(path.Join(folder, "go.mod")); err != nil {
+			t.Errorf("the table has a module %s, and the tree has not", folder)
+		}
+		if !m.product {
+			continue
+		}
+		used := map[string]bool{}
+		check := func(p listed, imports, allowed []string) {
+			for _, edge := range edges(imports) {
+				if strings.Contains(strings.SplitN(edge, "/", 2)[0], ".") || edge == folder || strings.HasPrefix(edge, folder+"/") {
+					continue // other modules are go.mod's to name, and the module's own rooms
+				}
+				if used[edge] = true; !slices.Contains(allowed, edge) {
+					t.Errorf("%s imports %s, which the table of modules does not allow", relative(p.ImportPath), edge)
+				}
+			}
+		}
+		for _, p := range goListIn(t, folder) {
+			check(p, p.Imports, m.imports)
+			check(p, slices.Concat(p.TestImports, p.XTestImports), slices.Concat(m.imports, forProducts))
+		}
+		for _, edge := range m.imports {
+			if !used[edge] {
+				t.Errorf("module %s may import %s, and does not", folder, edge)
+			}
+		}
+	}
+	cmd := exec.Command("go", "list", "-deps", ".")
+	cmd.Dir = "cmd/msgmux-nats"
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("cannot list what is in the bridge: %v", err)
+	}
+	if strings.Contains(string(out), "nats-server") {
+		t.Error("a part of nats-server is in the bridge: it is for its tests")
+	}
+}
+
 // goList describes every package of this module.
-func goList(t *testing.T) []listed {
+func goList(t *testing.T) []listed { return goListIn(t, ".") }
+
+// goListIn is goList for the module in a folder.
+func goListIn(t *testing.T, folder string) []listed {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-json=ImportPath,CgoFiles,Imports,TestImports,XTestImports", "./...")
+	cmd.Dir = folder
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -382,7 +457,7 @@ func words(name string) []string {
 	return strings.FieldsFunc(spaced.String(), func(r rune) bool { return !unicode.IsLetter(r) })
 }
 
-// parseAll parses the Go files of this module, tests included, nested modules not.
+// parseAll parses the Go files of the products, tests included.
 func parseAll(t *testing.T, mode parser.Mode) map[string]*ast.File {
 	t.Helper()
 	parsed := map[string]*ast.File{}
@@ -399,9 +474,12 @@ func parseAll(t *testing.T, mode parser.Mode) map[string]*ast.File {
 	return parsed
 }
 
-// inNestedModule tells whether a folder between name and the top has a go.mod of its own.
+// inNestedModule tells whether a folder between name and the top has a go.mod of its own, and is no product.
 func inNestedModule(name string) bool {
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		if modules[dir].product {
+			return false
+		}
 		if _, err := os.Stat(path.Join(dir, "go.mod")); err == nil {
 			return true
 		}

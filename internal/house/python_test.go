@@ -9,15 +9,20 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/msgmux/msgmux/broker/brokertest"
 	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/need"
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 const pythonClient = "docs/examples/client.py"
@@ -39,8 +44,8 @@ func TestPythonClientIsTheDocumented(t *testing.T) {
 	if !found || !closed || !begun || !ended || shown != real {
 		t.Errorf("docs/protocol.md does not show what stands between the marks of %s", pythonClient)
 	}
-	if n := bytes.Count(file, []byte("\n")); n >= 100 {
-		t.Errorf("%s has %d lines; under 100 is the point", pythonClient, n)
+	if n := bytes.Count(file, []byte("\n")); n >= 150 {
+		t.Errorf("%s has %d lines; under 150 is the point", pythonClient, n)
 	}
 }
 
@@ -49,9 +54,9 @@ func TestPythonClientWorks(t *testing.T) {
 	need.Program(t, "unit", "python3", "python3")
 	dir, stop := startBroker(t, buildBroker(t))
 	channel := msgmux.Channel{RuntimeDir: dir}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // only waited for when it hangs
 	defer cancel()
-	brokertest.Eventually(t, "the start", func() bool {
+	test.Eventually(t, "the start", func() bool {
 		_, err := channel.Status(ctx)
 		return err == nil
 	})
@@ -78,7 +83,7 @@ func TestPythonClientWorks(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sink.Close() })
-	brokertest.Eventually(t, "the receiver comes", func() bool {
+	test.Eventually(t, "the receiver comes", func() bool {
 		_, sinks, err := channel.Sinks(ctx)
 		return err == nil && len(sinks) == 2
 	})
@@ -121,5 +126,103 @@ func TestPythonClientWorks(t *testing.T) {
 	stop()
 	if err := receiver.Wait(); err == nil || !strings.Contains(said.String(), "the broker has hung up") {
 		t.Errorf("the receiver ended with %v\n%s", err, &said)
+	}
+}
+
+// TestPromise10_PythonClient: what is killed goes on where it was, as a sink and as a source that follows a file.
+func TestPromise10_PythonClient(t *testing.T) {
+	need.Program(t, "unit", "python3", "python3")
+	dir, _ := startBroker(t, buildBroker(t))
+	channel := msgmux.Channel{RuntimeDir: dir}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // only waited for when it hangs
+	defer cancel()
+	test.Eventually(t, "the start", func() bool {
+		_, err := channel.Status(ctx)
+		return err == nil
+	})
+	// kill returns what was printed and is not read yet.
+	python := func(words ...string) (out *bufio.Reader, kill func() string) {
+		t.Helper()
+		cmd := exec.CommandContext(ctx, "python3", append([]string{"-u", pythonClient}, words...)...)
+		pipe, err := cmd.StdoutPipe()
+		cmd.Stderr = os.Stderr
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = bufio.NewReader(pipe)
+		kill = sync.OnceValue(func() string {
+			cmd.Process.Kill()
+			rest, _ := io.ReadAll(out)
+			cmd.Wait()
+			return string(rest)
+		})
+		t.Cleanup(func() { kill() })
+		return out, kill
+	}
+	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{Label: "counter"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	file := filepath.Join(t.TempDir(), "log")
+	grow := func(text string) {
+		t.Helper()
+		f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err == nil {
+			_, err = f.WriteString(text)
+		}
+		if err == nil {
+			err = f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	grow("0\n")
+	next, printed := 0, 0
+	prints := func(line string, err error) {
+		t.Helper()
+		number, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+		n, numeric := strconv.Atoi(text)
+		// One that was printed and not acknowledged comes again, as may those of its packet.
+		if err != nil || numeric != nil || number != text || n > printed {
+			t.Fatalf("the sink printed %q, %v, after %d", line, err, printed)
+		}
+		printed = n + 1
+	}
+	for range 5 {
+		out, killSink := python("receive", dir, "label=db", "ack=yes", "keep=1m")
+		for { // a busy machine is in no hurry to start it
+			_, sinks, err := channel.Sinks(ctx)
+			if err != nil {
+				t.Fatalf("the receiver does not come: %v", err)
+			}
+			if slices.ContainsFunc(sinks, func(s msgmux.SinkStatus) bool { return s.Label == "db" && s.State != msgmux.StateAbsent }) {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		_, killTail := python("follow", dir, "tail", file)
+		for range 20 {
+			m, err := sink.Receive(ctx)
+			if err != nil || string(m.Payload) != fmt.Sprint(next) {
+				t.Fatalf("in the channel is %q, %v, and not %d", m.Payload, err, next)
+			}
+			next++
+			grow(fmt.Sprint(next)) // what has no end is no line
+			grow("\n")
+		}
+		for printed < next {
+			prints(out.ReadString('\n'))
+		}
+		for line := range strings.Lines(killSink()) { // the follower may have sent the next one already
+			if strings.HasSuffix(line, "\n") {
+				prints(line, nil)
+			}
+		}
+		killTail()
 	}
 }

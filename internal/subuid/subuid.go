@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -119,40 +120,58 @@ func names(r io.Reader) func(string) (uint32, bool) {
 // lookEvery is how often the file is looked at, at most.
 const lookEvery = 10 * time.Second
 
-// File is what a file of ranges says, read again when it has changed. It is safe for concurrent use. Owner may block for
-// as long as reading two small files of the root file system takes, so the data thread must not call it.
+// File is what a file of ranges says, read again when it has changed. It is safe for concurrent use.
 type File struct {
 	ranges, passwd string
 
-	mu      sync.Mutex
+	known atomic.Pointer[Ranges] // nil: nobody has looked
+
+	mu      sync.Mutex // held while the file is read
 	looked  time.Time
 	changed time.Time
 	size    int64
-	known   Ranges
 }
 
 // Host is the file of this host, /etc/subuid.
-var Host = &File{ranges: "/etc/subuid", passwd: "/etc/passwd"}
+var Host = At("/etc/subuid", "/etc/passwd")
 
-// Owner is that of the ranges in the file: uid itself if there is none.
+// At is a file of ranges, whose users passwd names. Nothing is read yet.
+func At(ranges, passwd string) *File { return &File{ranges: ranges, passwd: passwd} }
+
+// Owner is that of the ranges in the file: uid itself if there is none. It may block for as long as Look does.
 func (f *File) Owner(uid uint32) uint32 {
 	if uid == 0 {
 		return 0
 	}
+	f.Look()
+	return f.Known(uid)
+}
+
+// Known is Owner as of the last Look. It reads no file and takes no lock, so that the data thread may call it.
+func (f *File) Known(uid uint32) uint32 {
+	if known := f.known.Load(); known != nil {
+		return known.Owner(uid)
+	}
+	return uid
+}
+
+// Look reads the file if it has changed, once in 10 s at most. It may block for as long as reading two small files of the root
+// file system takes.
+func (f *File) Look() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.looked.IsZero() || time.Since(f.looked) >= lookEvery {
 		f.look()
 		f.looked = time.Now()
 	}
-	return f.known.Owner(uid)
 }
 
 // look reads the file if it is another one than last time. The caller holds mu.
 func (f *File) look() {
 	info, err := os.Stat(f.ranges)
 	if err != nil || !info.Mode().IsRegular() {
-		f.known, f.changed = Ranges{}, time.Time{}
+		f.changed = time.Time{}
+		f.known.Store(nil)
 		return
 	}
 	if info.ModTime().Equal(f.changed) && info.Size() == f.size {
@@ -168,5 +187,7 @@ func (f *File) look() {
 		lookup = names(passwd)
 		passwd.Close()
 	}
-	f.known, f.changed, f.size = Parse(text, lookup), info.ModTime(), info.Size()
+	ranges := Parse(text, lookup)
+	f.known.Store(&ranges)
+	f.changed, f.size = info.ModTime(), info.Size()
 }

@@ -61,7 +61,10 @@ func TestParseIsBounded(t *testing.T) {
 // TestFile: what is there is read when it has changed, and without a file everybody is himself.
 func TestFile(t *testing.T) {
 	dir := t.TempDir()
-	f := &File{ranges: dir + "/subuid", passwd: dir + "/passwd"}
+	f := At(dir+"/subuid", dir+"/passwd")
+	if got := f.Known(100005); got != 100005 {
+		t.Errorf("before anybody looked 100005 is of %d", got)
+	}
 	if err := os.WriteFile(f.passwd, []byte(people), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -85,6 +88,9 @@ func TestFile(t *testing.T) {
 		f.looked = time.Now().Add(-lookEvery)
 		if got := f.Owner(100005); got != step.want {
 			t.Errorf("step %d: 100005 is of %d, want %d", i, got, step.want)
+		}
+		if got := f.Known(100005); got != step.want {
+			t.Errorf("step %d: 100005 is known to be of %d, want %d", i, got, step.want)
 		}
 	}
 	if got := Host.Owner(0); got != 0 {

@@ -5,7 +5,7 @@ package sys
 import "golang.org/x/sys/unix"
 
 // FileID tells one file from another that has its name later. The zero value is no file.
-type FileID struct{ dev, ino uint64 }
+type FileID struct{ Dev, Ino uint64 }
 
 // FileAt is the file at path, links followed; false if there is none, or it cannot be looked at. It may block on the file
 // systems on the way.

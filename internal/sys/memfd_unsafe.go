@@ -53,6 +53,33 @@ func Map(fd int, offset int64, size int) ([]byte, error) {
 	return b, nil
 }
 
+// MapReadOnly is Map for who may only read.
+func MapReadOnly(fd int, offset int64, size int) ([]byte, error) {
+	b, err := unix.Mmap(fd, offset, size, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	return b, nil
+}
+
+// OpenReadOnly is another descriptor of the file behind fd, which only reads. The caller owns it.
+func OpenReadOnly(fd int) (int, error) {
+	n, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("cannot open descriptor %d for reading: %w", fd, os.NewSyscallError("open", err))
+	}
+	return n, nil
+}
+
+// IsFixed says whether nobody can make the memfd fd smaller: what is mapped of it can be read at any time, without a SIGBUS.
+func IsFixed(fd int) bool {
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	return err == nil && seals&unix.F_SEAL_SHRINK != 0
+}
+
+// Word is the word at an offset of mapped memory, a multiple of 8, which others read and write at any time.
+func Word(b []byte, at int) *atomic.Uint64 { return (*atomic.Uint64)(unsafe.Pointer(&b[at : at+8][0])) }
+
 // Unmap releases what Map returned.
 func Unmap(b []byte) error { return unix.Munmap(b) }
 
@@ -64,6 +91,15 @@ func Unmap(b []byte) error { return unix.Munmap(b) }
 //
 // size is a multiple of the page size. UnmapTwice releases it.
 func MapTwice(fd int, offset int64, size int) ([]byte, error) {
+	return mapTwice(fd, offset, size, unix.PROT_READ|unix.PROT_WRITE)
+}
+
+// MapTwiceReadOnly is MapTwice for who may only read.
+func MapTwiceReadOnly(fd int, offset int64, size int) ([]byte, error) {
+	return mapTwice(fd, offset, size, unix.PROT_READ)
+}
+
+func mapTwice(fd int, offset int64, size, prot int) ([]byte, error) {
 	const anon = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_NORESERVE
 	// Reserve the range first, so that the two fixed mappings can land on nothing else.
 	base, err := unix.MmapPtr(-1, 0, nil, uintptr(2*size), unix.PROT_NONE, anon)
@@ -72,7 +108,7 @@ func MapTwice(fd int, offset int64, size int) ([]byte, error) {
 	}
 	for i := range 2 {
 		at := unsafe.Add(base, i*size)
-		if _, err := unix.MmapPtr(fd, offset, at, uintptr(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED); err != nil {
+		if _, err := unix.MmapPtr(fd, offset, at, uintptr(size), prot, unix.MAP_SHARED|unix.MAP_FIXED); err != nil {
 			unix.MunmapPtr(base, uintptr(2*size))
 			return nil, os.NewSyscallError("mmap", err)
 		}

@@ -41,3 +41,34 @@ func Send(fd int, b []byte) unix.Errno {
 		}
 	}
 }
+
+// SendDescriptors is Send with descriptors attached, of which the receiver gets copies.
+func SendDescriptors(fd int, b []byte, fds ...int) unix.Errno {
+	control := unix.UnixRights(fds...)
+	iov := unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))}
+	h := unix.Msghdr{Iov: &iov, Iovlen: 1, Control: unsafe.SliceData(control), Controllen: uint64(len(control))}
+	for {
+		_, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&h)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// RecvDescriptors is Recv into b alone, with the descriptors that came with the packet: they are open and the caller's.
+func RecvDescriptors(fd int, b []byte) (n int, fds []int, e unix.Errno) {
+	var control [ControlSpace]byte
+	iov := unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))}
+	h := unix.Msghdr{Iov: &iov, Iovlen: 1, Control: &control[0], Controllen: uint64(len(control))}
+	for {
+		r, _, e := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&h)), unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		switch e {
+		case 0:
+			_, fds, _ = ParseControl(control[:h.Controllen])
+			return int(r), fds, 0
+		case unix.EINTR:
+		default:
+			return 0, nil, e
+		}
+	}
+}

@@ -7,7 +7,18 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// SinceBoot is how long the host has been up, suspended or not (CLOCK_BOOTTIME, clock_gettime(2)): the clock by which
+// /proc/PID/stat says when a process began.
+func SinceBoot() time.Duration {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) // there is no such clock before Linux 2.6.39
+	return time.Duration(t.Nano())
+}
 
 // sigkill is the bit of SIGKILL in the sets of /proc/PID/status.
 const sigkill = 1 << (9 - 1)

@@ -15,6 +15,10 @@ import (
 // ErrNoSocket says that the network namespace has no such AF_UNIX socket: it is closed, or in another namespace.
 var ErrNoSocket = errors.New("no such socket in this network namespace")
 
+// ErrNoDiag says that this kernel tells nothing about AF_UNIX sockets (no CONFIG_UNIX_DIAG, or its module is not there), or
+// that this process may not ask (no AF_NETLINK). It answers as if there were no such socket.
+var ErrNoDiag = errors.New("the kernel tells nothing about unix sockets")
+
 // errDumpInterrupted says that the kernel could not give a consistent list in several attempts.
 var errDumpInterrupted = errors.New("the list changed while it was read")
 
@@ -38,11 +42,17 @@ const (
 	unixDiagMsgSize = 16
 
 	showName = 0x01 // UDIAG_SHOW_NAME
+	showFile = 0x02 // UDIAG_SHOW_VFS
 	showPeer = 0x04 // UDIAG_SHOW_PEER
+	showLens = 0x10 // UDIAG_SHOW_RQLEN
+	showMem  = 0x20 // UDIAG_SHOW_MEMINFO
 	showUID  = 0x40 // UDIAG_SHOW_UID, Linux 5.3
 
 	attrName = 0 // UNIX_DIAG_NAME: sun_path as it was bound
+	attrFile = 1 // UNIX_DIAG_VFS: u32 inode, u32 device of the file that it is bound to
 	attrPeer = 2 // UNIX_DIAG_PEER: u32, the peer's inode
+	attrLens = 4 // UNIX_DIAG_RQLEN: two u32, what lies in its own queue and what it sent
+	attrMem  = 5 // UNIX_DIAG_MEMINFO: u32 each, the second the size of its receive buffer
 	attrUID  = 7 // UNIX_DIAG_UID: u32
 
 	anyCookie uint64 = math.MaxUint64 // INET_DIAG_NOCOOKIE, twice
@@ -72,8 +82,15 @@ type UnixSocket struct {
 	// kernels before 5.3.
 	UID    uint32
 	HasUID bool
-	Type   int   // unix.SOCK_DGRAM, SOCK_STREAM, SOCK_SEQPACKET
-	State  uint8 // StateEstablished, StateClose, StateListen
+	// File is the inode number, as far as 32 bits go, of the file that the socket is bound to, whatever that is called by now; 0:
+	// none. Only Named tells.
+	File uint32
+	// Sent is how many bytes, with the kernel's own overhead, the socket has sent that nobody has read yet. Only a lookup and DumpPeers tell.
+	Sent uint32
+	// ReceiveBuffer is its SO_RCVBUF in bytes. Only a lookup tells.
+	ReceiveBuffer uint32
+	Type          int   // unix.SOCK_DGRAM, SOCK_STREAM, SOCK_SEQPACKET
+	State         uint8 // StateEstablished, StateClose, StateListen
 	// Name is the address the socket is bound to, as its owner wrote it, which need not be how anybody else finds it:
 	// "@name" abstract, a path (perhaps relative), "" when not bound. It can hold any byte.
 	Name string
@@ -84,18 +101,45 @@ type UnixSocket struct {
 //
 // It is for one goroutine at a time. No call waits for anything but the kernel's own locks.
 type SockDiag struct {
-	fd  int // -1 after a failure: the next question opens another, as nobody knows what is still to come on the old
-	seq uint32
-	buf []byte
+	family uint8 // AF_UNIX
+	fd     int   // -1 after a failure: the next question opens another, as nobody knows what is still to come on the old
+	seq    uint32
+	buf    []byte
 }
 
-// NewSockDiag opens a sock_diag socket. The caller closes it.
-func NewSockDiag() (*SockDiag, error) {
-	d := &SockDiag{fd: -1, buf: make([]byte, diagBuffer)}
-	if err := d.open(); err != nil {
+// NewSockDiag opens a sock_diag socket, and sees that it answers: the error wraps [ErrNoDiag] if it never will. The caller
+// closes it.
+func NewSockDiag() (*SockDiag, error) { return newSockDiag(unix.AF_UNIX) }
+
+func newSockDiag(family uint8) (*SockDiag, error) {
+	d := &SockDiag{family: family, fd: -1, buf: make([]byte, diagBuffer)}
+	err := d.open()
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) {
+		err = errors.Join(ErrNoDiag, err)
+	}
+	if err == nil {
+		err = d.try()
+	}
+	if err != nil {
+		d.Close()
 		return nil, fmt.Errorf("cannot open a sock_diag socket: %w", err)
 	}
 	return d, nil
+}
+
+// try asks about a socket that there is.
+func (d *SockDiag) try() error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	if _, err := d.LookupFD(fd); errors.Is(err, ErrNoSocket) {
+		return ErrNoDiag
+	} else if err != nil {
+		return err
+	}
+	return nil
 }
 
 func (d *SockDiag) open() error {
@@ -152,7 +196,7 @@ func (d *SockDiag) lookup(inode uint32, cookie uint64) (UnixSocket, error) {
 	if inode == 0 { // the kernel says EINVAL to it
 		return s, ErrNoSocket
 	}
-	q := question{inode: inode, cookie: cookie, states: AllStates, show: showName | showPeer | showUID}
+	q := question{family: d.family, inode: inode, cookie: cookie, states: AllStates, show: showName | showPeer | showLens | showMem | showUID}
 	found := false
 	err := d.ask(q, func(got UnixSocket) bool {
 		s, found = got, true
@@ -173,12 +217,19 @@ func (d *SockDiag) lookup(inode uint32, cookie uint64) (UnixSocket, error) {
 // it returns false. The list is not a snapshot: a socket may be missing, or come twice, while others come and go. So
 // to have seen a socket proves something, not to have seen it proves nothing. 8,000 sockets take some 4 ms.
 func (d *SockDiag) Dump(states uint32, visit func(UnixSocket) bool) error {
-	return d.dump(question{dump: true, cookie: anyCookie, states: states, show: showName | showPeer | showUID}, visit)
+	return d.dump(question{family: d.family, dump: true, cookie: anyCookie, states: states, show: showName | showPeer | showUID}, visit)
 }
 
-// DumpPeers is Dump without UID and Name. It allocates nothing.
+// Named is Dump for the sockets that are bound to a file and were called name then.
+func (d *SockDiag) Named(name string, visit func(UnixSocket) bool) error {
+	return d.dump(question{family: d.family, dump: true, cookie: anyCookie, states: AllStates, show: showName | showFile | showUID}, func(s UnixSocket) bool {
+		return s.Name != name || s.File == 0 || visit(s)
+	})
+}
+
+// DumpPeers is Dump without UID and Name, and with Sent, which is looked at after Peer. It allocates nothing.
 func (d *SockDiag) DumpPeers(states uint32, visit func(UnixSocket) bool) error {
-	return d.dump(question{dump: true, cookie: anyCookie, states: states, show: showPeer}, visit)
+	return d.dump(question{family: d.family, dump: true, cookie: anyCookie, states: states, show: showPeer | showLens}, visit)
 }
 
 func (d *SockDiag) dump(q question, visit func(UnixSocket) bool) error {
@@ -196,6 +247,7 @@ func (d *SockDiag) dump(q question, visit func(UnixSocket) bool) error {
 
 // question is one request: nlmsghdr and unix_diag_req.
 type question struct {
+	family uint8
 	dump   bool
 	inode  uint32
 	cookie uint64
@@ -214,7 +266,7 @@ func (q question) append(b []byte, seq uint32) []byte {
 	b = e.AppendUint16(b, flags)
 	b = e.AppendUint32(b, seq)
 	b = e.AppendUint32(b, 0) // port: the kernel fills in ours
-	b = append(b, unix.AF_UNIX, 0, 0, 0)
+	b = append(b, q.family, 0, 0, 0)
 	b = e.AppendUint32(b, q.states)
 	b = e.AppendUint32(b, q.inode)
 	b = e.AppendUint32(b, q.show)
@@ -348,9 +400,21 @@ func parseUnixSocket(b []byte) (s UnixSocket, ok bool) {
 		switch e.Uint16(b[2:]) {
 		case attrName:
 			s.Name = socketName(value)
+		case attrFile:
+			if len(value) >= 4 {
+				s.File = e.Uint32(value)
+			}
 		case attrPeer:
 			if len(value) >= 4 {
 				s.Peer = e.Uint32(value)
+			}
+		case attrLens:
+			if len(value) >= 8 {
+				s.Sent = e.Uint32(value[4:])
+			}
+		case attrMem:
+			if len(value) >= 8 {
+				s.ReceiveBuffer = e.Uint32(value[4:])
 			}
 		case attrUID:
 			if len(value) >= 4 {

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 func newDiag(tb testing.TB) *SockDiag {
@@ -72,11 +74,7 @@ func inodeOf(tb testing.TB, fd int) uint32 {
 // TestLookup follows a connected socket to its peer and compares each field with what the process itself knows.
 func TestLookup(t *testing.T) {
 	d := newDiag(t)
-	dir, err := os.MkdirTemp("", "mm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := test.Folder(t)
 	for _, name := range []string{
 		abstractName(t, "a"),
 		"@" + strings.Repeat("n", 106),
@@ -92,8 +90,18 @@ func TestLookup(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		buffer := uint32(30_000)
+		for _, end := range []int{fd, sink} {
+			if err := unix.SetsockoptInt(end, unix.SOL_SOCKET, unix.SO_RCVBUF, int(buffer/2)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if own, err = d.LookupFD(fd); err != nil {
+			t.Fatal(err)
+		}
 		if want := (UnixSocket{
-			Inode: inodeOf(t, fd), Cookie: cookie, Peer: inodeOf(t, sink),
+			ReceiveBuffer: buffer,
+			Inode:         inodeOf(t, fd), Cookie: cookie, Peer: inodeOf(t, sink),
 			UID: uint32(os.Geteuid()), HasUID: true, Type: unix.SOCK_DGRAM, State: StateEstablished,
 		}); own != want {
 			t.Errorf("own end of %q\n got %+v\nwant %+v", name, own, want)
@@ -104,7 +112,8 @@ func TestLookup(t *testing.T) {
 		}
 		cookie, _ = SocketCookie(sink)
 		if want := (UnixSocket{
-			Inode: inodeOf(t, sink), Cookie: cookie,
+			ReceiveBuffer: buffer,
+			Inode:         inodeOf(t, sink), Cookie: cookie,
 			UID: uint32(os.Geteuid()), HasUID: true, Type: unix.SOCK_DGRAM, State: StateEstablished, Name: name,
 		}); peer != want {
 			t.Errorf("peer\n got %+v\nwant %+v", peer, want)
@@ -357,7 +366,7 @@ func TestLookupFDAsksByCookie(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := question{inode: inodeOf(t, fd), cookie: cookie, states: AllStates, show: showName | showPeer | showUID}
+	want := question{family: unix.AF_UNIX, inode: inodeOf(t, fd), cookie: cookie, states: AllStates, show: showName | showPeer | showLens | showMem | showUID}
 	if w := want.append(nil, d.seq); !bytes.Equal(request[:n], w) {
 		t.Errorf("asked %x\nwant  %x", request[:n], w)
 	}
@@ -486,5 +495,41 @@ func BenchmarkDump(b *testing.B) {
 		if err := d.Dump(AllStates, func(UnixSocket) bool { return true }); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestNoDiag: a kernel that tells nothing about a family answers as if there were no such socket, and that is told apart.
+func TestNoDiag(t *testing.T) {
+	d, err := newSockDiag(unix.AF_APPLETALK)
+	if !errors.Is(err, ErrNoDiag) {
+		t.Errorf("%v, %v", d, err)
+	}
+}
+
+// TestSent: a socket has sent something as long as nobody has read it.
+func TestSent(t *testing.T) {
+	d := newDiag(t)
+	receiver := bindDatagram(t, abstractName(t, "receiver"))
+	sender := connectDatagram(t, abstractName(t, "receiver"))
+	sent := func() uint32 {
+		t.Helper()
+		s, err := d.LookupFD(sender)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Sent
+	}
+	if n := sent(); n != 0 {
+		t.Errorf("%d bytes before", n)
+	}
+	if _, err := unix.Write(sender, nil); err != nil { // also one of no bytes
+		t.Fatal(err)
+	}
+	if n := sent(); n == 0 {
+		t.Error("nothing is sent")
+	}
+	unix.Read(receiver, make([]byte, 8))
+	if n := sent(); n != 0 {
+		t.Errorf("%d bytes behind", n)
 	}
 }

@@ -33,18 +33,18 @@ func OutQueue(fd int) (int, error) {
 	return n, os.NewSyscallError("ioctl", err)
 }
 
+// PendingError takes the error that the kernel has for fd (SO_ERROR, socket(7)), 0 if it has none. Of a connection ECONNRESET says
+// that the other end closed with something unread.
+func PendingError(fd int) unix.Errno {
+	e, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	return unix.Errno(e)
+}
+
 // InQueue is how many bytes wait to be read from fd, a connection or a datagram socket (SIOCINQ, unix(7)). Packets of no
 // bytes do not show.
 func InQueue(fd int) (int, error) {
 	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
 	return n, os.NewSyscallError("ioctl", err)
-}
-
-// SendBuffer is what the send buffer of fd comes to, in bytes as the kernel counts them: twice what was asked for, or
-// twice net.core.wmem_max. The largest message is 32 bytes less.
-func SendBuffer(fd int) (int, error) {
-	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
-	return n, os.NewSyscallError("getsockopt", err)
 }
 
 // Reply sends one datagram without waiting. What cannot be sent now is not sent.

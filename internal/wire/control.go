@@ -57,10 +57,13 @@ type Status struct {
 	Refused      map[string]uint64 `json:"refused"`       // by reason
 	Accepted     uint64            `json:"accepted"`      // deliveries over all sinks, past ones included
 	Lost         uint64            `json:"lost"`          // over all sinks, past ones included
+	LeftOut      uint64            `json:"left_out"`      // over all sinks: what they did not want, by their options
 	Abandoned    uint64            `json:"abandoned"`     // what sinks that went away had not been sent
+	Unread       uint64            `json:"unread"`        // of Accepted: what lay unread in sockets that went, at most
 	Delivered    uint64            `json:"delivered"`     // the sequence number up to which some sink has accepted
 	Tail         uint64            `json:"tail"`          // the sequence number of the oldest record kept
 	Uncertain    uint64            `json:"uncertain"`     // message queues only: may be lost or repeated by a kill
+	AsOwn        uint64            `json:"as_own"`        // what sinks with credentials=pass got with the broker's own
 
 	Sinks   SinkCounts `json:"sinks"`
 	Sources Sources    `json:"sources"`
@@ -93,9 +96,29 @@ type Sources struct {
 	Sink        string  `json:"sink,omitempty"` // the label of the sink that is waited for
 	ForSeconds  float64 `json:"for_seconds,omitempty"`
 	BlockedSecs float64 `json:"blocked_seconds_total"`
+
+	Sockets []SourceSocket `json:"sockets"`
 }
 
-// Sink is one receiver as the control socket shows it: Accepted + Lost + Waiting = what entered since it began.
+// What a SourceSocket is.
+const (
+	KindDatagrams   = "datagrams"
+	KindConnections = "connections"
+	KindQueue       = "queue"
+)
+
+// SourceSocket is one of the sockets and message queues that sources send to. What waits is known while the sources are blocked;
+// otherwise it is received at once, and shown as 0.
+type SourceSocket struct {
+	Number       uint32 `json:"number"`            // as in the origin of a message; 0: connections have one each
+	Path         string `json:"path"`              // as it was bound, "@NAME" for an abstract one
+	Kind         string `json:"kind"`              // datagrams, connections, queue
+	Waiting      uint64 `json:"waiting"`           // messages that are not received; of connections see Blocked
+	WaitingBytes uint64 `json:"waiting_bytes"`     // of them; of a queue not known
+	Blocked      uint64 `json:"blocked,omitempty"` // connections with packets that are not received
+}
+
+// Sink is one receiver as the control socket shows it: Accepted + Lost + LeftOut + Waiting = what entered since it began.
 type Sink struct {
 	ID      uint64 `json:"id"`
 	Label   string `json:"label"`
@@ -107,6 +130,8 @@ type Sink struct {
 	Tap     bool   `json:"tap,omitempty"`
 	Frames  bool   `json:"frames,omitempty"`
 
+	Credentials string `json:"credentials,omitempty"` // "pass": it gets those of the senders
+
 	Patience     string  `json:"patience"`      // a duration, or "forever"
 	PatienceLeft float64 `json:"patience_left"` // seconds left before it is left behind; -1 is forever
 
@@ -114,10 +139,19 @@ type Sink struct {
 	Next      uint64  `json:"next"`     // the sequence number of the message it gets next
 	Accepted  uint64  `json:"accepted"` // for a member of a share: what it took itself
 	Lost      uint64  `json:"lost"`
+	LeftOut   uint64  `json:"left_out,omitempty"` // what it did not want, by its options
+	Unread    uint64  `json:"unread,omitempty"`   // of what it accepted, or its share: what lay unread in sockets that went, at most
 	Waiting   uint64  `json:"waiting"`
 	LagBytes  uint64  `json:"lag_bytes"`
 	Rate      float64 `json:"rate"`       // messages a second that it accepted, over the status's RateSeconds
 	SinceUnix int64   `json:"since_unix"` // seconds
 
 	LaggingSince int64 `json:"lagging_since_unix,omitempty"` // seconds; 0: it is not lagging, or was when this broker began
+
+	Ack            bool   `json:"ack,omitempty"`               // it says how far it is done
+	View           bool   `json:"view,omitempty"`              // it reads the ring itself
+	Unacknowledged uint64 `json:"unacknowledged,omitempty"`    // messages that it was sent and has not done
+	Keep           string `json:"keep,omitempty"`              // how long it stays when its connection has gone: a duration, or "forever"
+	AbsentSince    int64  `json:"absent_since_unix,omitempty"` // of a kept one: when its connection went, in seconds
+	KeptUntil      int64  `json:"kept_until_unix,omitempty"`   // of one that is absent: when it goes, in seconds; 0: it does not
 }

@@ -6,6 +6,7 @@ package wire_test
 // option, size and field, and its client must work.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,7 +141,7 @@ func TestDocumentHasEveryOption(t *testing.T) {
 	var keys []string
 	for field := range options.Fields() {
 		if field.Name != "PatienceSet" { // says only whether Patience is there
-			keys = append(keys, strings.ToLower(field.Name))
+			keys = append(keys, cmp.Or(map[string]string{"NoEmpty": "empty", "MaxSize": "max-size"}[field.Name], strings.ToLower(field.Name)))
 		}
 	}
 	documented, _, _ := strings.Cut(section(t, "### Options"), "A duration is")
@@ -165,7 +166,7 @@ func TestDocumentHasEveryField(t *testing.T) {
 	sameWords(t, "field of status", firstCells(status), fields(reflect.TypeFor[wire.Status]()))
 	sameWords(t, "field of a sink", firstCells(sink), fields(reflect.TypeFor[wire.Sink]()))
 	for _, other := range []reflect.Type{reflect.TypeFor[wire.Answer](), reflect.TypeFor[wire.Request](),
-		reflect.TypeFor[wire.SinkCounts](), reflect.TypeFor[wire.Sources](), reflect.TypeFor[wire.Error]()} {
+		reflect.TypeFor[wire.SinkCounts](), reflect.TypeFor[wire.Sources](), reflect.TypeFor[wire.SourceSocket](), reflect.TypeFor[wire.Error]()} {
 		for _, name := range fields(other) {
 			if !strings.Contains(control, "`"+name+"`") && !strings.Contains(control, `"`+name+`"`) {
 				t.Errorf("docs/protocol.md lacks the field %s of %s", name, other)
@@ -224,7 +225,7 @@ func TestDocumentClientWorks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	listener.SetDeadline(deadline)
 	ctx, cancel := context.WithDeadline(t.Context(), deadline)
 	defer cancel()
@@ -270,7 +271,7 @@ func TestDocumentClientWorks(t *testing.T) {
 	wire.PutSinkHeader(largePacket, 1005, 4)
 	wait := run(`
 import sys
-for number, lost, message in receive(connect(sys.argv[1], "label=db\npatience=forever\n")):
+for number, lost, message in receive(connect(sys.argv[1], "label=db\npatience=forever\n")[0]):
     print(number, lost, len(message), message[:5].decode())
 `)
 	accept("").Close() // the client has sent a hello that nobody read, and gets ECONNRESET
@@ -289,12 +290,61 @@ for number, lost, message in receive(connect(sys.argv[1], "label=db\npatience=fo
 
 	wait = run(`
 import sys
-connect(sys.argv[1], "label=web\n").send(packet([b"hello", b"", b"pong"]))
+for number, lost, message, origin in receive_origins(connect(sys.argv[1], "label=who\nmeta=yes\n")[0]):
+    print(number, lost, message, *origin)
+`)
+	conn = accept("msgmux/1\nlabel=who\nmeta=yes\n")
+	write(conn, golden(t, "reply-ok.txt"))
+	write(conn, golden(t, "packet-meta.hex"))
+	conn.Close()
+	if got, want := wait(), "1000 2 b'hello' 1779551940123456789 1234 1000 100 1 1\n1001 2 b'' 1779551940123456789 1234 1000 100 1 1\n1002 2 b'pong' 1779551940123456789 0 0 0 1 0\n"; got != want {
+		t.Errorf("the sink that asks for origins printed %q, want %q", got, want)
+	}
+
+	wait = run(`
+import sys
+connect(sys.argv[1], "label=web\n")[0].send(packet([b"hello", b"", b"pong"]))
 `)
 	conn = accept(string(golden(t, "hello-publish.txt")))
 	write(conn, golden(t, "reply-ok.txt"))
 	if got := read(t, conn); got != string(golden(t, "packet-source.hex")) {
 		t.Errorf("the source sent % x", got)
+	}
+	conn.Close()
+	wait()
+
+	wait = run(`
+import sys
+sink, ok = connect(sys.argv[1], "label=db\nack=yes\nkeep=1h0m0s\nfrom=9f3c0a1d:1003\n")
+print(ok["epoch"], ok["next"])
+try:
+    for number, lost, message in receive(sink, ack=True): print(number)
+except RuntimeError as e: print("ended:", e)
+`)
+	conn = accept(string(golden(t, "hello-kept.txt")))
+	write(conn, golden(t, "reply-hello.txt"))
+	write(conn, golden(t, "packet-sink.hex"))
+	if got := read(t, conn); got != string(golden(t, "ack.hex")) {
+		t.Errorf("the kept sink acknowledged % x", got)
+	}
+	write(conn, golden(t, "reply-error.txt"))
+	conn.Close()
+	if got, want := wait(), "9f3c0a1d 1000\n1000\n1001\n1002\nended: "+string(golden(t, "reply-error.txt")); got != want {
+		t.Errorf("the kept sink printed %q, want %q", got, want)
+	}
+
+	wait = run(`
+import sys
+source, ok = connect(sys.argv[1], "label=tail\nkeep=1h0m0s\nmark=yes\n")
+source.send(packet([b"hello"], int(ok["mark"]) + 10))
+`)
+	busy := accept(string(golden(t, "hello-marked.txt")))
+	write(busy, []byte("error busy what it has sent before is still being taken in\n"))
+	busy.Close()
+	conn = accept(string(golden(t, "hello-marked.txt")))
+	write(conn, golden(t, "reply-marked.txt"))
+	if got := read(t, conn); got != string(golden(t, "packet-marked.hex")) {
+		t.Errorf("the marked source sent % x", got)
 	}
 	conn.Close()
 	wait()

@@ -15,6 +15,7 @@ const (
 	CodeBadOption     = "bad-option"      // an option has a bad value, stands twice, or does not go with another
 	CodeUnknownOption = "unknown-option"  // this broker does not know the option
 	CodeNotOwner      = "not-owner"       // the socket belongs to another user
+	CodeProve         = "prove"           // the socket is not the asker's, who may prove that he holds it: the text begins with a number
 	CodeNoPeer        = "no-peer"         // nobody has the socket open
 	CodeLoop          = "loop"            // the socket is one of the broker's own
 	CodeNamespace     = "other-namespace" // the socket lives in another network namespace
@@ -31,6 +32,8 @@ const (
 	CodeUnsupported   = "unsupported"     // another version of the protocol, or not in this place
 	CodeBadPacket     = "bad-packet"      // a packet is not made of whole records
 	CodeTimeout       = "timeout"         // the client or the kernel took too long
+	CodeInUse         = "in-use"          // another connection has this name
+	CodeBadAck        = "bad-ack"         // an acknowledgement of what was not sent, or none at all
 )
 
 // Error is a refusal as it crosses a socket.

@@ -83,11 +83,14 @@ func checkRecords(b []byte, header, maxMessage int) (records, payload int, err e
 func EachRecord(b []byte, yield func(payload []byte) bool) {
 	for len(b) > 0 {
 		n := int(binary.LittleEndian.Uint32(b))
-		end := RecordHeader + n
+		end, next := RecordHeader+n, Padded(n)
+		if next > len(b) { // it was overwritten: see view.Reader.Peek
+			return
+		}
 		if !yield(b[RecordHeader:end:end]) {
 			return
 		}
-		b = b[Padded(n):]
+		b = b[next:]
 	}
 }
 
@@ -98,6 +101,10 @@ type SinkPacket struct {
 	Records []byte // as CheckRecords allows; for EachRecord
 	Count   int    // how many records
 	Bytes   int    // in their payloads
+
+	// Of one with origins (meta=yes): they, each of OriginSize bytes, for ParseOrigin; see OriginOf.
+	Origins    []byte
+	OriginSize int
 }
 
 // ParseSinkPacket takes apart a packet from the broker. Records is a part of b. The error is an *Error with CodeBadPacket

@@ -86,6 +86,13 @@ func checkOptions(t *testing.T, o wire.Options) {
 	if o.Patience < 0 || !o.PatienceSet && o.Patience != 0 || o.Tap && (o.Share != "" || o.Patience != 0) {
 		t.Fatalf("accepted %+v", o)
 	}
+	if o.Keep < 0 || (o.From != wire.Position{}) != (o.From.Epoch != 0) {
+		t.Fatalf("accepted %+v", o)
+	}
+	o.Ack, o.Keep, o.From, o.Replace, o.Batch, o.Mark = false, 0, wire.Position{}, false, 0, false // of connections alone
+	if o.Meta {
+		o.Frames = true // goes without saying on a connection
+	}
 	if got, err := wire.ParseOptionLines(o.AppendLines(nil)); err != nil || got != o {
 		t.Fatalf("%+v is printed as %q and read as %+v, %v", o, o.AppendLines(nil), got, err)
 	}
@@ -137,6 +144,21 @@ func FuzzParseRegistration(f *testing.F) {
 		printed := r.Append(nil)
 		if again, err := wire.ParseRegistration(printed); err != nil || again != r || len(printed) > wire.MaxRegistration {
 			t.Fatalf("%+v is printed as %q and read as %+v, %v", r, printed, again, err)
+		}
+	})
+}
+
+func FuzzParseSaid(f *testing.F) {
+	for _, b := range [][]byte{nil, golden(f, "ack.hex"), []byte(wire.Leave), make([]byte, 7), make([]byte, 9)} {
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := wire.ParseSaid(b)
+		switch {
+		case err != nil:
+			checkRefusal(t, err)
+		case !s.Leaving && !bytes.Equal(wire.AppendAck(nil, s.Done), b), s.Leaving && string(b) != wire.Leave:
+			t.Fatalf("% x is read as %+v", b, s)
 		}
 	})
 }
@@ -253,6 +275,48 @@ func FuzzParseSinkPacket(f *testing.F) {
 		wire.PutSinkHeader(printed, p.First, p.Lost)
 		if !bytes.Equal(slices.Concat(printed, p.Records), b) {
 			t.Fatalf("printed as % x", printed)
+		}
+	})
+}
+
+func FuzzParseMetaPacket(f *testing.F) {
+	longer := golden(f, "packet-meta.hex")
+	f.Add(longer)
+	f.Add(golden(f, "packet-sink.hex"))
+	f.Add(make([]byte, wire.MetaHeader))
+	f.Add(slices.Concat(longer[:20], []byte{0, 0, 0, 0}, longer[24:]))             // origins of no bytes
+	f.Add(slices.Concat(longer[:16], []byte{0xff, 0xff, 0xff, 0xff}, longer[20:])) // very many
+	f.Add(slices.Concat(longer[:16], []byte{1, 0, 0, 0, 64, 0, 0, 0}, longer[24:88], packet("of a longer one")))
+	f.Add(slices.Concat(longer[:16], []byte{0, 0, 0, 0, 32, 0, 0, 0}, longer[88:]))                                                               // none
+	f.Add(slices.Concat(longer[:24], longer[56:88], longer[24:56], longer[88:]))                                                                  // in the wrong order
+	f.Add(slices.Concat(longer[:56], []byte{0xeb}, longer[57:]))                                                                                  // behind the last record
+	f.Add(slices.Concat(longer[:56], []byte{0xe8, 3, 0, 0, 0, 0, 0, 0}, longer[64:]))                                                             // two for one record
+	f.Add(slices.Concat(bytes.Repeat([]byte{0xff}, 8), longer[8:24], bytes.Repeat([]byte{0xff}, 8), longer[32:56], make([]byte, 8), longer[64:])) // numbers that end
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := wire.ParseMetaPacket(b)
+		if err != nil {
+			checkRefusal(t, err)
+			return
+		}
+		if n, err := wire.CheckRecords(p.Records, math.MaxInt); err != nil || n != p.Count || len(p.Origins)%p.OriginSize != 0 || len(p.Origins) == 0 {
+			t.Fatalf("accepted %d records with %d bytes of origins: %v", n, len(p.Origins), err)
+		}
+		header := make([]byte, wire.MetaHeader)
+		wire.PutMetaHeader(header, p.First, p.Lost, len(p.Origins)/p.OriginSize)
+		binary.LittleEndian.PutUint32(header[20:], uint32(p.OriginSize))
+		if !bytes.Equal(slices.Concat(header, p.Origins, p.Records), b) {
+			t.Fatalf("printed as % x", header)
+		}
+		for b := p.Origins; len(b) > 0; b = b[p.OriginSize:] {
+			from, o := wire.ParseOrigin(b)
+			again := make([]byte, wire.OriginSize)
+			wire.PutOrigin(again, from, o)
+			if f, other := wire.ParseOrigin(again); f != from || other != o {
+				t.Fatalf("%+v from %d on is printed as % x", o, from, again)
+			}
+			if got := p.OriginOf(from); got != o {
+				t.Fatalf("message %d is of %+v, and %+v holds from there on", from, got, o)
+			}
 		}
 	})
 }

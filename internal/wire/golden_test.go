@@ -7,6 +7,7 @@ package wire_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -71,12 +72,28 @@ func TestGolden(t *testing.T) {
 		"registration-remove.txt":  isRegistration(wire.Registration{Address: tap, Remove: true, Options: wire.Options{Reply: true}}),
 		"hello-publish.txt":        isHello(wire.Options{Label: "web"}),
 		"hello-subscribe.txt":      isHello(wire.Options{Label: "db", Patience: wire.Forever, PatienceSet: true}),
-		"reply-ok.txt":             isReply(wire.Reply{ID: 12}),
-		"reply-hello.txt":          isReply(wire.Reply{ID: 12, Label: "db-2", Epoch: 0x9f3c0a1d, Next: 1000, MaxMessage: 256 << 10}),
-		"reply-error.txt":          isReply(wire.Reply{Err: notOwner}),
+		"hello-kept.txt":           isHello(wire.Options{Label: "db", Ack: true, Keep: time.Hour, From: wire.Position{Epoch: 0x9f3c0a1d, Seq: 1003}}),
+		"hello-marked.txt":         isHello(wire.Options{Label: "tail", Keep: time.Hour, Mark: true}),
+		"reply-marked.txt":         isReply(wire.Reply{ID: 13, Epoch: 0x9f3c0a1d, Mark: 48213, Marked: true, MaxMessage: 256 << 10}),
+		"ack.hex": func(t *testing.T, b []byte) {
+			if printed := wire.AppendAck(nil, 1003); !bytes.Equal(printed, b) {
+				t.Errorf("printed as % x", printed)
+			}
+			if s, err := wire.ParseSaid(b); err != nil || s != (wire.Said{Done: 1003}) {
+				t.Errorf("read as %+v, %v", s, err)
+			}
+		},
+		"packet-marked.hex": func(t *testing.T, b []byte) {
+			if printed := append(binary.LittleEndian.AppendUint64(nil, 48223), packet("hello")...); !bytes.Equal(printed, b) {
+				t.Errorf("printed as % x", printed)
+			}
+		},
+		"reply-ok.txt":    isReply(wire.Reply{ID: 12}),
+		"reply-hello.txt": isReply(wire.Reply{ID: 12, Label: "db-2", Epoch: 0x9f3c0a1d, Next: 1000, MaxMessage: 256 << 10}),
+		"reply-error.txt": isReply(wire.Reply{Err: notOwner}),
 		"sink.conf": func(t *testing.T, b []byte) {
 			got, err := wire.ParseOptionLines(b)
-			if err != nil || got != (wire.Options{PatienceSet: true, Frames: true}) {
+			if err != nil || got != (wire.Options{PatienceSet: true, NoEmpty: true, End: wire.EndNewline, MaxSize: 65536}) {
 				t.Errorf("read as %+v, %v", got, err)
 			}
 		},
@@ -96,6 +113,25 @@ func TestGolden(t *testing.T) {
 			}
 			if p, err := wire.ParseSinkPacket(b); err != nil || p.First != 1000 || p.Lost != 2 || !slices.Equal(payloads(p.Records), messages) {
 				t.Errorf("read as %+v, %v", p, err)
+			}
+		},
+		"packet-meta.hex": func(t *testing.T, b []byte) {
+			known := wire.Origin{Time: 1779551940123456789, PID: 1234, UID: 1000, GID: 100, Source: 1, Known: true}
+			printed := make([]byte, wire.MetaHeader+2*wire.OriginSize)
+			wire.PutMetaHeader(printed, 1000, 2, 2)
+			wire.PutOrigin(printed[wire.MetaHeader:], 1000, known)
+			wire.PutOrigin(printed[wire.MetaHeader+wire.OriginSize:], 1002, wire.Origin{Time: known.Time, Source: 1})
+			if printed = append(printed, packet(messages...)...); !bytes.Equal(printed, b) {
+				t.Errorf("printed as % x", printed)
+			}
+			p, err := wire.ParseMetaPacket(b)
+			if err != nil || p.First != 1000 || p.Lost != 2 || p.Count != 3 || !slices.Equal(payloads(p.Records), messages) {
+				t.Fatalf("read as %+v, %v", p, err)
+			}
+			for i, want := range []wire.Origin{known, known, {Time: known.Time, Source: 1}} {
+				if got := p.OriginOf(1000 + uint64(i)); got != want {
+					t.Errorf("the origin of message %d is read as %+v", 1000+i, got)
+				}
 			}
 		},
 		"request-list.json": isRequest(wire.Request{Op: wire.OpList}),

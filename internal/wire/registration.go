@@ -46,6 +46,9 @@ func ParseRegistration(b []byte) (Registration, error) {
 	if err == nil && r.Remove && r.Options != (Options{Reply: r.Reply}) {
 		err = Refuse(CodeBadOption, "remove goes with reply only: the address says which sink it is")
 	}
+	if err == nil {
+		err = r.unconnected()
+	}
 	if err != nil {
 		return refused(addr, first, rest), err
 	}

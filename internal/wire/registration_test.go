@@ -108,6 +108,7 @@ func TestHello(t *testing.T) {
 		{text: "msgmux/1\nframes=yes\n", code: wire.CodeBadOption},
 		{text: "msgmux/1\nframes=no\n", code: wire.CodeBadOption},
 		{text: "msgmux/1\nreply=yes\n", code: wire.CodeBadOption},
+		{text: "msgmux/1\ncredentials=pass\n", code: wire.CodeBadOption},
 		{text: "msgmux/1\nremove\n", code: wire.CodeBadText},
 		{text: "msgmux/1\ncolour=red\n", code: wire.CodeUnknownOption},
 		{text: "msgmux/1\n\x05\x00\x00\x00", code: wire.CodeBadText},

@@ -21,6 +21,9 @@ type Reply struct {
 	Label      string // of the sink, which need not be the one that was asked for; "": not told
 	Epoch      uint64 // one life of the channel's numbers; 0: not told
 	Next       uint64 // the number at which the sink begins; told with Epoch
+	Lost       uint64 // how many messages before Next it has lost while it was away; told with Epoch
+	Mark       uint64 // how far a marked source has come
+	Marked     bool   // Mark is told
 	MaxMessage uint64 // the largest message that the channel takes, in bytes; 0: not told. Answers to a Hello have it
 	Err        *Error // nil: it is done
 }
@@ -69,6 +72,10 @@ func parseOK(words string) (r Reply, err error) {
 			number, base = &r.Epoch, 16
 		case "next":
 			number = &r.Next
+		case "lost":
+			number = &r.Lost
+		case "mark":
+			number, r.Marked = &r.Mark, true
 		case "max-message":
 			number = &r.MaxMessage
 		default:
@@ -79,7 +86,7 @@ func parseOK(words string) (r Reply, err error) {
 		}
 	}
 	if r.Epoch == 0 {
-		r.Next = 0 // a number of nothing
+		r.Next, r.Lost = 0, 0 // numbers of nothing
 	}
 	return r, nil
 }
@@ -97,7 +104,14 @@ func (r Reply) Append(dst []byte) []byte {
 		}
 		if r.Epoch != 0 {
 			dst = strconv.AppendUint(append(dst, " epoch="...), r.Epoch, 16)
-			dst = strconv.AppendUint(append(dst, " next="...), r.Next, 10)
+			if r.Marked {
+				dst = strconv.AppendUint(append(dst, " mark="...), r.Mark, 10)
+			} else {
+				dst = strconv.AppendUint(append(dst, " next="...), r.Next, 10)
+			}
+			if r.Lost != 0 {
+				dst = strconv.AppendUint(append(dst, " lost="...), r.Lost, 10)
+			}
 		}
 		if r.MaxMessage != 0 {
 			dst = strconv.AppendUint(append(dst, " max-message="...), r.MaxMessage, 10)

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/internal/test"
 )
 
 // namespaces are those that a command enters. The container has no user namespace, and from its control group namespace
@@ -34,7 +36,7 @@ type Process struct {
 	m              *Machine
 	arguments      []string
 	cmd            *exec.Cmd
-	stdout, stderr buffer
+	stdout, stderr test.Output
 	ended          chan struct{} // closed once the process has been waited for
 }
 

@@ -99,70 +99,126 @@ func (w *Int64) Store(v int64) {
 	w.v.Store(v)
 }
 
+// address is where something is in this process: a number, and no pointer, for the files outlive the process. A store of a pointer
+// shows the garbage collector what stood there before, an address in a process that has died, and where that happens to be one of
+// its own that is not in use, it stops the program ("found bad pointer in Go heap"). As nothing here keeps what an address leads
+// to, that must be mapped, or held by someone else, and never be on a stack.
+type address uintptr
+
+func addressOf[T any](p *T) address { return address(unsafe.Pointer(p)) }
+
+// msghdr is struct msghdr of sendmsg(2), and iovec that of readv(2), as unix.Msghdr and unix.Iovec have them, but for the pointers.
+type (
+	msghdr struct {
+		name    address
+		namelen uint32
+		iov     address
+		iovlen  uint64
+		control address
+
+		controllen uint64
+		flags      int32
+		_          int32
+	}
+	iovec struct {
+		base address
+		len  uint64
+	}
+	mmsghdr struct {
+		msghdr
+		len uint32
+	}
+)
+
+// They are what the kernel takes them for.
+const (
+	_ = -(unsafe.Sizeof(mmsghdr{}) ^ unsafe.Sizeof(sys.Mmsghdr{}))
+	_ = -(unsafe.Sizeof(iovec{}) ^ unsafe.Sizeof(unix.Iovec{}))
+	_ = -(unsafe.Offsetof(mmsghdr{}.len) ^ unsafe.Offsetof(sys.Mmsghdr{}.Len))
+	_ = -(unsafe.Offsetof(msghdr{}.iov) ^ unsafe.Offsetof(unix.Msghdr{}.Iov))
+	_ = -(unsafe.Offsetof(msghdr{}.control) ^ unsafe.Offsetof(unix.Msghdr{}.Control))
+	_ = -(unsafe.Offsetof(msghdr{}.controllen) ^ unsafe.Offsetof(unix.Msghdr{}.Controllen))
+	_ = -(unsafe.Offsetof(msghdr{}.flags) ^ unsafe.Offsetof(unix.Msghdr{}.Flags))
+)
+
 // Header is struct mmsghdr of sendmmsg(2) and recvmmsg(2). The kernel writes its length, flags and control length.
 type Header struct {
 	_ noCopy
-	h sys.Mmsghdr
+	h mmsghdr
 }
 
 // Len is what the kernel wrote: how long the message was that it took or delivered; or sys.Untouched.
-func (h *Header) Len() uint32 { return h.h.Len }
+func (h *Header) Len() uint32 { return h.h.len }
 
 // Preset sets the length to sys.Untouched: from now on it says whether the kernel has been here.
 func (h *Header) Preset() { h.SetLen(sys.Untouched) }
 
 // SetLen writes the length in the kernel's place, where its call has no header.
 func (h *Header) SetLen(n uint32) {
-	if Watched && watch(Word, unsafe.Pointer(&h.h.Len), unsafe.Pointer(&n), unsafe.Sizeof(n)) {
+	if Watched && watch(Word, unsafe.Pointer(&h.h.len), unsafe.Pointer(&n), unsafe.Sizeof(n)) {
 		return
 	}
-	h.h.Len = n
+	h.h.len = n
 }
 
 // Truncated says whether the kernel had to cut the message (MSG_TRUNC, recvmsg(2)).
-func (h *Header) Truncated() bool { return h.h.Hdr.Flags&unix.MSG_TRUNC != 0 }
+func (h *Header) Truncated() bool { return h.h.flags&unix.MSG_TRUNC != 0 }
 
 // SetFlags writes the flags in the kernel's place.
 func (h *Header) SetFlags(flags int32) {
-	if Watched && watch(Word, unsafe.Pointer(&h.h.Hdr.Flags), unsafe.Pointer(&flags), unsafe.Sizeof(flags)) {
+	if Watched && watch(Word, unsafe.Pointer(&h.h.flags), unsafe.Pointer(&flags), unsafe.Sizeof(flags)) {
 		return
 	}
-	h.h.Hdr.Flags = flags
+	h.h.flags = flags
 }
 
 // ControlLen is how much control data the kernel wrote, in bytes.
-func (h *Header) ControlLen() uint64 { return h.h.Hdr.Controllen }
+func (h *Header) ControlLen() uint64 { return h.h.controllen }
 
-// SetControlLen says how much control data there is room for, in bytes.
+// SetControlLen says how much control data there is room for, in bytes, or writes the length in the kernel's place.
 func (h *Header) SetControlLen(n uint64) {
-	if Watched && watch(Scratch, unsafe.Pointer(&h.h.Hdr.Controllen), unsafe.Pointer(&n), unsafe.Sizeof(n)) {
+	if Watched && watch(Word, unsafe.Pointer(&h.h.controllen), unsafe.Pointer(&n), unsafe.Sizeof(n)) {
 		return
 	}
-	h.h.Hdr.Controllen = n
+	h.h.controllen = n
 }
 
-// Bind says where the message's bytes and its control data are in this process; what the kernel wrote stays.
+// Bind says where the message's bytes and its control data are in this process. The lengths, and what else the kernel wrote,
+// stay; but where there is no control data, it has no length either.
 func (h *Header) Bind(iov []Iovec, control []byte) {
-	m := unix.Msghdr{Iov: &iov[0].v, Iovlen: uint64(len(iov)), Flags: h.h.Hdr.Flags}
-	if len(control) > 0 {
-		m.Control, m.Controllen = &control[0], uint64(len(control))
+	m, size := h.h.msghdr, unsafe.Offsetof(h.h.controllen)
+	m.name, m.namelen, m.iov, m.iovlen, m.control = 0, 0, addressOf(&iov[0].v), uint64(len(iov)), addressOf(unsafe.SliceData(control))
+	if control == nil {
+		m.controllen, size = 0, unsafe.Offsetof(h.h.flags)
 	}
-	if Watched && watch(Scratch, unsafe.Pointer(&h.h.Hdr), unsafe.Pointer(&m), unsafe.Offsetof(m.Flags)) {
+	if Watched && watch(Scratch, unsafe.Pointer(&h.h.msghdr), unsafe.Pointer(&m), size) {
 		return
 	}
-	h.h.Hdr = m
+	h.h.msghdr = m
 }
 
 // Aim says where the message's bytes are in this process, and leaves its control data.
 func (h *Header) Aim(iov []Iovec) {
 	to := struct {
-		iov *unix.Iovec
+		iov address
 		n   uint64
-	}{&iov[0].v, uint64(len(iov))}
-	if Watched && watch(Scratch, unsafe.Pointer(&h.h.Hdr.Iov), unsafe.Pointer(&to), unsafe.Sizeof(to)) {
+	}{addressOf(&iov[0].v), uint64(len(iov))}
+	if Watched && watch(Scratch, unsafe.Pointer(&h.h.iov), unsafe.Pointer(&to), unsafe.Sizeof(to)) {
 		return
 	}
-	h.h.Hdr.Iov, h.h.Hdr.Iovlen = to.iov, to.n
+	h.h.iov, h.h.iovlen = to.iov, to.n
+}
+
+// Carry has the message carry b as its control data; nil: none.
+func (h *Header) Carry(b []byte) {
+	to := struct {
+		control address
+		n       uint64
+	}{addressOf(unsafe.SliceData(b)), uint64(len(b))}
+	if Watched && watch(Scratch, unsafe.Pointer(&h.h.control), unsafe.Pointer(&to), unsafe.Sizeof(to)) {
+		return
+	}
+	h.h.control, h.h.controllen = to.control, to.n
 }
 
 // ForKernel are the headers as a system call takes them.
@@ -173,12 +229,12 @@ func ForKernel(h []Header) []sys.Mmsghdr {
 // Iovec is struct iovec of readv(2).
 type Iovec struct {
 	_ noCopy
-	v unix.Iovec
+	v iovec
 }
 
 // Set points it to b. Addresses mean nothing to a successor, which sets them anew.
 func (v *Iovec) Set(b []byte) {
-	n := unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))}
+	n := iovec{addressOf(unsafe.SliceData(b)), uint64(len(b))}
 	if Watched && watch(Scratch, unsafe.Pointer(&v.v), unsafe.Pointer(&n), unsafe.Sizeof(n)) {
 		return
 	}

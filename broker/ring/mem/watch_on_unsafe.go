@@ -14,6 +14,7 @@ type Store struct {
 	Kind  Kind
 	At    unsafe.Pointer // where; in a file that is mapped
 	Value []byte         // what, valid during the call
+	More  bool           // of a value of several words, others follow
 }
 
 // Make makes the store.
@@ -43,12 +44,12 @@ func watch(kind Kind, at, value unsafe.Pointer, size uintptr) bool {
 	defer func() { depth-- }()
 	if kind == Word {
 		for len(b) > word { // every value here begins on a word
-			*s = Store{kind, at, b[:word]}
+			*s = Store{kind, at, b[:word], true}
 			watcher(s)
 			at, b = unsafe.Add(at, word), b[word:]
 		}
 	}
-	*s = Store{kind, at, b}
+	*s = Store{kind, at, b, false}
 	watcher(s)
 	return true
 }

@@ -56,7 +56,7 @@ c_decl {
 /* The phase of the log. An operation writes its fields, stores the phase, does its work, and clears the phase. A variant
  * that must fail says which operation stores its phase elsewhere: FIRST before the fields, EARLY after the work (which is
  * then applied before it is logged). KEPT never clears it. */
-mtype:operation = { idle, RECV, APPEND, SEND, SKIP, TAIL, REMOVE, CONSUME, UPDATE, GREET, TAKE, PUT, ADD };
+mtype:operation = { idle, RECV, APPEND, SEND, SKIP, TAIL, REMOVE, CONSUME, UPDATE, GREET, TAKE, PUT, ADD, ACK, DONE, LEAVE, REJOIN };
 mtype:operation phase = idle;
 
 #ifdef FIRST

@@ -41,6 +41,9 @@ func TestModels(t *testing.T) {
 				defer mu.Unlock()
 				missing[v.model]--
 				for _, p := range r.paths {
+					if v.memory {
+						break
+					}
 					p.model = v.model
 					found[p] = true
 				}

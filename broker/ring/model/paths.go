@@ -150,8 +150,8 @@ func alone(lives []Life) error {
 			if !seam || asks(step.Point) {
 				continue
 			}
-			// What a queue is given moves the cursor as what a socket is sent does.
-			if open != "" && op != open && !(open == "put" && step.Point == "send.cursor") {
+			// What a queue is given, or is done, moves the cursor as what a socket is sent does.
+			if open != "" && op != open && !((open == "put" || open == "done") && step.Point == "send.cursor") {
 				return fmt.Errorf("broker %d, step %d: %s in the middle of the operation %s:\n%s", nr, i, step.Point, open, around(life, i))
 			}
 			switch point {

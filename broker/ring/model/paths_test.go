@@ -13,9 +13,12 @@ func TestWrongPathsAreNoticed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Two brokers: the first dies in APPEND.
+	// Two brokers: the first dies in APPEND. To the second a sink says that it is done, and goes; it was gone already when it comes back.
 	const right = "life|1 recv.logged|1 recv before|1 recv all|1 recv.taken|1 recv.landed|1 append.logged|1 append.head|" +
-		"life|1 recover.begin|1 append.head|1 recover.done|1 send.logged|1 send before|1 send all|1 send.sent|1 send.cursor|1 send.done|"
+		"life|1 recover.begin|1 append.head|1 recover.done|1 send.logged|1 send before|1 send all|1 send.sent|1 send.cursor|1 send.done|" +
+		"1 ack.logged|1 ack before|1 ack part|1 ack.taken|1 ack.done|1 done.logged|1 done.sent|1 send.cursor|1 done.done|" +
+		"1 leave.logged|1 leave.sent|1 leave.done|1 recv.logged|1 recv before|1 recv none|1 recv.taken|1 recv.landed|" +
+		"1 leave.logged|1 leave.sent|1 leave.done|1 rejoin.logged|1 rejoin.identity|1 rejoin.done|"
 	for name, c := range map[string]struct{ from, to string }{
 		"as it should be":                      {"", ""},
 		"call before the log":                  {"1 recv.logged|1 recv before|", "1 recv before|1 recv.logged|"},
@@ -25,6 +28,13 @@ func TestWrongPathsAreNoticed(t *testing.T) {
 		"no recovery":                          {"1 recover.begin|1 append.head|1 recover.done|", ""},
 		"an operation within another":          {"1 send.sent|", "1 send.sent|1 remove.logged|1 remove.totals|1 remove.done|"},
 		"no end":                               {"1 send.cursor|1 send.done|", "1 send.cursor|1 send.logged|"},
+		"done what nobody has said":            {"1 ack.logged|1 ack before|1 ack part|1 ack.taken|1 ack.done|", ""},
+		"cursor moved before what was sent":    {"1 done.sent|1 send.cursor|1 done.done|", "1 send.cursor|1 done.sent|1 done.done|"},
+		"heard without a record":               {"1 ack.logged|1 ack before|", "1 ack before|"},
+		"said, and received before it counts":  {"1 ack.done|1 done.logged|", "1 ack.done|1 recv.logged|1 recv before|1 recv none|1 recv.taken|1 recv.landed|1 done.logged|"},
+		"gone amid what was received":          {"1 recv.taken|1 recv.landed|1 leave.logged|1 leave.sent|1 leave.done|", "1 recv.taken|1 leave.logged|1 leave.sent|1 leave.done|1 recv.landed|"},
+		"back without having gone":             {"1 recover.done|", "1 recover.done|1 rejoin.logged|1 rejoin.identity|1 rejoin.done|"},
+		"what has gone not done again":         {"1 rejoin.done|", "1 rejoin.done|1 leave.logged|1 leave.sent|life|1 recover.begin|1 recover.done|"},
 	} {
 		trace := strings.Replace(right, c.from, c.to, 1)
 		lives, err := ReadLives(strings.ReplaceAll(trace, "|", "\n") + "1 cut sho")

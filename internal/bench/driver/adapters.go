@@ -53,12 +53,44 @@ var adapters = append([]*adapter{
 		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: program{name: "goclient"}, sink: program{name: "goclient"},
 	},
 	{
+		name: "msgmux-kept", about: "the Go client at both ends, the sinks kept and acknowledging", group: "msgmux",
+		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: program{name: "goclient"}, sink: program{name: "goclient", words: []string{"kept"}},
+	},
+	{
+		name: "msgmux-meta", about: "the Go client at both ends, the sinks told of each message whose it is", group: "msgmux",
+		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: program{name: "goclient"}, sink: program{name: "goclient", words: []string{"meta"}},
+	},
+	{
+		name: "msgmux-pack-go", about: "datagrams in by single send, the Go client's frames out", group: "msgmux",
+		broker: msgmuxd, ready: []string{"source", "subscribe"}, source: datagrams, sink: program{name: "goclient"},
+	},
+	{
+		name: "msgmux-pack-meta", about: "the same, the sinks told of each message whose it is", group: "msgmux",
+		broker: msgmuxd, ready: []string{"source", "subscribe"}, source: datagrams, sink: program{name: "goclient", words: []string{"meta"}},
+	},
+	{
 		name: "msgmux-pack", about: "datagrams in by single send, frames out", group: "msgmux",
 		broker: msgmuxd, ready: []string{"source", "subscribe"}, source: datagrams, sink: framed,
 	},
 	{
 		name: "msgmux-frames", about: "frames in and out, C clients", group: "msgmux",
 		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: framed, sink: framed,
+	},
+	{
+		name: "msgmux-view", about: "frames in, C sinks that read the ring", group: "msgmux",
+		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: framed, sink: program{name: "view"},
+	},
+	{
+		name: "msgmux-stage", about: "a C source with a stage, C sinks that read the ring", group: "msgmux",
+		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: program{name: "stage"}, sink: program{name: "view"},
+	},
+	{
+		name: "msgmux-view-go", about: "the Go client at both ends, the sinks reading the ring", group: "msgmux",
+		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: program{name: "goclient"}, sink: program{name: "goclient", words: []string{"view"}},
+	},
+	{
+		name: "msgmux-stage-go", about: "the Go client at both ends, with a stage, in view and in place", group: "msgmux",
+		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: program{name: "goclient", words: []string{"stage"}}, sink: program{name: "goclient", words: []string{"view", "place"}},
 	},
 	{
 		name: "floor-dgram", about: "C, one thread: recvmmsg(64), sendmmsg to each sink; same clients as msgmux", group: "floor",

@@ -24,6 +24,7 @@ const usage = `usage: go run ./driver COMMAND [ADAPTER...] [FLAG...]
   scaling ADAPTER...    broker CPU per delivery by number of sinks
   memory ADAPTER...     memory of the broker: at rest, under load, after
   stopped ADAPTER...    one sink of -sinks is stopped; what the others get
+  tap ADAPTER...        beside a tap that reads and one that hangs: what the others get
   table [ADAPTER...]    all adapters beside each other, as a table and an SVG
 
 ADAPTER may be a group: floor, peer, all.
@@ -182,6 +183,7 @@ func command(args []string) error {
 		"scaling": {(*bench).cmdScaling, nil},
 		"memory":  {(*bench).cmdMemory, nil},
 		"stopped": {(*bench).cmdStopped, nil},
+		"tap":     {(*bench).cmdTap, []string{"msgmux-frames"}},
 		"table":   {(*bench).cmdTable, []string{"all"}},
 	}
 	c, ok := commands[name]

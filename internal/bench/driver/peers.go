@@ -43,6 +43,12 @@ var peers = []*adapter{
 		ready:  []string{"bus"}, source: program{name: "dbus"}, sink: program{name: "dbus"},
 		packages: []string{"dbus-broker", "libsystemd-dev"},
 	},
+	iceoryx("iceoryx", "iceoryx, a message a chunk of shared memory, wait set, a source that waits"),
+	iceoryx("iceoryx-packed", "iceoryx, up to 64 KiB of records a chunk", "packed"),
+	{
+		name: "shm", about: "a ring in shared memory and no broker: the limit", group: "peer",
+		source: program{name: "shm"}, sink: program{name: "shm"},
+	},
 	{
 		name: "udp-multicast", about: "UDP multicast on the loopback device, no broker, 64 a call", group: "peer",
 		source: program{name: "udp"}, sink: program{name: "udp"}, maxSize: 65507,
@@ -59,6 +65,23 @@ func mqtt(name, about string, words ...string) *adapter {
 		},
 		ready: []string{"mqtt"}, source: p, sink: p,
 		packages: []string{"mosquitto", "libmosquitto-dev"},
+	}
+}
+
+// iceoryx has one daemon a host, whose sockets and memory have names of their own.
+func iceoryx(name, about string, words ...string) *adapter {
+	p := program{name: "iceoryx", words: words}
+	return &adapter{
+		name: name, about: about, group: "peer",
+		broker: func(c *cell) []string {
+			text := "[general]\nversion = 1\n[[segment]]\n"
+			for _, pool := range []struct{ size, count int }{{512, 4000}, {8192, 2000}, {131072, 400}} {
+				text += fmt.Sprintf("[[segment.mempool]]\nsize = %d\ncount = %d\n", pool.size, pool.count)
+			}
+			return []string{"iox-roudi", "-c", c.conf("roudi.toml", text), "-l", "error"}
+		},
+		source: p, sink: p, maxSize: 130000,
+		packages: []string{"iceoryx", "libiceoryx-binding-c-dev"},
 	}
 }
 

@@ -4,8 +4,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/bench/meter"
@@ -32,9 +35,13 @@ func serve(ctx context.Context) error {
 	}
 	channel := msgmux.Channel{RuntimeDir: c.Dir}
 	if c.Role == "source" {
-		source, err := channel.Dial(ctx, msgmux.SourceOptions{})
+		options := msgmux.SourceOptions{Stage: slices.Contains(c.Words, "stage")}
+		source, err := channel.Dial(ctx, options)
 		if err != nil {
 			return err
+		}
+		if options.Stage && !source.Staged() {
+			return errors.New("the source has no stage")
 		}
 		batch := source.Batch()
 		lone := make([]byte, c.Size)
@@ -55,11 +62,31 @@ func serve(ctx context.Context) error {
 		// As many as fit a packet; what is paced goes out as it falls due.
 		return c.Source(max(1, maxPacket/(int(c.Size)+recordHeader)), emit, nil)
 	}
-	sink, err := channel.Subscribe(ctx, msgmux.SinkOptions{})
+	options := msgmux.SinkOptions{Origin: slices.Contains(c.Words, "meta"), View: slices.Contains(c.Words, "view")}
+	if slices.Contains(c.Words, "kept") {
+		options.Label, options.Keep = fmt.Sprint("kept-", os.Getpid()), time.Minute
+	}
+	sink, err := channel.Subscribe(ctx, options)
 	if err != nil {
 		return err
 	}
+	if options.View && !sink.InView() {
+		return errors.New("the sink is not in view")
+	}
 	c.Ready()
+	if slices.Contains(c.Words, "place") {
+		for {
+			err := sink.InPlace(ctx, func(p msgmux.Packet) error {
+				for message := range p.Messages() {
+					c.Take(message.Payload)
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
 	for message, err := range sink.Messages(ctx) {
 		if err != nil {
 			return err

@@ -35,17 +35,17 @@ func appendRecord(packet, message []byte) []byte {
 }
 
 // greet connects to a publish or subscribe socket and says hello, again and again until there is an answer: a broker that
-// ends meanwhile hangs up on who has no ok yet.
-func greet(path string, options []string) (fd int, err error) {
+// ends meanwhile hangs up on who has no ok yet. It returns that ok.
+func greet(path string, options []string) (fd int, ok string, err error) {
 	for deadline := time.Now().Add(answerTimeout); ; time.Sleep(comeAgain) {
 		fd, answer, err := hello(path, options)
 		switch {
 		case strings.HasPrefix(answer, "ok"):
-			return fd, nil
+			return fd, answer, nil
 		case answer != "":
-			return -1, fmt.Errorf("cannot say hello to %s: %s", path, strings.TrimSpace(answer))
+			return -1, "", fmt.Errorf("cannot say hello to %s: %s", path, strings.TrimSpace(answer))
 		case err != nil && time.Now().After(deadline):
-			return -1, fmt.Errorf("cannot say hello to %s: %w", path, err)
+			return -1, "", fmt.Errorf("cannot say hello to %s: %w", path, err)
 		}
 	}
 }
@@ -80,13 +80,15 @@ var errHungUp = errors.New("the broker has hung up")
 
 // receivePacket receives one packet and waits for it for at most limit (EAGAIN).
 func receivePacket(fd int, buffer []byte, limit time.Duration) (int, error) {
-	for {
+	for ended := false; ; {
 		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(limit.Milliseconds())); err == unix.EINTR {
 			continue
 		}
 		n, _, err := unix.Recvfrom(fd, buffer, unix.MSG_DONTWAIT)
 		switch {
 		case err == unix.EINTR:
+		case err == nil && n == 0 && !ended:
+			ended = true // told once it may have come before what was sent last
 		case err == nil && n == 0:
 			return 0, errHungUp
 		default:
@@ -110,7 +112,7 @@ func subscribe(arguments []string, stop <-chan struct{}) (any, error) {
 	if err := flags.Parse(arguments); err != nil {
 		return nil, err
 	}
-	fd, err := greet(*from, options)
+	fd, _, err := greet(*from, options)
 	if err != nil {
 		return nil, err
 	}

@@ -8,13 +8,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/units/rig/load/tally"
 )
 
 // TestFramedClients has a framed source send to a framed sink, by way of a test that plays broker. It hangs up on the first
 // client before its ok, as a broker does that ends.
 func TestFramedClients(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	listen := func(name string) *net.UnixListener {
 		l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: dir + "/" + name, Net: "unixpacket"})
 		if err != nil {

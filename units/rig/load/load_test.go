@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/internal/need"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/units/rig/load/tally"
 )
 
@@ -101,19 +102,8 @@ func stop[T any](p *program) T {
 	return report[T](p)
 }
 
-// folder is a folder with a short name, for sockets.
-func folder(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "mm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
 func TestSendersToSink(t *testing.T) {
-	path := folder(t) + "/sink"
+	path := test.Folder(t) + "/sink"
 	receiver := start(t, "sink", "--bind", path, "--settle", "200ms")
 	var senders []tally.Sender
 	var running []*program
@@ -135,7 +125,7 @@ func TestSendersToSink(t *testing.T) {
 }
 
 func TestSenderStopsOnDemand(t *testing.T) {
-	path := folder(t) + "/sink"
+	path := test.Folder(t) + "/sink"
 	receiver := start(t, "sink", "--bind", path)
 	free := start(t, "send", "--to", path, "--rate", "200")
 	time.Sleep(300 * time.Millisecond)
@@ -161,7 +151,7 @@ func TestSenderStopsOnDemand(t *testing.T) {
 }
 
 func TestSenderCountsErrorsAndGoesOn(t *testing.T) {
-	path := folder(t) + "/sink"
+	path := test.Folder(t) + "/sink"
 	p := start(t, "send", "--to", path, "--unconnected", "--count", "10")
 	time.Sleep(50 * time.Millisecond)
 	receiver := start(t, "sink", "--bind", path)
@@ -177,7 +167,7 @@ func TestSenderCountsErrorsAndGoesOn(t *testing.T) {
 
 // TestKilledSinkForgetsNothing kills a sink that keeps a log, whose socket outlives it, as with a socket unit.
 func TestKilledSinkForgetsNothing(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: dir + "/sink", Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
@@ -227,7 +217,7 @@ func TestKilledSinkForgetsNothing(t *testing.T) {
 }
 
 func TestSinkRegisters(t *testing.T) {
-	dir := folder(t)
+	dir := test.Folder(t)
 	register, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: dir + "/register", Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)

@@ -69,7 +69,7 @@ func send(arguments []string, stop <-chan struct{}) (any, error) {
 	}
 	var err error
 	if s.records > 0 {
-		s.fd, err = greet(*to, nil)
+		s.fd, _, err = greet(*to, nil)
 	} else {
 		err = s.open(*to, *unconnected, *nonblocking)
 	}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loop
+
+import (
+	"testing"
+	"time"
+
+	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/internal/wire"
+)
+
+// TestStagesInTheLimits: a source that takes the place of two is let in where there are two places, whether its mark is kept or not.
+func TestStagesInTheLimits(t *testing.T) {
+	l := stagedLoop(t)
+	l.limits.UID = 1
+	spec := ring.ClientSpec{Label: "a", Marks: true, Keep: time.Minute, UID: 1}
+	spec.ID = l.ring.NewID()
+	c, err := l.ring.AddClient(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.forgetSource(c, false)
+	most := int(l.ring.Geometry().MaxClients)
+	for i := range most - 1 { // one place for the one that is kept
+		if _, refusal := l.ReserveSource(1, false); refusal != nil {
+			t.Fatalf("source %d of %d: %v", i, most, refusal)
+		}
+		if _, err := l.ring.AddClient(ring.ClientSpec{ID: l.ring.NewID(), UID: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, refusal := l.ReserveMarked("a", 1, false, false); refusal != nil {
+		t.Errorf("back without a stage: %v", refusal)
+	}
+	if _, refusal := l.ReserveMarked("a", 1, false, true); refusal == nil || refusal.Code != wire.CodeQuota {
+		t.Errorf("back with a stage, where there is no place for one: %v", refusal)
+	}
+}
+
+// TestMemoryLeavesPlaces: ordinary users leave some places to root, also those who take the place of two each.
+func TestMemoryLeavesPlaces(t *testing.T) {
+	l := stagedLoop(t)
+	for i := 0; ; i++ {
+		uid := uint32(1000 + i)
+		if _, refusal := l.ReserveSource(uid, true); refusal != nil {
+			break
+		}
+		stager(t, l, ring.ClientSpec{UID: uid})
+	}
+	if l.stages != 4 {
+		t.Errorf("%d stages where there are 9 places", l.stages)
+	}
+	if _, refusal := l.ReserveSource(0, true); refusal != nil {
+		t.Errorf("root's: %v", refusal)
+	}
+	l = stagedLoopOf(t, 10)
+	for l.ring.Sinks(func(s *ring.Sink) bool { l.forget(s); return true }); ; {
+		id, refusal := l.Reserve(1000, true)
+		if refusal != nil {
+			break
+		}
+		page, refusal := NewPage()
+		if refusal != nil {
+			t.Fatal(refusal)
+		}
+		fd, _ := connection(t)
+		s, err := l.ring.Add(ring.Spec{ID: id, Kind: ring.Framed, UID: 1000, Frames: true, View: true}, ring.Reading{CursorSpec: ring.CursorSpec{Ack: true, UID: 1000}}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Greet(s, fd, page)
+	}
+	if l.views != 4 {
+		t.Errorf("%d sinks in view where there are 9 places", l.views)
+	}
+	if _, refusal := l.Reserve(0, true); refusal != nil {
+		t.Errorf("root's: %v", refusal)
+	}
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package msgmux
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/msgmux/msgmux/internal/wire"
+)
+
+// Mark is how far the channel has the input of a marked source: the mark of the last packet that is in it, 0 if there is none. It
+// is what a source that was interrupted goes on from. It never blocks.
+func (s *Source) Mark() uint64 { return s.mark.Load() }
+
+// Mark says how far the source has come in its own input with the messages that were added so far: an offset, a number, whatever
+// it likes. The channel has the mark from the moment at which it has these messages. What Add sends by itself, because a packet is
+// full, has the mark that was said last.
+//
+// It fails with ErrBadOption if the source is not marked (SourceOptions.Marks).
+func (b *Batch) Mark(mark uint64) error {
+	if b.source == nil || !b.source.options.Marks {
+		return badOption("mark", "the source has not asked for it with SourceOptions.Marks")
+	}
+	b.mark, b.marks = mark, true
+	return nil
+}
+
+// sendMarked sends records in one packet behind the mark that holds then, or the mark alone.
+//
+// Preconditions: the caller has the turn, and s.load is what the records hold.
+func (s *Source) sendMarked(ctx context.Context, mark uint64, records []byte, wait bool) error {
+	s.packet = append(binary.LittleEndian.AppendUint64(s.packet[:0], mark), records...)
+	for {
+		err := s.put(ctx, s.packet, wait)
+		if err == nil {
+			s.mark.Store(mark)
+			s.counts.messages.Add(uint64(s.load.messages))
+			s.counts.bytes.Add(uint64(s.load.bytes))
+			return nil
+		}
+		if !isGone(err) {
+			return err
+		}
+		// This connection's broker is gone, and has not taken the packet.
+		if refusal := s.farewell(); refusal != nil {
+			return refusal
+		}
+		was, epoch := s.mark.Load(), s.epoch
+		if err := s.redial(ctx, wait); err != nil {
+			return err
+		}
+		if s.mark.Load() != was || s.epoch != epoch {
+			return fmt.Errorf("%w: its mark was %d in epoch %x, and is %d in %x", ErrEpoch, was, epoch, s.mark.Load(), s.epoch)
+		}
+	}
+}
+
+// Forget ends a marked source for good: its mark is not needed any more. It closes the source. Without SourceOptions.Keep it is
+// Close.
+func (s *Source) Forget(ctx context.Context) error {
+	if s.options.Keep == 0 {
+		return s.Close()
+	}
+	if err := s.turn.take(ctx); err != nil {
+		return opError("forget", s.path, err)
+	}
+	var err error
+	if s.stage != nil {
+		s.stage.Leave()
+	} else {
+		err = s.put(ctx, []byte(wire.Leave), true)
+	}
+	s.giveTurn()
+	if err != nil && !isGone(err) {
+		return opError("forget", s.path, err)
+	}
+	return s.Close()
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package msgmux_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/client/brokertest"
+	"github.com/msgmux/msgmux/internal/test"
+)
+
+// Promise 10, as a Go program has it: the ends may die too.
+
+func subscribeTo(t *testing.T, channel msgmux.Channel, options msgmux.SinkOptions) *msgmux.Sink {
+	t.Helper()
+	sink, err := channel.Subscribe(inTime(t), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sink.Close() })
+	return sink
+}
+
+func sendNumbers(t *testing.T, source *msgmux.Source, from, to int) {
+	t.Helper()
+	for i := from; i < to; i++ {
+		if err := source.Send(inTime(t), fmt.Append(nil, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func receives(t *testing.T, sink *msgmux.Sink, want ...int) (last msgmux.Message) {
+	t.Helper()
+	for _, n := range want {
+		m, err := sink.Receive(inTime(t))
+		if err != nil || string(m.Payload) != fmt.Sprint(n) {
+			t.Fatalf("got %q, %v, want %d", m.Payload, err, n)
+		}
+		last = m
+	}
+	return last
+}
+
+// TestPromise10_DoneByAsking: a kept sink is done with a message when it asks for the next one, and comes back to that.
+func TestPromise10_DoneByAsking(t *testing.T) {
+	broker := brokertest.Start(t, brokertest.Options{})
+	kept := msgmux.SinkOptions{Label: "db", Keep: time.Minute}
+	sink := subscribeTo(t, broker.Channel, kept)
+	source := dial(t, broker.Channel)
+	sendNumbers(t, source, 0, 5)
+	receives(t, sink, 0, 1, 2)
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sink = again(t, broker.Channel, kept)
+	receives(t, sink, 2, 3)
+	if _, err := broker.Channel.Subscribe(inTime(t), kept); !errors.Is(err, msgmux.ErrInUse) {
+		t.Errorf("a second one: %v", err)
+	}
+	test.Eventually(t, "the broker has heard that 2 is done", func() bool {
+		_, sinks, err := broker.Channel.Sinks(inTime(t))
+		return err == nil && len(sinks) == 1 && sinks[0].Next == 3
+	})
+	kept.Replace = true
+	next := subscribeTo(t, broker.Channel, kept)
+	for i := 0; ; i++ {
+		if _, err := sink.Receive(inTime(t)); err != nil {
+			if !errors.Is(err, msgmux.ErrInUse) {
+				t.Errorf("the one before: %v", err)
+			}
+			break
+		} else if i > 2 {
+			t.Fatal("the one before goes on")
+		}
+	}
+	receives(t, next, 3, 4)
+	if err := next.Forget(inTime(t)); err != nil {
+		t.Fatal(err)
+	}
+	test.Eventually(t, "nothing is kept", func() bool {
+		_, sinks, err := broker.Channel.Sinks(inTime(t))
+		return err == nil && len(sinks) == 0
+	})
+}
+
+// again subscribes when the broker has seen that the connection before is gone.
+func again(t *testing.T, channel msgmux.Channel, options msgmux.SinkOptions) (sink *msgmux.Sink) {
+	t.Helper()
+	test.Eventually(t, "the name is free", func() bool {
+		var err error
+		sink, err = channel.Subscribe(inTime(t), options)
+		if err != nil && !errors.Is(err, msgmux.ErrInUse) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	t.Cleanup(func() { sink.Close() })
+	return sink
+}
+
+// TestPromise10_OwnBooks: a program that writes its place down with its results gets each message once, whatever it has said.
+func TestPromise10_OwnBooks(t *testing.T) {
+	broker := brokertest.Start(t, brokertest.Options{})
+	kept := msgmux.SinkOptions{Label: "db", Keep: time.Minute, Ack: true}
+	sink := subscribeTo(t, broker.Channel, kept)
+	source := dial(t, broker.Channel)
+	sendNumbers(t, source, 0, 10)
+	m := receives(t, sink, 0, 1, 2, 3)
+	if err := sink.Ack(m.Seq - 1); err != nil { // two of four
+		t.Fatal(err)
+	}
+	place := msgmux.Position{Epoch: sink.Epoch(), Seq: m.Seq + 1} // and all four are in the books
+	if p, err := msgmux.ParsePosition(place.String()); err != nil || p != place {
+		t.Errorf("%s is read as %+v, %v", place, p, err)
+	}
+	sink.Close()
+	kept.From = place
+	sink = again(t, broker.Channel, kept)
+	receives(t, sink, 4, 5)
+	sink.Close()
+	kept.From.Epoch++
+	test.Eventually(t, "another epoch is an error", func() bool {
+		_, err := broker.Channel.Subscribe(inTime(t), kept)
+		return errors.Is(err, msgmux.ErrEpoch)
+	})
+	kept.From = msgmux.Position{}
+	sink = again(t, broker.Channel, kept)
+	receives(t, sink, 4)
+	if err := (&msgmux.Sink{}).Ack(1); err == nil {
+		t.Error("the zero Sink acknowledges")
+	}
+	if err := subscribeTo(t, broker.Channel, msgmux.SinkOptions{}).Ack(1); !errors.Is(err, msgmux.ErrBadOption) {
+		t.Errorf("a sink that did not ask for it: %v", err)
+	}
+}
+
+// TestPromise10_Gaps: what the channel has not kept is told.
+func TestPromise10_Gaps(t *testing.T) {
+	broker := brokertest.Start(t, brokertest.Options{Patience: time.Millisecond})
+	source := dial(t, broker.Channel)
+	reader := subscribeTo(t, broker.Channel, msgmux.SinkOptions{})
+	go func() {
+		for range reader.Messages(t.Context()) {
+		}
+	}()
+	var gaps []msgmux.Gap
+	kept := msgmux.SinkOptions{Label: "db", Keep: time.Minute, OnGap: func(g msgmux.Gap) { gaps = append(gaps, g) }}
+	sink := subscribeTo(t, broker.Channel, kept)
+	sendNumbers(t, source, 0, 2)
+	first := receives(t, sink, 0, 1)
+	sink.Close()
+	big := make([]byte, 100_000)
+	for range 30 {
+		if err := source.Send(inTime(t), big); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sink = again(t, broker.Channel, kept)
+	m, err := sink.Receive(inTime(t))
+	if err != nil || len(gaps) != 1 || gaps[0].Before != m.Seq || gaps[0].Lost != m.Seq-first.Seq || gaps[0].Lost < 15 {
+		t.Errorf("%d, %v after %+v", m.Seq, err, gaps)
+	}
+}
+
+// TestPromise10_Marks: a source that comes back knows what is in the channel.
+func TestPromise10_Marks(t *testing.T) {
+	broker := brokertest.Start(t, brokertest.Options{})
+	sink := subscribeTo(t, broker.Channel, msgmux.SinkOptions{})
+	options := msgmux.SourceOptions{Label: "tail", Marks: true, Keep: time.Minute}
+	source, err := broker.Channel.Dial(inTime(t), options)
+	if err != nil || source.Mark() != 0 {
+		t.Fatal(err)
+	}
+	if _, err := broker.Channel.Dial(inTime(t), options); !errors.Is(err, msgmux.ErrInUse) {
+		t.Errorf("a second one: %v", err)
+	}
+	batch := source.Batch()
+	for i := range 3 {
+		if err := errors.Join(batch.Add(inTime(t), fmt.Append(nil, i)), batch.Mark(uint64(100+i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if source.Mark() != 0 {
+		t.Errorf("before anything was sent: %d", source.Mark())
+	}
+	if err := batch.Flush(inTime(t)); err != nil || source.Mark() != 102 {
+		t.Errorf("%d, %v", source.Mark(), err)
+	}
+	source.Close()
+	if source, err = broker.Channel.Dial(inTime(t), options); err != nil || source.Mark() != 102 {
+		t.Fatalf("back at %d, %v", source.Mark(), err)
+	}
+	receives(t, sink, 0, 1, 2)
+	batch = source.Batch()
+	if err := errors.Join(batch.Mark(200), batch.Flush(inTime(t)), source.Send(inTime(t), []byte("3"))); err != nil {
+		t.Fatal(err)
+	}
+	receives(t, sink, 3)
+	if err := source.Forget(inTime(t)); err != nil {
+		t.Fatal(err)
+	}
+	test.Eventually(t, "the mark is forgotten", func() bool {
+		s, err := broker.Channel.Dial(inTime(t), options)
+		return err == nil && s.Mark() == 0 && s.Close() == nil
+	})
+}
+
+// TestPromise10_Workers: each of a share's messages is done by one of its members, also when members go without being done.
+func TestPromise10_Workers(t *testing.T) {
+	broker := brokertest.Start(t, brokertest.Options{})
+	options := msgmux.SinkOptions{Share: "work", Batch: 2, Keep: time.Minute}
+	quitter := subscribeTo(t, broker.Channel, options)
+	source := dial(t, broker.Channel)
+	sendNumbers(t, source, 0, 1)
+	receives(t, quitter, 0)
+	worker := subscribeTo(t, broker.Channel, options)
+	sendNumbers(t, source, 1, 50)
+	for m, err := range worker.Messages(inTime(t)) {
+		if err != nil || string(m.Payload) == "20" {
+			break
+		}
+	}
+	quitter.Close() // 0 is not done
+	done := map[string]int{}
+	for m, err := range worker.Messages(inTime(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if done[string(m.Payload)]++; string(m.Payload) == "49" || done["0"] > 0 && done["48"] > 0 {
+			break
+		}
+	}
+	if done["0"] != 1 || done["20"] > 1 || done["21"] != 1 {
+		t.Errorf("%v", done)
+	}
+}
