@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/msgmux/msgmux/activation"
+)
+
+// TestWatchdogIsSilentWhenSomethingHangs that has its time, and is not when nothing is under way, for however long.
+func TestWatchdogIsSilentWhenSomethingHangs(t *testing.T) {
+	folder, err := os.MkdirTemp("", "mm") // t.TempDir is too long for a socket's address
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(folder, "n"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer systemd.Close()
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(folder, "n"))
+	t.Setenv("WATCHDOG_USEC", "60000")
+	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
+	notifier, err := activation.NewNotifier()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer notifier.Close()
+	b := &bridge{direction: "in", report: &report{}}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	defer func() { cancel(); <-ended }()
+	go func() { defer close(ended); b.tell(ctx, notifier) }()
+	// pings counts what comes within a time that is enough for many.
+	pings := func(enough int, within time.Duration) (n int) {
+		systemd.SetReadDeadline(time.Now().Add(within))
+		text := make([]byte, 4096)
+		for n < enough {
+			k, err := systemd.Read(text)
+			if err != nil {
+				return n
+			}
+			if strings.Contains(string(text[:k]), "WATCHDOG=1") {
+				n++
+			}
+		}
+		return n
+	}
+	if n := pings(5, 20*time.Second); n < 5 {
+		t.Errorf("%d pings while nothing is under way", n)
+	}
+	done := b.report.work()
+	if n := pings(5, 20*time.Second); n < 5 {
+		t.Errorf("%d pings while something has just begun", n)
+	}
+	b.report.working.Store(time.Now().Add(-2 * longestWork).UnixNano())
+	pings(2, 200*time.Millisecond) // those that were on their way
+	if n := pings(1, time.Second); n > 0 {
+		t.Error("it pings though something has hung for two minutes")
+	}
+	done()
+	if n := pings(5, 20*time.Second); n < 5 {
+		t.Errorf("%d pings after it", n)
+	}
+}
+
+// TestThePageHasAllMetrics with what they mean.
+func TestThePageHasAllMetrics(t *testing.T) {
+	page, err := os.ReadFile("../../docs/admin/bridge.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bridge{report: &report{}}
+	table := ""
+	for _, m := range b.metrics() {
+		name, kind := m.Name, "gauge"
+		if m.Counter {
+			name, kind = name+"_total", "counter"
+		}
+		table += "| `" + name + "` | " + kind + " | " + m.Help + " |\n"
+	}
+	if !strings.Contains(string(page), table) {
+		t.Errorf("docs/admin/bridge.md lacks this table:\n%s", table)
+	}
+}
