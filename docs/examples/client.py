@@ -4,7 +4,10 @@
 # A client of msgmux that needs nothing but the standard library.
 #
 #   client.py send DIR TEXT...         each TEXT is a message; without one, each line of standard input
-#   client.py receive DIR OPTION...    prints numbers and messages; an OPTION is such as label=db
+#   client.py receive DIR OPTION...    prints numbers and messages; an OPTION is such as label=db. With ack=yes a message is
+#                                      done when it is printed; with keep=10m, too, the next run goes on behind that
+#   client.py follow DIR LABEL FILE    each line of FILE, and what is added to it, is in the channel once, also when this is
+#                                      killed: the next run with that LABEL goes on where this was
 #
 # DIR is the folder of the channel's sockets, such as /run/msgmux. docs/protocol.md shows and explains what stands
 # between the two marks.
@@ -15,39 +18,58 @@ import signal, sys
 import socket, struct, time
 
 def connect(path, options=""):
-    """A connection to publish or subscribe on which the broker has said ok."""
+    """A connection to publish or subscribe on which the broker has said ok, and the words behind that."""
     while True:
         conn = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         answer = ""
         try:
             conn.connect(path)
             conn.send(b"msgmux/1\n" + options.encode())
-            answer = conn.recv(1024).decode()
+            answer = (conn.recv(1024) or conn.recv(1024)).decode()  # the end may be told before what was sent last
         except ConnectionError:
             try: answer = conn.recv(1024).decode()  # a refusal may still be there
             except OSError: pass
-        if answer.split()[:1] == ["ok"]:
-            return conn
+        verdict, *words = answer.split() or [""]
+        if verdict == "ok":
+            return conn, dict(word.partition("=")[::2] for word in words)
         conn.close()
-        if answer:
+        if answer and words[:1] != ["busy"]:
             raise RuntimeError(answer.strip())
         time.sleep(1)
 
-def packet(messages):
-    """A packet from a source: at most 65536 bytes, unless there is only one message."""
-    return b"".join(struct.pack("<I", len(m)) + m + bytes(-len(m) % 4) for m in messages)
+def packet(messages, mark=None):
+    """A packet from a source: at most 65536 bytes, unless there is only one message. A mark is for mark=yes."""
+    records = b"".join(struct.pack("<I", len(m)) + m + bytes(-len(m) % 4) for m in messages)
+    return records if mark is None else struct.pack("<Q", mark) + records
 
-def receive(conn):
-    """Yields (number, lost so far, message) until the broker hangs up."""
-    buffer = bytearray(20 + (4 << 20))
-    while size := conn.recv_into(buffer):
-        number, lost = struct.unpack_from("<QQ", buffer)
-        at = 16
+def acknowledge(conn, done):
+    """Everything numbered below done is done. It may block until the broker has looked at earlier ones."""
+    conn.send(struct.pack("<Q", done))
+
+def receive(conn, ack=False):
+    """Yields (number, lost so far, message) until the broker hangs up. With ack the messages of a packet are done when
+    the next one is asked for."""
+    for number, lost, message, _ in receive_origins(conn, ack, False):
+        yield number, lost, message
+
+def receive_origins(conn, ack=False, meta=True):
+    """As receive, of a connection with meta=yes; behind the message (time, pid, uid, gid, source, flags)."""
+    buffer = bytearray(4096 + (4 << 20))
+    while size := conn.recv_into(buffer) or conn.recv_into(buffer):
+        if buffer.startswith(b"error "):
+            raise RuntimeError(buffer[:size].decode().strip())
+        number, lost, count, each = struct.unpack_from("<QQII", buffer)
+        count, at = (count, 24 + count * each) if meta else (0, 16)
+        origins = [struct.unpack_from("<QqiIIHH", buffer, 24 + i * each) for i in range(count)]
+        origins, who = {since: who for since, *who in origins}, None
         while at < size:
             n, = struct.unpack_from("<I", buffer, at)
-            yield number, lost, bytes(buffer[at + 4:at + 4 + n])
+            who = origins.get(number, who)
+            yield number, lost, bytes(buffer[at + 4:at + 4 + n]), who
             at += (4 + n + 3) // 4 * 4
             number += 1
+        if ack:
+            acknowledge(conn, number)
 # end
 
 def packets(messages):
@@ -63,28 +85,55 @@ def packets(messages):
     if several:
         yield packet(several)
 
+def send(source, packets):
+    try:
+        for p in packets:
+            source.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, max(len(p), 212992))
+            source.send(p)
+        source.shutdown(socket.SHUT_WR)
+    except ConnectionError:
+        pass  # the broker says why
+    try: refusal = source.recv(1024) or source.recv(1024)  # or nothing, when it has read all
+    except ConnectionError: refusal = source.recv(1024)
+    if refusal:
+        sys.exit(refusal.decode())
+
+def lines(path, at):
+    """Packets of a line each, whose mark is the place behind it, from there on."""
+    with open(path, "rb") as file:
+        while True:
+            file.seek(at)
+            line = file.readline()
+            if line.endswith(b"\n"):
+                at = file.tell()
+                yield packet([line[:-1]], at)
+            else:
+                time.sleep(0.1)  # it has no end yet
+
 def main(command, folder, *words):
     if command == "send":
         messages = [word.encode() for word in words] or (line.rstrip(b"\n") for line in sys.stdin.buffer)
-        source = connect(folder + "/publish")
-        try:
-            for p in packets(messages):
-                source.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, max(len(p), 212992))
-                source.send(p)
-            source.shutdown(socket.SHUT_WR)
-        except ConnectionError:
-            pass  # the broker says why
-        try: refusal = source.recv(1024)  # or nothing, when it has read all
-        except ConnectionError: refusal = source.recv(1024)
-        if refusal:
-            sys.exit(refusal.decode())
+        source, _ = connect(folder + "/publish")
+        send(source, packets(messages))
+    elif command == "follow":
+        label, path = words
+        source, ok = connect(folder + "/publish", f"label={label}\nmark=yes\nkeep=10m\n")
+        send(source, lines(path, int(ok["mark"])))
     elif command == "receive":
         known = 0
-        for number, lost, message in receive(connect(folder + "/subscribe", "\n".join(words))):
+        sink, ok = connect(folder + "/subscribe", "\n".join(words))
+        if int(ok.get("lost", 0)):
+            print(ok["lost"], "messages lost while this was away", file=sys.stderr)
+        meta = "meta=yes" in words
+        for number, lost, message, origin in receive_origins(sink, "ack=yes" in words, meta):
             if lost > known:
                 print(lost - known, "messages lost", file=sys.stderr)
                 known = lost
-            sys.stdout.buffer.write(b"%d %s\n" % (number, message))
+            if meta:
+                when, pid, uid, *_, flags = origin
+                who = "pid %d, uid %d" % (pid, uid) if flags & 1 else "somebody"
+                number = "%d %s %s:" % (number, time.strftime("%T", time.localtime(when // 10**9)) if when else "-", who)
+            sys.stdout.buffer.write(b"%s %s\n" % (str(number).encode(), message))
             sys.stdout.flush()
         sys.exit("the broker has hung up")
 

@@ -92,7 +92,7 @@ func TestSendersWait(t *testing.T) {
 				}
 			}
 			sink.Stop()
-			stage.Until(t, "the absence of sinks", func() bool { return broker.Status().Sources.Blocked })
+			broker.WaitForNobody()
 		})
 	}
 }

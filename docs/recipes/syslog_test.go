@@ -5,6 +5,7 @@ package recipes
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -46,7 +47,7 @@ input(type="imuxsock" Socket="`+log+`" RateLimit.Interval="0")
 	sink.Stop()
 
 	// Its own restart while it waits is rsyslog's affair: most of its queue comes back from disk.
-	stage.Until(t, "the absence of sinks", func() bool { return broker.Status().Sources.Blocked })
+	broker.WaitForNobody()
 	logLines(t, log, "kept", 1, 2000)
 	time.Sleep(time.Second) // it has to read them first
 	daemon.Stop()
@@ -83,6 +84,76 @@ input(type="imuxsock" Socket="`+log+`" RateLimit.Interval="0")
 		text := read(t, file)
 		return strings.Contains(text, " nginx: GET / HTTP/1.1\n") && strings.Contains(text, "no priority\n")
 	})
+}
+
+// TestRsyslogSeesSenders has rsyslog as a sink with and without credentials=pass: whose a line is, and whom its limits hit.
+func TestRsyslogSeesSenders(t *testing.T) {
+	stage.NeedRoot(t) // the broker is root then, and may
+	rsyslog := stage.Debian(t, "rsyslog")
+	recipe := stage.ReadPage(t, "rsyslog.md")
+	option := strings.TrimSpace(recipe.File("/etc/msgmux/sinks/rsyslog.conf"))
+	const burst, flood = 20, 200
+	for _, options := range []string{"", "," + option} {
+		dir := stage.Folder(t)
+		broker := stage.StartBroker(t, "--sink", dir+"/in,label=rsyslog"+options)
+		file := dir + "/file"
+		conf := stage.Write(t, dir, "rsyslog.conf", `
+global(workDirectory="`+dir+`")
+`+recipe.File("/etc/rsyslog.d/10-from-msgmux.conf", `module(load="imuxsock")`, `module(load="imuxsock" SysSock.Use="off")`,
+			"/run/rsyslog/msgmux", dir+"/in", "/var/log/msgmux.log", file,
+			`RateLimit.Interval="0"`, fmt.Sprintf(`RateLimit.Interval="600" RateLimit.Burst="%d" RateLimit.Severity="0" Annotate="on"`, burst)))
+		daemon := stage.Start(t, []string{rsyslog.Path("/usr/sbin/rsyslogd"), "-n", "-f", conf, "-i", dir + "/pid",
+			"-M", rsyslog.Glob(t, "/usr/lib/*/rsyslog")}, stage.Env(rsyslog.Env()...))
+		stage.Until(t, "the sink", func() bool { return state(broker, "rsyslog") == "ready" })
+		loud := startSaying(t, "loud", flood)
+		stage.Until(t, "what the loud one sent", func() bool { return broker.Status().Accepted == flood })
+		quiet := startSaying(t, "quiet", 5)
+		stage.Until(t, "what the quiet one sent", func() bool { return broker.Status().Accepted == flood+5 })
+		if options == "" {
+			// Both are the broker, which has had its share.
+			stage.Until(t, "the loud one's lines", func() bool { return count(read(t, file), "loud: ") == burst })
+			time.Sleep(time.Second)
+			if text := read(t, file); count(text, "quiet: ") != 0 || count(text, "_PID="+strconv.Itoa(broker.PID())+" ") != burst {
+				t.Errorf("without the option, of a loud sender and a quiet one behind it rsyslog keeps:\n%s", text)
+			}
+		} else {
+			stage.Until(t, "the quiet one's lines", func() bool { return count(read(t, file), "quiet: ") == 5 })
+			if text := read(t, file); count(text, "loud: ") != burst || count(text, "_PID="+strconv.Itoa(loud.PID())+" ") != burst ||
+				count(text, "_PID="+strconv.Itoa(quiet.PID())+" ") != 5 {
+				t.Errorf("of %d and %d rsyslog keeps:\n%s", loud.PID(), quiet.PID(), text)
+			}
+		}
+		for _, p := range []*stage.Program{loud, quiet, daemon} {
+			p.Stop()
+		}
+		broker.Stop()
+	}
+}
+
+// startSaying starts a program that sends n lines with that tag, and stays until the end.
+func startSaying(t *testing.T, tag string, n int) *stage.Program {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	defer r.Close()
+	p := stage.Start(t, []string{"msgmux", "pub", "-q"}, func(c *exec.Cmd) { c.Stdin = r })
+	for i := 1; i <= n; i++ {
+		fmt.Fprintf(w, "<13>%s: %d\n", tag, i)
+	}
+	return p
+}
+
+// count is how many lines have that in them.
+func count(text, what string) (n int) {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, what) {
+			n++
+		}
+	}
+	return n
 }
 
 // TestSyslogNG does the same with syslog-ng.
@@ -140,7 +211,7 @@ source s_src { unix-dgram("`+log+`" flags(no-hostname)); };
 	// Without flow control it drops what its queue does not take.
 	os.Remove(broker.Sock("sinks/syslog-ng"))
 	sink.Stop()
-	stage.Until(t, "the absence of sinks", func() bool { return broker.Status().Sources.Blocked })
+	broker.WaitForNobody()
 	logLines(t, log, "dropped", 1, 20000)
 	again := broker.Subscribe("again")
 	came := len(again.WaitFor(10000))

@@ -56,7 +56,7 @@ exec ` + daemon})
 	stage.Until(t, "what the page's filter shows", func() bool { return strings.Contains(see.Out(), ": ready\n") })
 	first.Stop()
 	see.Stop()
-	stage.Until(t, "the absence of sinks", func() bool { return broker.Status().Sources.Blocked })
+	broker.WaitForNobody()
 
 	const n = 1000
 	stage.Start(t, inside("seq 1 "+strconv.Itoa(n)+" | systemd-cat -t demo")).Succeed()

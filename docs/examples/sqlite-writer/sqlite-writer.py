@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""sqlite-writer DATABASE: an archive of a channel, as a static sink with frames=yes.
+"""sqlite-writer DATABASE [FOLDER]: an archive of a channel, in which each message is once.
 
-systemd binds the sink's socket, keeps it, and starts this program when a message comes. It ends when nothing came for half a
-minute. It may be killed at any moment: a packet is looked at, written, and only then taken out of the socket, so what was not
-written is still there for the next start. The packet that was written and not yet taken is known by its mark.
+It is a kept sink: while it is away the broker keeps its place, and everything behind that. And it has its own books: with the
+messages of a packet, in the same transaction, it writes down the number of the next one, and that is where it begins when it
+comes back. So it may be killed at any moment, whatever it has told the broker by then. docs/protocol.md, "Coming back".
 """
-import hashlib
 import os
 import select
 import signal
@@ -16,21 +15,38 @@ import struct
 import sys
 import time
 
-IDLE = 30.0  # seconds
 LARGEST = 16 + 4 + (4 << 20)  # a packet with the largest message that any broker lets pass
+# The archive must have everything: rather stop the channel. Both are root's to ask for; others leave patience out, and ask for as
+# much as the broker's --keep gives them.
+OPTIONS = os.environ.get("OPTIONS", "label=archive patience=forever keep=forever")
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, received REAL, number INTEGER, message BLOB);
-CREATE TABLE IF NOT EXISTS last (one INTEGER PRIMARY KEY CHECK (one = 1), mark BLOB, lost INTEGER);
-INSERT OR IGNORE INTO last VALUES (1, NULL, 0);
+CREATE TABLE IF NOT EXISTS place (one INTEGER PRIMARY KEY CHECK (one = 1), epoch TEXT, next INTEGER);
 """
 
 
-def inherited():
-    """The socket that systemd hands over, sd_listen_fds(3)."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
-        sys.exit("sqlite-writer: start me by a socket unit")
-    return socket.socket(fileno=3)
+def say(text):
+    print("sqlite-writer:", text, file=sys.stderr)
+
+
+def connect(path, options):
+    """A connection on which the broker has said ok, and the words behind that. There may be no broker for a while."""
+    while True:
+        sink, answer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), ""
+        try:
+            sink.connect(path)
+            sink.send(("msgmux/1\n" + "\n".join(options)).encode())
+            answer = (sink.recv(1024) or sink.recv(1024)).decode()  # the end may be told before what was sent last
+        except (ConnectionError, FileNotFoundError):
+            pass
+        verdict, *words = answer.split() or [""]
+        if verdict == "ok":
+            return sink, dict(word.partition("=")[::2] for word in words)
+        sink.close()
+        if answer and words[:1] != ["busy"]:
+            sys.exit(f"sqlite-writer: {answer.strip()}")
+        time.sleep(1)
 
 
 def records(packet):
@@ -42,45 +58,48 @@ def records(packet):
         number, at = number + 1, at + 4 + (size + 3) // 4 * 4
 
 
-def archive(sink, db, stop):
-    """Writes packet after packet until nothing comes, or stop becomes readable. A transaction holds a packet: one message
-    when little happens, thousands when much does, because the broker fills packets while a sink is busy."""
+def archive(sink, db, epoch, next_number, stop):
+    """Writes packet after packet until stop becomes readable. A transaction holds a packet: one message when little happens,
+    thousands when much does, because the broker fills packets while a sink is busy."""
     buffer = memoryview(bytearray(LARGEST))
-    mark, lost = db.execute("SELECT mark, lost FROM last").fetchone()
-    while sink in select.select([sink, stop], [], [], IDLE)[0] and stop not in select.select([stop], [], [], 0)[0]:
-        packet = buffer[: sink.recv_into(buffer, 0, socket.MSG_PEEK)]
-        (lost_now,) = struct.unpack_from("<Q", packet, 8)
-        if lost_now > lost:
-            print(f"lost {lost_now - lost} messages: this sink was too slow", file=sys.stderr)
-        # The mark of the packet before: if this one has it, we were killed between writing it and taking it.
-        mark, before, lost = hashlib.sha256(packet).digest(), mark, lost_now
-        if mark != before:
-            now = time.time()
-            with db:
-                db.executemany("INSERT INTO messages (received, number, message) VALUES (?, ?, ?)",
-                               ((now, number, message) for number, message in records(packet)))
-                db.execute("UPDATE last SET mark = ?, lost = ?", (mark, lost))
-        sink.recv(1)  # takes all of the packet
-    # In good order nothing is in doubt. A channel whose memory was made anew counts from the beginning again, and its
-    # first packet could look like one of before.
-    with db:
-        db.execute("UPDATE last SET mark = NULL")
+    while stop not in select.select([sink, stop], [], [])[0]:
+        packet = buffer[: sink.recv_into(buffer) or sink.recv_into(buffer)]
+        if not packet or packet[:6] == b"error ":
+            sys.exit(f"sqlite-writer: hung up on: {bytes(packet).decode().strip() or 'the channel was stopped, or this sink dropped'}")
+        messages = list(records(packet))
+        if messages[0][0] > next_number:
+            say(f"{messages[0][0] - next_number} messages are missing: this sink was too slow, or away for too long")
+        next_number, now = messages[-1][0] + 1, time.time()
+        with db:
+            db.executemany("INSERT INTO messages (received, number, message) VALUES (?, ?, ?)",
+                           ((now, number, message) for number, message in messages))
+            db.execute("INSERT OR REPLACE INTO place VALUES (1, ?, ?)", (epoch, next_number))
+        sink.send(struct.pack("<Q", next_number))  # everything below is done: the broker needs it no more
 
 
 def main():
-    if len(sys.argv) != 2:
-        sys.exit("usage: sqlite-writer DATABASE")
-    sink = inherited()
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: sqlite-writer DATABASE [FOLDER]")
+    folder = sys.argv[2] if len(sys.argv) == 3 else "/run/msgmux"
     db = sqlite3.connect(sys.argv[1])
     db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")  # on the disk before it leaves the socket
+    db.execute("PRAGMA synchronous = FULL")  # on the disk before it leaves the broker
     db.executescript(SCHEMA)
     # SIGTERM comes between two packets: its handler does nothing, but makes stop readable.
     stop, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
     signal.signal(signal.SIGTERM, lambda *_: None)
-    archive(sink, db, stop)
+
+    options = OPTIONS.split() + ["ack=yes"]
+    place = db.execute("SELECT epoch, next FROM place").fetchone()
+    if place:
+        options.append("from=%s:%d" % place)
+    sink, ok = connect(folder + "/subscribe", options)
+    if place and place[0] != ok["epoch"]:
+        say("the channel has begun anew, and so have its numbers: what it held when it was stopped is gone")
+        place = None
+    archive(sink, db, ok["epoch"], place[1] if place else int(ok["next"]), stop)
     db.close()
 
 

@@ -96,6 +96,14 @@ func (b *Broker) WaitSink(label string) {
 	})
 }
 
+// WaitForNobody waits until no sink is there that takes anything.
+func (b *Broker) WaitForNobody() {
+	b.t.Helper()
+	Until(b.t, "the absence of sinks", func() bool {
+		return !slices.ContainsFunc(b.Status().Sinks, func(s Sink) bool { return s.State != "absent" })
+	})
+}
+
 // Subscriber is a `msgmux sub` whose messages the test reads.
 type Subscriber struct {
 	*Program

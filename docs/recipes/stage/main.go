@@ -63,7 +63,7 @@ func prepare(m *testing.M, s Setup) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := build(top, dir, []string{"./cmd/msgmuxd", "./cmd/msgmux"}); err != nil {
+	if err := build(top, dir, []string{"./cmd/msgmuxd", "./cmd/msgmux", "./docs/examples/tailer"}); err != nil {
 		return 0, err
 	}
 	if len(s.Commands) > 0 {

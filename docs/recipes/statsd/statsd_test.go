@@ -147,3 +147,58 @@ func TestStatsD(t *testing.T) {
 		t.Errorf("the page's command shows %q", see.Out())
 	}
 }
+
+// TestStatsDByAStream runs the DogStatsD client on a stream socket, and the program that the page has for that, which is restarted in
+// between.
+func TestStatsDByAStream(t *testing.T) {
+	broker := stage.StartBroker(t)
+	path := stage.Folder(t) + "/stream"
+	unit := stage.ReadPage(t, "statsd.md").File("/etc/systemd/system/statsd-stream.service", "/run/statsd.stream", path)
+	found := regexp.MustCompile(`(?m)^ExecStart=/usr/bin/(.*)$`).FindStringSubmatch(unit)
+	if found == nil {
+		t.Fatalf("cannot find what the unit runs: %s", unit)
+	}
+	sink := broker.Subscribe("all")
+	listen := func() *stage.Program {
+		p := stage.Shell(t, "exec "+found[1])
+		stage.Until(t, "that it listens", func() bool {
+			conn, err := net.Dial("unix", path)
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		})
+		return p
+	}
+	relay := listen()
+	client, err := statsd.New("unixstream://"+path, statsd.WithoutTelemetry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	send := func(name string, n int) {
+		t.Helper()
+		for range n {
+			if err := client.Gauge(name, 1, nil, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		client.Flush()
+	}
+	lines := func(name string) (n int) {
+		for _, m := range sink.Messages() {
+			for line := range strings.Lines(m) {
+				if strings.HasPrefix(line, name+":1|g") {
+					n++
+				}
+			}
+		}
+		return n
+	}
+	send("before", 1)
+	stage.Until(t, "the metric", func() bool { return lines("before") == 1 })
+	relay.Stop()
+	listen()
+	// The client connects again when it finds its connection broken, and loses what it writes until then.
+	stage.Until(t, "a metric after the restart", func() bool { send("after", 1); return lines("after") > 0 })
+}
