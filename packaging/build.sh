@@ -21,52 +21,10 @@ mkdir -p "${1:?the folder for the packages is missing}"
 out=$(cd "$1" && pwd)
 version=${VERSION:-$(git describe --tags --always --dirty)}
 commit=${COMMIT:-$(git rev-parse HEAD)}
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct "$commit")
-export SOURCE_DATE_EPOCH
-date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
-
-# Pinned, and run by version, so that it never enters go.mod.
-nfpm=github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
-
-# package_version: what git describe says, in a form in which later is higher for dpkg and rpm alike, and no hyphen is left.
-#   v1.2.3 -> 1.2.3    v1.2.3-rc1 -> 1.2.3~rc1    v1.2.3-4-gabc -> 1.2.3+4.gabc    no tag: abc -> 0~git20260102030405.abc
-package_version() {
-	local v=${version#v} suffix=
-	case $v in *-dirty) v=${v%-dirty} suffix=+dirty ;; esac
-	if [[ $v =~ ^(.*)-([0-9]+)-(g[0-9a-f]+)$ ]]; then
-		v=${BASH_REMATCH[1]//-/\~}+${BASH_REMATCH[2]}.${BASH_REMATCH[3]}
-	elif [[ $v =~ ^[0-9]+\.[0-9]+ ]]; then
-		v=${v//-/\~}
-	else
-		v="0~git$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M%S).$v"
-	fi
-	echo "$v$suffix"
-}
-PACKAGE_VERSION=$(package_version)
-export PACKAGE_VERSION
+. packaging/common.sh
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-
-# build ARCH FOLDER COMMAND...: static binaries. They need no compiler of the architecture.
-build() {
-	local arch=$1 to=$2 command
-	shift 2
-	for command; do
-		CGO_ENABLED=0 GOOS=linux GOARCH=$arch GOFLAGS="" go build -trimpath -buildvcs=false -tags "${TAGS:-}" \
-			-ldflags "-s -w -X main.version=$version -X main.commit=$commit -X main.date=$date" -o "$to/$command" "./cmd/$command"
-	done
-}
-
-# put MODE FOLDER FILE...: copies files, if there are any.
-put() {
-	local mode=$1 to=$2
-	shift 2
-	local file
-	for file; do
-		[ -d "$file" ] || install -D -m "$mode" -t "$to" "$file"
-	done
-}
 
 # What is the same for every architecture and format. Globs, so that what is added later is there by itself.
 files=$work/files
@@ -81,7 +39,7 @@ put 644 "$files/usr/share/dbus-1/system.d" packaging/dbus/*.conf
 put 644 "$files/usr/share/dbus-1/system-services" packaging/dbus/*.service
 put 644 "$files/usr/share/dbus-1/interfaces" packaging/dbus/*.xml
 
-build "$(go env GOHOSTARCH)" "$work/host" msgmux
+build "$(go env GOHOSTARCH)" "$work/host" ./cmd/msgmux
 mkdir -p "$files"/usr/share/{bash-completion/completions,fish/vendor_completions.d} \
 	"$work"/{deb/usr/share/zsh/vendor-completions,rpm/usr/share/zsh/site-functions}
 "$work/host/msgmux" completion bash >"$files/usr/share/bash-completion/completions/msgmux"
@@ -114,6 +72,7 @@ for format in deb rpm; do
 		install -D -m 644 "$file" "$examples/${file#docs/examples/}"
 	done
 	for page in docs/man/*.[0-9]; do
+		[ "${page##*/}" != msgmux-nats.8 ] || continue # packaging/nats has it
 		put 644 "$work/$format/usr/share/man/man${page##*.}" "$page"
 	done
 	find "$work/$format/usr/share/man" -type f -exec gzip -n -9 {} +
@@ -172,7 +131,7 @@ cp nfpm.yaml "$work/deb.yaml"
 for arch in ${ARCHES:-amd64 arm64}; do
 	rm -rf "${files:?}/usr/bin"
 	mkdir -p "$files/usr/bin"
-	build "$arch" "$files/usr/bin" msgmux msgmuxd
+	build "$arch" "$files/usr/bin" ./cmd/msgmux ./cmd/msgmuxd
 	chmod 755 "$files"/usr/bin/*
 	find "$work" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 	for format in ${FORMATS:-deb rpm}; do

@@ -227,7 +227,7 @@ func TestPackagesHoldWhatTheyShould(t *testing.T) {
 		// What the pattern matches keeps its place below the folder that is named.
 		folder, _, _ := strings.Cut(filepath.Join(top, place.from), "*")
 		for _, file := range files {
-			if !strings.HasSuffix(file, ".pyc") {
+			if !strings.HasSuffix(file, ".pyc") && filepath.Base(file) != "msgmux-nats.8" { // that is the bridge's
 				want = append(want, place.to+strings.TrimPrefix(file, folder)+place.suffix)
 			}
 		}
@@ -423,7 +423,7 @@ func TestBinariesAreStatic(t *testing.T) {
 
 // TestVersionsSortAsTheyCome gives the names of commits to dpkg and rpm, oldest first.
 func TestVersionsSortAsTheyCome(t *testing.T) {
-	script, err := os.ReadFile("build.sh")
+	script, err := os.ReadFile("common.sh")
 	if err != nil {
 		t.Fatal(err)
 	}

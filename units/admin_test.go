@@ -46,7 +46,7 @@ func TestPagesForAdministrators(t *testing.T) {
 	var mu sync.Mutex
 	ran := map[string]int{}
 	t.Cleanup(func() {
-		for _, name := range []string{"channel.md", "static-sink.md", "on-demand.md", "order.md", "containers.md", "survival.md"} {
+		for _, name := range []string{"channel.md", "static-sink.md", "on-demand.md", "order.md", "containers.md", "survival.md", "credentials.md"} {
 			if ran[name] == 0 && !t.Skipped() {
 				t.Errorf("nothing of %s was run", name)
 			}

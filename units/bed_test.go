@@ -81,6 +81,7 @@ func (p *place) kill(signal string) bool {
 type account struct {
 	Status struct {
 		Starts, Received, Delivered, Accepted, Lost, Abandoned, Uncertain uint64
+		AsOwn                                                             uint64 `json:"as_own"`
 		Sinks                                                             struct{ Total, Static, Dynamic, Lagging, Absent int }
 	}
 	Sinks []accountSink

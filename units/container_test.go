@@ -67,3 +67,33 @@ func TestContainer(t *testing.T) {
 		framed.Signal(unix.SIGKILL)
 	})
 }
+
+// TestPathOfAnotherKind: what only a file system could say that may never answer, such as procfs, is asked by a process of its own,
+// which the sandbox lets the broker start. It ends with the broker.
+func TestPathOfAnotherKind(t *testing.T) {
+	onEachBed(t, func(t *testing.T, b *bed) {
+		p := b.channel("")
+		p.systemctl("start", "msgmux.target", p.service)
+		b.MustRun("mkdir", "-p", "/run/shared")
+		agent := b.StartLoad("sink", "--bind", "/run/shared/agent")
+		b.Until("the agent is there", 10*time.Second, func() bool {
+			_, exit := b.Run(t.Context(), "chmod", "666", "/run/shared/agent")
+			return exit == 0
+		})
+		b.MustRun("ln", "-s", "/proc/self/root/run/shared/agent", "/run/msgmux/sinks/agent")
+		b.Until("the sink is ready", 20*time.Second, func() bool {
+			s := p.account().Status.Sinks
+			return s.Static == 1 && s.Absent == 0
+		})
+		if out, exit := b.Run(t.Context(), "pgrep", "--full", "^msgmuxd-scout"); exit != 0 {
+			t.Errorf("no process looks where paths lead: %q", out)
+		}
+		agent.Signal(unix.SIGKILL)
+		b.MustRun("rm", "/run/msgmux/sinks/agent")
+		p.systemctl("stop", "msgmux.target", p.service)
+		b.Until("it ends with the broker", 10*time.Second, func() bool {
+			_, exit := b.Run(t.Context(), "pgrep", "--full", "^msgmuxd-scout")
+			return exit == 1
+		})
+	})
+}

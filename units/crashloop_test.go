@@ -37,7 +37,6 @@ func consumerUnit(t *testing.T, page, file string) string {
 var consumers = []struct{ page, name string }{
 	{"docs/admin/static-sink.md", "archive"},
 	{"docs/admin/on-demand.md", "digest"},
-	{"docs/examples/sqlite-writer/archive.service", "archive"},
 	{"", "added"},
 }
 

@@ -227,7 +227,7 @@ func TestChannelNames(t *testing.T) {
 func TestPreset(t *testing.T) {
 	onEachBed(t, func(t *testing.T, b *bed) {
 		b.MustRun("systemctl", "preset-all", "--preset-mode=full")
-		for unit, want := range map[string]string{"msgmux.target": "enabled", "msgmux.service": "enabled", "msgmux-metrics.socket": "disabled", "msgmux-mq.socket": "disabled"} {
+		for unit, want := range map[string]string{"msgmux.target": "enabled", "msgmux.service": "enabled", "msgmux-metrics.socket": "disabled", "msgmux-mq.socket": "disabled", "msgmux-discard.service": "disabled"} {
 			if state, _ := b.Run(t.Context(), "systemctl", "is-enabled", unit); strings.TrimSpace(state) != want {
 				t.Errorf("%s is %s", unit, state)
 			}

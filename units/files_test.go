@@ -72,7 +72,7 @@ func files(t *testing.T, pattern string) []string {
 func TestTemplatesAreLikeTheDefaultChannel(t *testing.T) {
 	asTemplate := strings.NewReplacer(
 		"/run/msgmux ", "/run/msgmux.%i ", "/run/msgmux/", "/run/msgmux.%i/",
-		"/usr/bin/msgmuxd", "/usr/bin/msgmuxd --channel %i",
+		"/usr/bin/msgmuxd", "/usr/bin/msgmuxd --channel %i", "/usr/bin/msgmux sub", "/usr/bin/msgmux -c %i sub",
 		"msgmux.service", "msgmux@%i.service", "msgmux.target", "msgmux@%i.target",
 		"-source.socket", "-source@%i.socket", "-publish.socket", "-publish@%i.socket", "-register.socket", "-register@%i.socket",
 		"-subscribe.socket", "-subscribe@%i.socket", "-control.socket", "-control@%i.socket", "-metrics.socket", "-metrics@%i.socket")
@@ -107,8 +107,8 @@ func TestTemplatesAreLikeTheDefaultChannel(t *testing.T) {
 			t.Errorf("%s lacks %s=%q", template, option, values)
 		}
 	}
-	if compared != 8 {
-		t.Errorf("%d templates compared, want 8: a service, a target, six sockets", compared)
+	if compared != 9 {
+		t.Errorf("%d templates compared, want 9: two services, a target, six sockets", compared)
 	}
 }
 
@@ -116,6 +116,9 @@ func TestTemplatesAreLikeTheDefaultChannel(t *testing.T) {
 func TestServicesSurviveWhatTheyMust(t *testing.T) {
 	const sinks, clients = 4096, 1024 // the defaults of --max-sinks and --max-clients
 	for _, name := range append(files(t, "system/*.service"), files(t, "user/*.service")...) {
+		if strings.Contains(name, "-discard") {
+			continue // no broker
+		}
 		u := read(t, name)
 		for option, want := range map[string]string{
 			"Unit.StartLimitIntervalSec": "0", "Service.Restart": "always", "Service.Type": "notify",
@@ -188,6 +191,32 @@ func TestSocketsSurviveWhatTheyMust(t *testing.T) {
 		}
 		if got := u.one(t, "Socket.PassCredentials"); got != wantCredentials {
 			t.Errorf("%s: PassCredentials is %q, want %q", name, got, wantCredentials)
+		}
+	}
+}
+
+// TestSinkOfLastResort is one that nobody waits for and that nothing gives up, there from before the first service that sends until
+// after the last one; and it has no rights that it does not need.
+func TestSinkOfLastResort(t *testing.T) {
+	u := read(t, "system/msgmux-discard.service")
+	for option, want := range map[string]string{
+		"Unit.StartLimitIntervalSec": "0", "Service.Restart": "always", "Unit.DefaultDependencies": "no", "Unit.Before": "basic.target shutdown.target",
+		"Unit.Conflicts": "shutdown.target", "Service.DynamicUser": "yes", "Service.SupplementaryGroups": "msgmux", "Service.CapabilityBoundingSet": "",
+	} {
+		if got := u.one(t, option); got != want {
+			t.Errorf("%s is %q, want %q", option, got, want)
+		}
+	}
+	if command := u.one(t, "Service.ExecStart"); !strings.Contains(command, " --patience 0 ") || strings.Contains(command, "--tap") {
+		t.Errorf("it is run as %q", command)
+	}
+	preset, err := os.ReadFile("../packaging/preset/90-msgmux.preset")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"msgmux-discard.service", "msgmux-discard@.service"} {
+		if !strings.Contains(string(preset), "\ndisable "+name+"\n") {
+			t.Errorf("%s may be enabled by itself", name)
 		}
 	}
 }

@@ -59,19 +59,19 @@ type bed struct {
 }
 
 // onEachBed runs a test on a machine of each suite.
-func onEachBed(t *testing.T, test func(t *testing.T, b *bed)) {
+func onEachBed(t *testing.T, test func(t *testing.T, b *bed), packages ...string) {
 	rig.Require(t, "systemd")
 	build(t)
 	for _, suite := range rig.Suites {
-		t.Run(suite, func(t *testing.T) { test(t, newBed(t, suite)) })
+		t.Run(suite, func(t *testing.T) { test(t, newBed(t, suite, packages...)) })
 	}
 }
 
-// newBed boots one machine.
-func newBed(t *testing.T, suite string) *bed {
+// newBed boots one machine, with some of Debian's packages.
+func newBed(t *testing.T, suite string, packages ...string) *bed {
 	t.Helper()
 	dir := build(t)
-	b := &bed{rig.Boot(t, suite), t}
+	b := &bed{rig.Boot(t, suite, packages...), t}
 	for _, program := range programs {
 		name := filepath.Base(program)
 		b.Install(filepath.Join(dir, name), "/usr/bin/"+name, 0o755)

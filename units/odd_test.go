@@ -10,36 +10,47 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestOddDescriptors hands the broker what is of no use to it, and tells it lies about what it was handed.
+// TestOddDescriptors hands the broker what is of no use to it, and tells it lies about what it was handed. Where somebody may send
+// to what nobody would read, it does not start, and says which; what only a broker can have left is closed, and said.
 func TestOddDescriptors(t *testing.T) {
 	onEachBed(t, func(t *testing.T, b *bed) {
 		p := b.channel("")
-		// Another name, another kind, and a name that is taken.
-		for name, lines := range map[string]string{
-			"nobody":   "ListenDatagram=/run/odd/nobody\nFileDescriptorName=nobody-knows\n",
-			"stream":   "ListenStream=127.0.0.1:7777\nFileDescriptorName=sink-stream\n",
-			"datagram": "ListenDatagram=/run/odd/publish\nFileDescriptorName=metrics\n",
-			"second":   "ListenDatagram=/run/odd/source\nFileDescriptorName=source\n",
-		} {
+		odd := func(name, lines string) {
 			b.WriteFile("/etc/systemd/system/odd-"+name+".socket", []byte("[Socket]\n"+lines+"Service=msgmux.service\n"), 0o644)
 		}
-		b.dropIn("msgmux.service", "odd", "[Service]\nSockets=odd-nobody.socket odd-stream.socket odd-datagram.socket odd-second.socket\n")
+		says := func(what string) {
+			t.Helper()
+			b.Until("the journal says "+what, 10*time.Second, func() bool {
+				return strings.Contains(b.Journal("--unit="+p.service, "--output=cat"), what)
+			})
+		}
+		for _, o := range []struct{ name, lines, says string }{
+			{"nobody", "ListenDatagram=/run/odd/nobody\nFileDescriptorName=nobody-knows\n", `"nobody-knows" (datagram socket): unknown name`},
+			{"stream", "ListenStream=127.0.0.1:7777\nFileDescriptorName=sink-stream\n", `"sink-stream" (listening stream socket): wrong kind`},
+			{"datagram", "ListenDatagram=/run/odd/publish\nFileDescriptorName=metrics\n", `"metrics" (datagram socket): wrong kind`},
+		} {
+			odd(o.name, o.lines)
+			b.dropIn("msgmux.service", "odd", "[Service]\nSockets=odd-"+o.name+".socket\n")
+			if _, exit := b.Run(t.Context(), "sh", "-c", "systemctl start msgmux.target "+p.service+" 2>/dev/null"); exit == 0 {
+				t.Errorf("the broker starts with the socket %s", o.name)
+			}
+			says(o.says)
+			says("nobody would read what comes there, so the broker does not start")
+			p.systemctl("stop", "msgmux.target", p.service, "odd-"+o.name+".socket")
+		}
+
+		odd("second", "ListenDatagram=/run/odd/source\nFileDescriptorName=source\n")
+		odd("old", "ListenDatagram=/run/odd/old\nFileDescriptorName=mux-of-old\n")
+		b.dropIn("msgmux.service", "odd", "[Service]\nSockets=odd-second.socket odd-old.socket\n")
 		p.systemctl("start", "msgmux.target", p.service)
 		p.untilActive()
-		b.Until("every one is named in the journal", 10*time.Second, func() bool {
-			journal := b.Journal("--unit="+p.service, "--output=cat")
-			return strings.Contains(journal, `"nobody-knows" (datagram socket): unknown name`) &&
-				strings.Contains(journal, `"sink-stream" (listening stream socket): wrong kind`) &&
-				strings.Contains(journal, `"metrics" (datagram socket): wrong kind`) &&
-				strings.Contains(journal, `"source" (datagram socket): descriptor`)
-		})
+		says(`"mux-of-old" (datagram socket): unknown name`)
+		sink := b.StartLoad("sink", "--bind", "@mm-sink", "--register", "/run/msgmux/register")
+		b.MustRun("sh", "-c", "echo to one | socat -u STDIN UNIX-SENDTO:/run/msgmux/source; echo to the other | socat -u STDIN UNIX-SENDTO:/run/odd/source")
+		b.Until("both sources are read", 10*time.Second, func() bool { return p.account().Status.Received == 2 })
 		if n := p.show("NRestarts")["NRestarts"]; n != "0" {
 			t.Errorf("the broker was restarted %s times", n)
 		}
-		// Which of the two sources it took depends on systemd; one of them works.
-		sink := b.StartLoad("sink", "--bind", "@mm-sink", "--register", "/run/msgmux/register")
-		b.MustRun("sh", "-c", "echo to one | socat -u STDIN UNIX-SENDTO:/run/msgmux/source; echo to the other | socat -u STDIN UNIX-SENDTO:/run/odd/source")
-		b.Until("one of two sources is read", 10*time.Second, func() bool { return p.account().Status.Received == 1 })
 		sink.Signal(unix.SIGTERM)
 		sink.Wait()
 
@@ -49,7 +60,7 @@ func TestOddDescriptors(t *testing.T) {
 			"LISTEN_PID=me LISTEN_FDS=1":                                `cannot parse LISTEN_PID: "me"`,
 			"LISTEN_PID=$$ LISTEN_FDS=5":                                "LISTEN_FDS announces 5, descriptor",
 			"LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=source:register": "2 names for 1 descriptors",
-			"LISTEN_PID=1 LISTEN_FDS=1":                                 "no sockets were handed over",
+			"LISTEN_PID=1 LISTEN_FDS=1":                                 "handed over to process 1",
 		} {
 			out, exit := b.Run(t.Context(), "sh", "-c", environment+" exec msgmuxd 2>&1 3</dev/null")
 			if (exit != 1 && exit != 2) || !strings.Contains(out, want) || strings.Contains(out, "goroutine") {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// sockets of a channel, by the middle of their units' names.
+// channelSockets of a channel, by the middle of their units' names.
 var channelSockets = []string{"source", "publish", "register", "subscribe", "control"}
 
 // inodes of the sockets of the default channel, and which of them do not listen.

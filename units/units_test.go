@@ -40,11 +40,10 @@ func TestSystemdUnderstandsTheUnits(t *testing.T) {
 		m.WriteFile("/etc/systemd/system/consumer.service", []byte("[Service]\nExecStart=/usr/bin/cat\nSockets=msgmux-sink@consumer.socket\n"), 0o644)
 		// systemd-analyze wants to see the program.
 		m.WriteFile("/usr/bin/msgmux", []byte("#!/bin/sh\n"), 0o755)
-		m.Install("examples/msgmux-discard.service", "/etc/systemd/system/msgmux-discard.service", 0o644)
 		m.WriteFile("/etc/systemd/system/audit.service", []byte("[Service]\nExecStart=/usr/bin/cat\n"), 0o644)
 		m.WriteFile("/etc/systemd/system/audit-sink.socket", []byte("[Socket]\nListenDatagram=/run/audit/input\nService=audit.service\n"), 0o644)
 		m.Install("examples/hand-over.conf", "/etc/systemd/system/msgmux.service.d/audit.conf", 0o644)
-		units := []string{"msgmux.service", "msgmux-mq.socket", "msgmux@alpha.service", "msgmux-sink@consumer.socket", "msgmux-discard.service"}
+		units := []string{"msgmux.service", "msgmux-mq.socket", "msgmux@alpha.service", "msgmux-sink@consumer.socket", "msgmux-discard.service", "msgmux-discard@alpha.service"}
 		m.MustRun(append([]string{"systemctl", "enable"}, units...)...)
 		m.MustRun("systemctl", "daemon-reload")
 
@@ -53,7 +52,7 @@ func TestSystemdUnderstandsTheUnits(t *testing.T) {
 		all = append(all, units...)
 		for _, channel := range []string{"", "@alpha"} {
 			all = append(all, "msgmux"+channel+".target")
-			for _, kind := range []string{"source", "publish", "register", "subscribe", "control"} {
+			for _, kind := range channelSockets {
 				all = append(all, "msgmux-"+kind+channel+".socket")
 			}
 		}
@@ -141,7 +140,7 @@ func TestChannelsComeUp(t *testing.T) {
 		m.MustRun("useradd", "stranger")
 		for user, want := range map[string]string{"sender": "source publish", "reader": "register subscribe control", "stranger": ""} {
 			var may []string
-			for _, socket := range []string{"source", "publish", "register", "subscribe", "control"} {
+			for _, socket := range channelSockets {
 				if _, exit := m.Run(t.Context(), m.As(user, "test", "-w", "/run/msgmux/"+socket)...); exit == 0 {
 					may = append(may, socket)
 				}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/msgmux/msgmux/internal/need"
 )
 
 // toTop makes the top folder the working directory, as the tool has it.
@@ -110,7 +112,7 @@ func TestManPageHasAllPromises(t *testing.T) {
 		t.Fatal(err)
 	}
 	var want []string
-	for _, found := range regexp.MustCompile(`(?m)^\d\. \*\*(.*)\.\*\*`).FindAllStringSubmatch(string(design), -1) {
+	for _, found := range regexp.MustCompile(`(?m)^\d+\. \*\*(.*)\.\*\*`).FindAllStringSubmatch(string(design), -1) {
 		want = append(want, found[1])
 	}
 	text := readPages(t)["msgmux.7"]
@@ -127,7 +129,7 @@ func TestManPageHasAllPromises(t *testing.T) {
 			t.Errorf("promise %q does not say where it ends", name[1])
 		}
 	}
-	if len(want) != 9 || !slices.Equal(got, want) {
+	if len(want) != 12 || !slices.Equal(got, want) {
 		t.Errorf("msgmux(7) promises %q, the design %q", got, want)
 	}
 }
@@ -156,7 +158,7 @@ func TestManPageNamesEveryUnit(t *testing.T) {
 // TestManPagesAreClean wants mandoc to have nothing to say.
 func TestManPagesAreClean(t *testing.T) {
 	toTop(t)
-	needMandoc(t)
+	need.Program(t, "packages", "mandoc", "mandoc")
 	// Whether the pages that it refers to are there, mandoc looks up in the host's own folder: that is for us to do. What it
 	// says about its index is not about the page.
 	elsewhere := regexp.MustCompile(`(?m)^mandoc: (.*referenced manual not found.*|outdated mandoc\.db.*)\n`)
@@ -173,22 +175,10 @@ func TestManPagesAreClean(t *testing.T) {
 	}
 }
 
-// needMandoc skips the test where there is no mandoc, or fails it where MSGMUX_REQUIRE does not let it be skipped.
-func needMandoc(t *testing.T) {
-	t.Helper()
-	if _, err := exec.LookPath("mandoc"); err == nil {
-		return
-	}
-	if slices.Contains(strings.Fields(strings.ReplaceAll(os.Getenv("MSGMUX_REQUIRE"), ",", " ")), "packages") {
-		t.Fatal("mandoc is not installed, and MSGMUX_REQUIRE does not let this test be skipped")
-	}
-	t.Skip("mandoc is not installed")
-}
-
 // render shows a page as text.
 func render(t *testing.T, page string) string {
 	t.Helper()
-	needMandoc(t)
+	need.Program(t, "packages", "mandoc", "mandoc")
 	out, err := exec.Command("mandoc", "-Tascii", "-O", "width=500", filepath.Join(manFolder, page)).Output()
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +189,7 @@ func render(t *testing.T, page string) string {
 // TestCopyrightListsWhatIsLinked compares the file with what the linker wrote into the binaries.
 func TestCopyrightListsWhatIsLinked(t *testing.T) {
 	toTop(t)
-	modules, err := linkedModules()
+	modules, err := linkedModules(".", "./cmd/msgmux", "./cmd/msgmuxd")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@
 //
 //	generate man                              rewrite docs/man, from the commands as they are now
 //	generate copyright                        print the copyright file
+//	generate copyright cmd/msgmux-nats        print that of the bridge
 //	generate changelog deb VERSION DATE       print the change log; DATE is in RFC 3339 and stands for what is unreleased
 //	generate changelog rpm VERSION DATE
 //
@@ -32,8 +33,12 @@ func run(args []string) error {
 	switch {
 	case len(args) == 1 && args[0] == "man":
 		return writeManPages()
-	case len(args) == 1 && args[0] == "copyright":
-		modules, err := linkedModules()
+	case len(args) > 0 && len(args) <= 2 && args[0] == "copyright":
+		folder, programs := ".", []string{"./cmd/msgmux", "./cmd/msgmuxd"}
+		if len(args) == 2 {
+			folder, programs = args[1], []string{"."}
+		}
+		modules, err := linkedModules(folder, programs...)
 		if err != nil {
 			return err
 		}

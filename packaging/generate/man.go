@@ -190,6 +190,10 @@ func commandList(c command) string {
 			fmt.Fprintf(&out, ".Dl %s\n.Pp\n", escape(sub.usage))
 		}
 		for i, paragraph := range strings.Split(sub.text, "\n\n") {
+			if lines := indented(paragraph); lines != nil {
+				out.WriteString(literal(lines))
+				continue
+			}
 			if i > 0 {
 				out.WriteString(".Pp\n")
 			}
@@ -231,6 +235,19 @@ func prose(text string) string {
 		}
 	}
 	return out.String()
+}
+
+// indented are the lines of a paragraph of which each is indented, as those of a table are; nil: it is no such paragraph.
+func indented(paragraph string) []string {
+	lines := strings.Split(paragraph, "\n")
+	for i, line := range lines {
+		inner, ok := strings.CutPrefix(line, "  ")
+		if !ok {
+			return nil
+		}
+		lines[i] = inner
+	}
+	return lines
 }
 
 // escape makes text safe in roff. A hyphen stays what it is, so that an option can be copied from the page.

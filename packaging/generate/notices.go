@@ -26,12 +26,20 @@ var licenses = map[string]string{
 var known = map[string]struct{ license, copyright string }{
 	"github.com/coreos/go-systemd/v22": {"Apache-2.0", "2014-2022 CoreOS, Inc.; 2015-2026 Red Hat, Inc.; 2014 Docker, Inc."},
 	"github.com/godbus/dbus/v5":        {"BSD-2-Clause", ""},
+	"github.com/klauspost/compress":    {"BSD-3-Clause", ""},
+	"github.com/nats-io/nats.go":       {"Apache-2.0", "2012-2026 The NATS Authors"},
+	"github.com/nats-io/nkeys":         {"Apache-2.0", "2018-2026 The NATS Authors"},
+	"github.com/nats-io/nuid":          {"Apache-2.0", "2016-2026 The NATS Authors"},
+	"golang.org/x/crypto":              {"BSD-3-Clause", ""},
 	"github.com/spf13/cobra":           {"Apache-2.0", "2013-2023 The Cobra Authors"},
 	"github.com/spf13/pflag":           {"BSD-3-Clause", ""},
 	"golang.org/x/sys":                 {"BSD-3-Clause", ""},
 	"golang.org/x/text":                {"BSD-3-Clause", ""},
 	goItself:                           {"BSD-3-Clause", ""},
 }
+
+// ourselves is the main module, which the bridge is a neighbour of.
+const ourselves = "github.com/msgmux/msgmux"
 
 // goItself stands for the standard library and the runtime, which are in every binary.
 const goItself = "go"
@@ -42,8 +50,9 @@ type module struct {
 	dir           string // where its license is
 }
 
-// linkedModules asks which modules are in the binaries of all architectures, and where they are.
-func linkedModules() ([]module, error) {
+// linkedModules asks which modules are in the binaries of all architectures, and where they are: those of programs of the module
+// in a folder.
+func linkedModules(folder string, programs ...string) ([]module, error) {
 	root, err := goTool(nil, "env", "GOROOT", "GOVERSION")
 	if err != nil {
 		return nil, err
@@ -51,13 +60,13 @@ func linkedModules() ([]module, error) {
 	place := strings.Split(strings.TrimSpace(root), "\n")
 	modules := []module{{goItself, strings.TrimPrefix(place[1], "go"), place[0]}}
 	for _, arch := range []string{"amd64", "arm64"} {
-		out, err := goTool([]string{"GOOS=linux", "CGO_ENABLED=0", "GOARCH=" + arch}, "list", "-deps",
-			"-f", "{{with .Module}}{{if not .Main}}{{.Path}}\t{{.Version}}\t{{.Dir}}{{end}}{{end}}", "./cmd/msgmux", "./cmd/msgmuxd")
+		out, err := goTool([]string{"GOOS=linux", "CGO_ENABLED=0", "GOARCH=" + arch}, append([]string{"-C", folder, "list", "-deps",
+			"-f", "{{with .Module}}{{if not .Main}}{{.Path}}\t{{.Version}}\t{{.Dir}}{{end}}{{end}}"}, programs...)...)
 		if err != nil {
 			return nil, err
 		}
 		for line := range strings.Lines(out) {
-			if fields := strings.Split(strings.TrimSpace(line), "\t"); len(fields) == 3 {
+			if fields := strings.Split(strings.TrimSpace(line), "\t"); len(fields) == 3 && fields[0] != ourselves {
 				modules = append(modules, module{fields[0], fields[1], fields[2]})
 			}
 		}
