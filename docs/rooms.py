@@ -39,6 +39,7 @@ box(870, 400, 130, 56, KEPT, KEPT_LINE, "activation", ["systemd"])
 box(160, 498, 390, 54, KEPT, KEPT_LINE, "broker/ring", ["cursors, operation log, recovery, patience"])
 box(570, 498, 130, 54, KEPT, KEPT_LINE, "ring/mem", ["watched stores"])
 box(720, 498, 130, 54, KEPT, KEPT_LINE, "ring/layout2", ["the one before"])
+box(870, 498, 130, 54, KEPT, KEPT_LINE, "broker/scout", ["where a path leads"])
 
 box(160, 592, 210, 46, KERNEL, KERNEL_LINE, "internal/sys", ["system calls"])
 box(400, 592, 210, 46, KERNEL, KERNEL_LINE, "internal/wire", ["texts and packets"])
