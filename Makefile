@@ -21,13 +21,16 @@ SOAK_KILLS ?= 10000
 SOAK_RESTARTS ?= 100
 SOAK_SYSTEMD_KILLS ?= 300
 SOAK_UPGRADES ?= 10
+SOAK_BRIDGE_KILLS ?= 2000
+BRIDGE_KILLS ?= 100
 MUTANTS ?= 30
+SEED ?= 1
 
 # Pinned: a new release must not turn a green tree red overnight. Run by version, so it never enters go.mod.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # What `make test` runs. A part joins the list with the change that brings it.
-PARTS := unit proof systemd packages recipes
+PARTS := unit proof systemd packages recipes bridge
 
 # The tests that boot a systemd are a part of their own, and so are what the packages are made of and the models. The killing parent is too
 # slow under the race detector, and the tests of promise 4 compare times and rates, which it distorts.
@@ -45,10 +48,15 @@ help: ## list the targets
 build: ## bin/msgmuxd, the broker, and bin/msgmux, the command line
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/msgmuxd ./cmd/msgmux
 
+.PHONY: build-bridge
+build-bridge: ## bin/msgmux-nats, the bridge to NATS JetStream, a module of its own
+	cd cmd/msgmux-nats && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o ../../bin/ .
+
 .PHONY: packages
 packages: ## .deb and .rpm for amd64 and arm64, build/packages
 	rm -rf build/packages
 	packaging/build.sh build/packages
+	packaging/nats/build.sh build/packages
 
 .PHONY: man
 man: ## bring the man pages up to date with --help and docs/protocol.md
@@ -76,13 +84,14 @@ test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, unde
 	@$(MAKE) --no-print-directory test-race fuzz
 
 .PHONY: test-proof
-test-proof: model ## the models, and the broker killed after every store to its memory; no root
+test-proof: model ## the models, and the broker killed after every store to its memory, every operation broken on purpose too; no root
 	go vet -tags ring_watch ./broker/ring/...
-	go test -count=1 -tags ring_watch -timeout 15m -v -run 'TestEveryKill|TestEveryStoreIsPlayed' ./broker/ring ./broker/ring/layout2/writer | grep -vE '^ *(===|---)'
+	MSGMUX_LIES=20s go test -count=1 -timeout 10m -v -run 'TestPromise12_Lying' ./broker | grep -vE '^ *(===|---)|level='
+	go test -count=1 -tags ring_watch -timeout 15m -v -run 'TestEveryKill|TestEveryStoreIsPlayed|TestLedger|TestMisplacedLog|TestPublishing' ./broker/ring ./broker/ring/layout2/writer | grep -vE '^ *(===|---)'
 
 .PHONY: mistakes
-mistakes: ## MUTANTS (30) mistakes in the code of the ring, one at a time, and whether each is noticed; 0 is all, an hour
-	MSGMUX_MUTANTS=$(MUTANTS) go test -count=1 -tags ring_watch -timeout 0 -v -run TestMistakesAreCaught ./broker/ring | grep -vE '^ *(===|---)'
+mistakes: ## MUTANTS (30) mistakes in the code of the ring, one at a time, chosen by SEED (1): each must be noticed; 0 is all
+	MSGMUX_MUTANTS=$(MUTANTS) MSGMUX_SEED=$(SEED) go test -count=1 -tags ring_watch -timeout 0 -v -run TestMistakesAreCaught ./broker/ring | grep -vE '^ *(===|---)'
 
 .PHONY: model
 model: ## the models of the crash protocol: every state of those that must hold, and a mistake in each of those that must not
@@ -103,6 +112,14 @@ test-recipes: ## runs the programs of docs/recipes beside a broker; root, some m
 	@.ci/need recipes python3 socat gcc jq curl logger journalctl || [ $$? = 2 ]
 	cd docs/recipes && go vet ./... && go test -count=1 -p 1 -timeout 20m ./...
 	cd docs/recipes/statsd && go vet ./... && go test -count=1 -timeout 10m ./...
+	cd docs/recipes/agents && go vet ./... && go test -count=1 -timeout 20m ./...
+
+# One after the other: both build the server on their first run, and the second is for hosts that are network namespaces.
+.PHONY: test-bridge
+test-bridge: ## the bridge to NATS with real servers, one and a cluster, killed BRIDGE_KILLS (100) times with all beside it; root, under six minutes
+	@.ci/need bridge ip || [ $$? = 2 ]
+	cd cmd/msgmux-nats && go vet ./... && MSGMUX_BRIDGE_KILLS=$(BRIDGE_KILLS) go test -count=1 -p 1 -timeout 10m ./...
+	@cd cmd/msgmux-nats && ../../.ci/fuzz $(FUZZTIME)
 
 .PHONY: test-race
 test-race: ## the client and the core packages under the race detector
@@ -113,12 +130,14 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	@.ci/fuzz $(FUZZTIME)
 
 .PHONY: soak
-soak: ## hours: every instruction, SOAK_KILLS (10000) kills, restarts, SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
+soak: ## hours: every instruction, SOAK_KILLS (10000) kills, SOAK_BRIDGE_KILLS (2000) of a bridge and all beside it, restarts, SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
 	@$(MAKE) --no-print-directory test-proof
 	MSGMUX_STEP=all go test -count=1 -timeout 0 -v -run TestEveryInstruction ./broker/ring
 	MSGMUX_SOAK_KILLS=$(SOAK_KILLS) go test -count=1 -timeout 0 -v ./broker/crashtest
 	MSGMUX_SOAK_RESTARTS=$(SOAK_RESTARTS) MSGMUX_SOAK_KILLS=$(SOAK_SYSTEMD_KILLS) go test -count=1 -timeout 0 -v -run 'TestRestartIsInvisible|TestKillIsInvisible' ./units
+	cd docs/recipes && MSGMUX_SOAK_KILLS=$(SOAK_KILLS) go test -count=1 -timeout 0 -v -run TestPromise10 .
 	MSGMUX_SOAK_UPGRADES=$(SOAK_UPGRADES) go test -count=1 -timeout 0 -v -run TestUpgradeUnderLoad ./packaging
+	cd cmd/msgmux-nats && MSGMUX_BRIDGE_KILLS=$(SOAK_BRIDGE_KILLS) go test -count=1 -timeout 0 -v -run TestKills .
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAK_FUZZ)
 
 .PHONY: bench
@@ -130,7 +149,7 @@ lint: ## gofmt, vet of every module, golangci-lint, shellcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt these:"; echo "$$unformatted"; exit 1; }
 	git ls-files -- go.mod '*/go.mod' | while read -r module; do (cd "$$(dirname "$$module")" && go vet ./...); done
 	go run $(GOLANGCI) run
-	@if .ci/need lint shellcheck; then shellcheck $(SCRIPTS); else [ $$? = 2 ]; fi
+	@if .ci/need lint shellcheck; then shellcheck -x $(SCRIPTS); else [ $$? = 2 ]; fi
 
 .PHONY: release-check
 release-check: ## hours: prints what must hold before a release, and does it
