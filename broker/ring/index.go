@@ -42,8 +42,19 @@ func (r *Ring) near(pos uint64) Place {
 	return r.piece(pos).First.Load()
 }
 
+// found is an answer of atMost, which holds for as long as the record is in the ring.
+type found struct {
+	pos  uint64
+	last Place
+}
+
 // atMost is the last place that is not beyond pos. Preconditions: pos is between tail and head.
+//
+// Sinks that are in step ask for the same place one after the other, so it is looked up once.
 func (r *Ring) atMost(pos uint64) Place {
+	if pos == r.found.pos && r.found.last.Seq != 0 {
+		return r.found.last
+	}
 	head := r.c.Head.Pos.Load()
 	for p := r.near(pos); ; {
 		if p.Pos >= head {
@@ -51,6 +62,7 @@ func (r *Ring) atMost(pos uint64) Place {
 		}
 		next := r.next(p)
 		if next.Pos > pos {
+			r.found = found{pos, p}
 			return p
 		}
 		p = next

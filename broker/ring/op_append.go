@@ -183,15 +183,16 @@ func (r *Ring) enterSlot(a *appending, out *Outcome) bool {
 // the ring's own format, so the bytes go over as they are, or have been received where they belong.
 func (r *Ring) enterPacket(a *appending, packet landed) bool {
 	from, at := a.offset, a.head
-	for a.offset < uint64(packet.len()) {
-		n := int(getLength(packet.first[a.offset:]))
-		if !r.fits(a.head, n) {
+	head, offset, end := at, from, uint64(packet.len())
+	for limit := r.c.Tail.Pos.Load() + r.geo.Size; offset < end; {
+		n := int(getLength(packet.first[offset:]))
+		size := uint64(wire.Padded(n))
+		if head.Pos+size > limit {
 			break
 		}
-		a.head = r.enter(a.head, n)
-		a.offset += uint64(wire.Padded(n))
+		head, offset = r.enter(head, n), offset+size
 	}
-	if a.offset > from {
+	if a.head, a.offset = head, offset; offset > from {
 		r.attribute(a, r.originOf(a.next), at.Seq)
 		if !packet.inRing {
 			r.data.Copy(at.Pos&r.mask, packet.first[from:a.offset])
