@@ -75,9 +75,6 @@ func (s *source) close() {
 
 // takeStaged is takeTurn for a source with a stage.
 func (l *loop) takeStaged(s *source) (n int) {
-	if s.rung && !l.unring(s) {
-		return 0
-	}
 	taken, stage := s.client.Staged(), s.stage.stage
 	if s.closing && taken-s.last < 1<<63 {
 		l.endSource(s, nil, stage.Leaves())
@@ -95,7 +92,8 @@ func (l *loop) takeStaged(s *source) (n int) {
 		l.endSource(s, nil, stage.Leaves())
 		return 0
 	case !some:
-		if !s.sleep() || s.rung {
+		// What has woken the broker is taken now, and not before the sinks have had what they were woken for.
+		if (!s.rung || l.unring(s)) && (!s.sleep() || s.rung) {
 			l.enqueue(s)
 		}
 		return 0
