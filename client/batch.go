@@ -11,17 +11,13 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// Batch collects messages and sends them many in one packet, which costs little more than sending one: what a message
-// costs is mostly what a packet costs. Only one goroutine may use it at a time; a source may have several.
+// Batch collects messages and sends them many in one packet, which costs little more than sending one. It is for one
+// goroutine at a time; a source may have several. A packet is in the channel as a whole or not at all; on a channel
+// without a publish socket messages go one by one.
 //
-// How many to collect: what is there. Add sends by itself whenever a packet is full, of 64 KiB. Waiting for more to come
-// gains little, because while the channel is busy Flush waits and more comes by itself.
-//
-// What Flush could not send stays. A batch that is not to be sent is thrown away: it needs no closing. The zero Batch belongs
-// to no source, and is as one of a source that was closed.
-//
-// A packet is in the channel as a whole or not at all. On a channel without a publish socket the messages go one by
-// one.
+// Add what is there, then Flush: waiting for more gains little, because while the channel is busy Flush waits and more
+// comes by itself. What could not be sent stays collected. A batch needs no closing. The zero Batch is as one of a source
+// that was closed.
 type Batch struct {
 	source *Source
 	packet []byte // records, back to back
@@ -30,18 +26,18 @@ type Batch struct {
 	marks  bool   // mark was said since it was sent last
 }
 
-// Batch makes an empty batch. It needs no closing.
+// Batch makes an empty batch.
 func (s *Source) Batch() *Batch { return &Batch{source: s} }
 
 // Len is how many messages are collected and not sent.
 func (b *Batch) Len() int { return b.load.messages }
 
-// Fits says whether Add takes a message of size bytes without sending anything first. An empty batch takes everything.
+// Fits says whether Add takes a message of size bytes without sending anything first, as an empty batch always does.
 func (b *Batch) Fits(size int) bool {
 	return b.load.messages == 0 || len(b.packet)+wire.Padded(size) <= wire.MaxPacket
 }
 
-// Add puts a copy of a message behind those that were collected. If the packet has no room for it, what was collected is
+// Add puts a copy of a message behind those that were collected. If a packet, of 64 KiB, has no room for it too, they are
 // sent first, which may block, and fail as Flush does: then the message was not added. ErrTooLarge is as with Send.
 func (b *Batch) Add(ctx context.Context, message []byte) error {
 	payload, err := b.Make(ctx, len(message))
@@ -49,9 +45,8 @@ func (b *Batch) Add(ctx context.Context, message []byte) error {
 	return err
 }
 
-// Make is Add for a message of size bytes, from 0 to MaxMessage, that the caller writes into the packet itself, which
-// saves the copy: it returns the place for its payload, which is not cleared. It may be written to until the next call of
-// any of the batch's methods, and must not be used after that.
+// Make is Add without the copy: it returns the place for a payload of size bytes, 0 to MaxMessage, which is not cleared. It
+// may be used until the next call of any of the batch's methods.
 func (b *Batch) Make(ctx context.Context, size int) ([]byte, error) {
 	if b.source == nil {
 		return nil, opError("send", "", net.ErrClosed)
@@ -86,9 +81,8 @@ func (s *Source) tooLarge(ctx context.Context, size int) error {
 	return opError("send", s.path, s.admit(ctx, size))
 }
 
-// Flush sends what was collected, and waits while the channel takes nothing, until ctx is done. What it could not send
-// stays collected: a later Flush sends it. The exception is a message for which ErrTooLarge is returned: it is left out.
-// Everything else is as with Send.
+// Flush sends what was collected, and waits while the channel takes nothing, until ctx is done. A message for which it
+// returns ErrTooLarge is left out; all else is as with Send.
 func (b *Batch) Flush(ctx context.Context) error {
 	if b.load.messages == 0 && !b.marks {
 		return nil

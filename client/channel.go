@@ -17,9 +17,8 @@ const (
 	EnvRuntimeDir = "MSGMUX_RUNTIME_DIR" // the folder of a channel's sockets; for Default it wins over EnvChannel
 )
 
-// Channel is one broker's channel, found by the folder that its sockets are in. Default, Named and User find it; so does
-// Channel{RuntimeDir: folder}. None of them looks whether a broker is there. All methods of the zero Channel fail with
-// ErrBadOption.
+// Channel is one broker's channel, by the folder that its sockets are in. Default, Named and User find it, and do not look
+// whether a broker is there. All methods of the zero Channel fail with ErrBadOption.
 type Channel struct {
 	RuntimeDir string // absolute, such as /run/msgmux
 }
@@ -29,8 +28,8 @@ var channelName = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
 
 const opFind = "find the channel"
 
-// Default is the channel that the environment names, and else this host's default channel: in $MSGMUX_RUNTIME_DIR, or in
-// /run/msgmux.$MSGMUX_CHANNEL, or in /run/msgmux. What a variable says may be of no use: ErrBadOption.
+// Default is the channel in $MSGMUX_RUNTIME_DIR, or else the one named $MSGMUX_CHANNEL, or else this host's default
+// channel, in /run/msgmux. It fails with ErrBadOption if a variable is of no use.
 func Default() (Channel, error) {
 	if dir := os.Getenv(EnvRuntimeDir); dir != "" {
 		dir, err := filepath.Abs(dir)
@@ -42,12 +41,12 @@ func Default() (Channel, error) {
 	return Channel{RuntimeDir: "/run/msgmux"}, nil
 }
 
-// Named is the channel of that name of this host, in /run/msgmux.NAME whatever the environment says. A name is 1 to 32 of
-// a-z, 0-9 and _; others fail with ErrBadOption.
+// Named is the host's channel of that name, in /run/msgmux.NAME, whatever the environment says. A name is 1 to 32 of a-z,
+// 0-9 and _; others fail with ErrBadOption.
 func Named(name string) (Channel, error) { return in("/run", name) }
 
-// User is the channel of that name of the caller's own service manager, in $XDG_RUNTIME_DIR/msgmux.NAME. With "" it is the
-// one in $MSGMUX_CHANNEL, or else the default one, in $XDG_RUNTIME_DIR/msgmux. Without XDG_RUNTIME_DIR it fails with
+// User is the channel of that name of the caller's own service manager, in $XDG_RUNTIME_DIR/msgmux.NAME; with "" the one
+// named $MSGMUX_CHANNEL, or else the default one, in $XDG_RUNTIME_DIR/msgmux. Without XDG_RUNTIME_DIR it fails with
 // ErrBadOption.
 func User(name string) (Channel, error) {
 	// pam_systemd(8) sets it for every session, to /run/user/UID.

@@ -38,14 +38,14 @@ func (c Channel) Sinks(ctx context.Context) (Status, []SinkStatus, error) {
 }
 
 // Drop removes a sink, named by its label or by "#ID". It is for root, the broker's user and the sink's owner. A sink that
-// is a connection is disconnected (ErrHungUp); one that is a datagram socket is not told, nothing reaches it any more.
+// is a connection ends with ErrHungUp; a datagram socket is not told.
 func (c Channel) Drop(ctx context.Context, sink string) error {
 	_, err := c.ask(ctx, "drop the sink", wire.Request{Op: wire.OpDrop, Sink: sink})
 	return err
 }
 
-// SetPatience changes how long the channel waits for a sink, named by its label or by "#ID"; Forever is without end. It is
-// for those who may drop the sink.
+// SetPatience changes how long the channel waits for a sink, named as for Drop and by who may Drop it; Forever is without
+// end.
 func (c Channel) SetPatience(ctx context.Context, sink string, patience time.Duration) error {
 	const op = "set the sink"
 	if patience < 0 {
@@ -55,8 +55,8 @@ func (c Channel) SetPatience(ctx context.Context, sink string, patience time.Dur
 	return err
 }
 
-// Control sends a request to the control socket and returns the answer, both JSON as docs/protocol.md has them: for what
-// this package has no name for. A refusal is an error, as of the other methods.
+// Control sends any request to the control socket and returns the answer, both JSON as docs/protocol.md has them. A refusal
+// is an error.
 func (c Channel) Control(ctx context.Context, request []byte) (answer []byte, err error) {
 	_, answer, err = c.exchange(ctx, "ask the channel", request)
 	return answer, err

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package msgmux is the Go client of a msgmux broker: it sends messages into a channel, receives every message of a
-// channel as a sink, and asks a channel how it is.
+// channel as a sink, and asks a channel how it is. All of that happens on one host.
 //
 //	import msgmux "github.com/msgmux/msgmux/client"
 //
@@ -19,48 +19,34 @@
 //	}
 //
 // Under systemd, sending is for the members of the group msgmux-send, receiving and asking for those of msgmux; others get
-// ErrRefused.
+// ErrRefused. A source may also be any datagram socket, and a sink any bound one and a line of text; this package carries
+// many messages in one packet (Batch, Messages), connects again, tells what was lost, and knows contexts. They end every
+// wait at once; what waits does so in the runtime's poller, and keeps no thread and no processor.
 //
-// A program does not need this package: a source is a connected datagram socket, a sink is a bound one and one line of
-// text. What the package adds is speed and care: many messages in one packet both ways (Batch, Messages), which costs a
-// tenth or less of a packet for each; waiting without spinning when the channel is full, contexts, buffers that cut nothing
-// off, connecting again, what was lost, errors that can be told apart.
-//
-// # Lives
+// # Restarts and crashes
 //
 // A restart of the broker under systemd is not noticed. When the channel is stopped and started, a Source connects again by
-// itself, and a Sink if SinkOptions.Reconnect says so, where it was if the channel still knows; Retry has both wait for a
-// broker that is not there.
+// itself, and a Sink if SinkOptions.Reconnect says so; with Retry both also wait for a broker that is not there.
 //
-// What lies unread in a sink is lost when its own process dies, but for two kinds. That of a sink whose socket the service manager
-// holds (Inherited) stays in the socket. A sink that is kept (SinkOptions.Keep) goes on behind the last message that it was done
-// with, and gets again what it had in hand; if it stores its Position with its results, in one transaction, and says so
-// (SinkOptions.From), it has each message exactly once.
-//
-// A source that was killed does not know what is in the channel, unless it marks what it sends (SourceOptions.Marks, Batch.Mark) with
-// how far it has come in its own input: Source.Mark tells that when it is back.
-//
-// Contexts end every wait at once. All waiting is left to the runtime's poller: what waits keeps no thread and no processor,
-// and makes nothing else in the program late.
-//
-// It is not the broker, starts none, and keeps nothing on disk. Everything happens on this host: there is no network.
+// What lies unread in a sink is lost when its process dies, unless the service manager holds its socket (Inherited) or its
+// place is kept (SinkOptions.Keep): then it goes on behind the last message that it was done with. If it stores its Position
+// with its results, in one transaction, and begins there (SinkOptions.From), each message takes effect exactly once. A
+// source learns how much of its input is in the channel if it marks what it sends (SourceOptions.Marks).
 //
 // # Errors
 //
-// Every error is an *OpError, and errors.Is finds in it the class of the failure: ErrNoBroker, ErrRefused, ErrHungUp,
-// ErrWouldBlock, ErrTooLarge, ErrNotFound, ErrBadOption, net.ErrClosed, errors.ErrUnsupported, io.EOF after Sink.Leave, or
-// the error of the context.
+// Every error is an *OpError, in which errors.Is finds the class of the failure: one of this package's variables,
+// net.ErrClosed, errors.ErrUnsupported, io.EOF after Sink.Leave, or the error of the context.
 //
 // # Tests
 //
-// The package client/brokertest starts a real broker in the process of a test:
+// Package client/brokertest starts a real broker in the process of a test:
 //
 //	broker := brokertest.Start(t, brokertest.Options{})
 //	sink, err := broker.Channel.Subscribe(t.Context(), msgmux.SinkOptions{})
 //
 // # Compatibility
 //
-// This package and client/brokertest keep to semantic versioning: what a program uses of them changes with a major version
-// only. Types of options and of answers get more fields, and kinds and states more values; so name the fields in literals.
-// The other packages of the module promise nothing.
+// This package and client/brokertest keep to semantic versioning; the module's other packages promise nothing. Types of
+// options and of answers get more fields, and kinds and states more values, so name the fields in literals.
 package msgmux

@@ -18,6 +18,10 @@ func TestTheDocumentationStandsAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// All of it is read in one sitting: who adds something takes something away.
+	if n := strings.Count(string(text), "\n"); n > 750 {
+		t.Errorf("go doc -all has %d lines, more than 750", n)
+	}
 	out := strings.Join(strings.Fields(string(text)), " ")
 	for _, want := range []string{
 		"Since time.Time // when the broker's process began", "RateOver time.Duration", "MaxMessage int //", "Sizes are in bytes",

@@ -15,17 +15,17 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// Position is a place in the order of a channel, as a program writes it down with its results: everything numbered below Seq is
-// behind it, in that life of the numbering. The zero Position is none.
+// Position is a place in the order of a channel, as a program stores it with its results: everything numbered below Seq is
+// done. The zero Position is none.
 type Position struct {
 	Epoch uint64 // which life of the channel's numbers (Sink.Epoch)
 	Seq   uint64 // the number after that of the last message (Message.Seq) that is done
 }
 
-// String is "EPOCH:NUMBER", as ParsePosition reads it.
+// String is "EPOCH:NUMBER".
 func (p Position) String() string { return wire.Position(p).String() }
 
-// ParsePosition reads what Position.String has written. It fails with ErrBadOption.
+// ParsePosition reads what Position.String has written, or fails with ErrBadOption.
 func ParsePosition(text string) (Position, error) {
 	p, err := wire.ParsePosition(text)
 	if err != nil {
@@ -175,13 +175,10 @@ func (o *SinkOptions) acknowledges() bool {
 	return o.Ack || o.View || o.Keep != 0 || o.From != Position{} || o.Batch != 0
 }
 
-// Ack says that everything numbered below seq is done: with SinkOptions.Ack it is for the program to say. For message m that is
-// m.Seq+1. It does not block; the broker hears of it soon, and at the latest with Close. A lower number than before means
-// nothing. Beyond what has come the broker ends the connection.
-//
-// In a share it counts for the messages of the packet in hand alone, and the next packet comes when all of it is done.
-//
-// It fails with ErrBadOption if the sink does not acknowledge by itself, and with net.ErrClosed.
+// Ack says that everything numbered below seq is done, which for message m is m.Seq+1; SinkOptions.Ack leaves that to the
+// program. It does not block: the broker hears of it soon, and at the latest with Close. Less than before means nothing;
+// for more than has come the broker hangs up. In a share it is about the packet in hand alone, and the next one comes when
+// all of it is done. It fails with ErrBadOption without SinkOptions.Ack, and with net.ErrClosed.
 func (s *Sink) Ack(seq uint64) error {
 	const op = "acknowledge"
 	switch {
@@ -194,16 +191,16 @@ func (s *Sink) Ack(seq uint64) error {
 	return nil
 }
 
-// Epoch names the life of the channel's numbers that Message.Seq is one of: it stays as long as they go on, over restarts of the
-// broker, and is another one when the channel was stopped and started. 0 on an inherited socket.
+// Epoch names the life of the channel's numbers (Message.Seq): restarts of the broker do not change it, stopping and
+// starting the channel does. It is 0 on an inherited socket.
 func (s *Sink) Epoch() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.epoch
 }
 
-// Forget ends a sink for good: what is kept for it is not needed any more, and what it has not done is abandoned. It closes the
-// sink. Without SinkOptions.Keep it is Close.
+// Forget closes a sink and has the channel forget its place, which SinkOptions.Keep would keep; what it has not done is
+// abandoned. It may block until ctx is done; after an error the sink is open.
 func (s *Sink) Forget(ctx context.Context) error {
 	const op = "forget"
 	if s.options.Keep == 0 || s.closed.Load() {

@@ -15,24 +15,23 @@ import (
 var (
 	// ErrNoBroker: the socket is not there, or nobody has it open.
 	ErrNoBroker = errors.New("no broker is listening")
-	// ErrRefused: the mode of the socket, or the broker, does not allow it. OpError.Code has the broker's reason.
+	// ErrRefused: the mode of the socket, or the broker, does not allow it; OpError.Code has the broker's reason.
 	ErrRefused = errors.New("refused")
-	// ErrWouldBlock: the channel takes no message at the moment; only TrySend and TryFlush say so.
+	// ErrWouldBlock: the channel takes no message now; only TrySend and TryFlush say so.
 	ErrWouldBlock = errors.New("the channel takes no message now")
 	// ErrTooLarge: the message is larger than a socket of this host carries, or than the channel takes.
 	ErrTooLarge = errors.New("message too large")
 	// ErrNotFound: the channel has no sink of that label or id, or this process no such inherited socket.
 	ErrNotFound = errors.New("no such sink")
-	// ErrHungUp: the broker ended the connection of a sink. It was dropped by an administrator, or the channel was stopped;
-	// a broker that is restarted does not hang up.
+	// ErrHungUp: the sink was dropped by an administrator, or the channel was stopped. A restart does not hang up.
 	ErrHungUp = errors.New("the broker has hung up")
-	// ErrInUse: another connection, or another sink, has the name that was asked for; or has taken it over.
+	// ErrInUse: another connection or sink has the name that was asked for, or has taken it over.
 	ErrInUse = errors.New("the name is in use")
-	// ErrEpoch: the channel's numbers, or a source's mark, are not the ones that the program knows: the channel was stopped and
-	// started, or its memory was lost. What that means for what is written down the program has to decide. Subscribing without
+	// ErrEpoch: the channel's numbers, or a source's mark, are not the ones that the program knows: the channel was stopped
+	// and started, or its memory was lost. What becomes of what is stored the program has to decide. Subscribing without
 	// From, or with the epoch of now, goes on with what there is.
 	ErrEpoch = errors.New("the channel has begun anew")
-	// ErrOverwritten: what Sink.InPlace had its caller use was overwritten meanwhile, and counts for nothing.
+	// ErrOverwritten: what Sink.InPlace lent was overwritten meanwhile, and counts for nothing.
 	ErrOverwritten = errors.New("the messages were overwritten while they were read")
 	// ErrBadOption: an argument that no broker would accept; nothing was sent.
 	ErrBadOption = errors.New("bad option")

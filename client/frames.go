@@ -44,6 +44,45 @@ func join(ctx context.Context, path string, hello wire.Hello) (*net.UnixConn, wi
 	}
 }
 
+// errNotShared is why no memory can be shared with this broker, or on this host.
+var errNotShared = errors.New("no memory can be shared")
+
+// joinShared is join for an end that shares memory with the broker, if wanted, which is an option of its hello, says so: behind
+// the ok comes a packet with the descriptors, which enter maps. Where that cannot be had it fails with errNotShared.
+func joinShared[T any](ctx context.Context, path string, hello *wire.Hello, wanted *bool, enter func(fds []int) (*T, error)) (
+	conn *net.UnixConn, reply wire.Reply, memory *T, err error,
+) {
+	for {
+		conn, reply, err = join(ctx, path, *hello)
+		if !*wanted {
+			return conn, reply, nil, err
+		}
+		if refusal, ok := errors.AsType[*wire.Error](err); ok && (refusal.Code == wire.CodeUnknownOption || refusal.Code == wire.CodeUnsupported) {
+			err = fmt.Errorf("%w: %w", errNotShared, err)
+		}
+		if err != nil {
+			return nil, reply, nil, err
+		}
+		_, fds, err := receiveShort(ctx, conn)
+		if err == nil {
+			if memory, err = enter(fds); err != nil {
+				err = fmt.Errorf("%w: %w", errNotShared, err)
+			}
+			sys.CloseDescriptors(fds)
+		}
+		if err == nil {
+			return conn, reply, memory, nil
+		}
+		_ = conn.Close()
+		if isHangUp(err) {
+			err = sleep(ctx, againAfter)
+		}
+		if err != nil {
+			return nil, reply, nil, err
+		}
+	}
+}
+
 // greet says hello and reads the answer.
 func greet(ctx context.Context, conn *net.UnixConn, hello wire.Hello) (wire.Reply, error) {
 	release := interrupt(ctx, conn.SetDeadline)

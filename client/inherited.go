@@ -14,34 +14,27 @@ import (
 	"syscall"
 )
 
-// InheritedOptions say how an inherited socket is read. What the sink is (patience, label, ...) is said where it is
-// declared.
+// InheritedOptions say how an inherited socket is read. What the sink is (patience, label) is said where it is declared.
 type InheritedOptions struct {
-	// Frames says that the sink is declared with frames=yes: many messages come in one packet, with their numbers and with
-	// what was lost. It must be as declared: without it a packet is a message, and with it a plain message is an error.
+	// Frames says that the sink is declared with frames=yes: a packet is many messages, with their numbers and with what
+	// was lost. Without it a packet is a message. It must be as declared: a plain message is an error here.
 	Frames bool
+	Origin bool // it is declared with meta=yes, too; goes with Frames only, and must be as declared
 
-	// Origin says that the sink is declared with meta=yes too, and gives each message its Message.Origin. It goes with Frames
-	// only, and must be as declared.
-	Origin bool
-
-	// OnGap and Logger are as in SinkOptions. Without Frames nothing tells of gaps.
-	OnGap  func(Gap)
-	Logger *slog.Logger
+	OnGap  func(Gap)    // as in SinkOptions; never called without Frames
+	Logger *slog.Logger // as in SinkOptions
 }
 
 // Inherited receives from a socket that the service manager has given to this process (sd_listen_fds(3)): a declared sink,
-// whose socket is there before the program and after it. It is the one way of receiving that survives the end of the
-// reader: what comes while the program is restarted, upgraded or crashed waits in the socket, and then in the channel for
-// as long as the sink's patience lasts. What a program that dies has taken out of the socket and not done with is lost:
-// the message, or with Frames the packet. One that ends in good order calls Sink.Leave and receives to io.EOF.
+// whose socket is there before the program and after it. What comes while the program is restarted or crashed waits in the
+// socket, and then in the channel for as long as the sink's patience lasts. A program that dies loses what it has taken out
+// and not done with: the message, or with Frames the packet. One that ends in good order calls Sink.Leave and receives to
+// io.EOF.
 //
-// name is the socket's FileDescriptorName=, or the name of its unit: "archive" finds archive.socket, and the instance of
-// msgmux-sink@archive.socket. With "" it is the only socket that was given. It fails with ErrNotFound if no such socket
-// was given, and with ErrBadOption if it is none for datagrams.
-//
-// The descriptor stays open, and the environment as it is: after Close it can be had again. Two sinks that have the same
-// socket divide its messages, also with another program, for which it does not block any more either. Numbers (Message.Seq) come with Frames only.
+// name is the socket's FileDescriptorName=, or the name of its unit: "archive" finds archive.socket, and
+// msgmux-sink@archive.socket; "" is the only one. It fails with ErrNotFound if no such socket was given, and with
+// ErrBadOption if it is none for datagrams. The descriptor stays open: after Close it can be had again. Who has the same
+// socket, in this program or another, gets another part of its messages, and does not block on it any more.
 func Inherited(name string, options InheritedOptions) (*Sink, error) {
 	const op = "inherit"
 	number, found, err := inheritedDescriptor(name)

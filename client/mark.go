@@ -10,15 +10,13 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// Mark is how far the channel has the input of a marked source: the mark of the last packet that is in it, 0 if there is none. It
-// is what a source that was interrupted goes on from. It never blocks.
+// Mark is how far the channel has the input of a marked source, from where it goes on: the mark of the last packet that is
+// in it, or 0.
 func (s *Source) Mark() uint64 { return s.mark.Load() }
 
-// Mark says how far the source has come in its own input with the messages that were added so far: an offset, a number, whatever
-// it likes. The channel has the mark from the moment at which it has these messages. What Add sends by itself, because a packet is
-// full, has the mark that was said last.
-//
-// It fails with ErrBadOption if the source is not marked (SourceOptions.Marks).
+// Mark says how far the source has come in its own input with the messages that were added so far: an offset, a number,
+// whatever it likes. It is in the channel from the moment at which they are. What Add sends by itself has the mark that was
+// said last. Without SourceOptions.Marks it fails with ErrBadOption.
 func (b *Batch) Mark(mark uint64) error {
 	if b.source == nil || !b.source.options.Marks {
 		return badOption("mark", "the source has not asked for it with SourceOptions.Marks")
@@ -57,8 +55,8 @@ func (s *Source) sendMarked(ctx context.Context, mark uint64, records []byte, wa
 	}
 }
 
-// Forget ends a marked source for good: its mark is not needed any more. It closes the source. Without SourceOptions.Keep it is
-// Close.
+// Forget closes a source and has the channel forget its mark, which SourceOptions.Keep would keep. It may block until ctx
+// is done; after an error the source is open.
 func (s *Source) Forget(ctx context.Context) error {
 	if s.options.Keep == 0 {
 		return s.Close()

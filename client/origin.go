@@ -9,29 +9,17 @@ import (
 )
 
 // Origin is who sent a message, as the kernel attested it at the moment of sending, and when the broker received it. The
-// zero Origin says that nothing is known: the sink did not ask (SinkOptions.Origin), or the message was received before
-// anybody did.
+// zero Origin: the sink did not ask (SinkOptions.Origin), or the message was received before anybody did.
 type Origin struct {
-	// Known says that PID, UID and GID are the sender's. They are not known of a message that was sent before a sink asked
-	// for origins, or that came through a POSIX message queue. Of one that came by a connection they are those of the process
-	// that connected.
+	// Known says that PID, UID and GID are the sender's, or those of the process that made its connection. They are not
+	// known of what was sent before a sink asked for origins, and of what came through a message queue. Root may name
+	// others' (unix(7)).
 	Known bool
 
-	// PID is the sender's process id, in the broker's pid namespace; 0 if it has none there. The process may have ended, and
-	// the number be another's by now.
-	PID int
-
-	// UID and GID are the sender's user and group, in the broker's user namespace. Root may send others' (SCM_CREDENTIALS,
-	// unix(7)), and a PID that is not its own.
-	UID, GID uint32
-
-	// Received is when the broker received the message, by the wall clock, which is read once for all that one receive
-	// takes. It is the zero Time if that is not known.
-	Received time.Time
-
-	// Source is which of the channel's own sockets and queues the message came by, by its number in the status; 0 is a
-	// connection, or not known.
-	Source int
+	PID      int       // in the broker's namespace, 0 if it has none there; by now it may be another's
+	UID, GID uint32    // in the broker's user namespace
+	Received time.Time // when the broker received it, by the wall clock, with what else one receive brought; zero: not known
+	Source   int       // SourceSocket.Number of what it came by; 0: a connection, or not known
 }
 
 // originOf is the origin at the beginning of b.

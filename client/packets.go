@@ -12,15 +12,12 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// Packet is what a sink got at once, for programs that carry messages on without looking at each: docs/protocol.md says how
-// records lie in it.
+// Packet is what a sink got at once, for programs that carry messages on without looking at each.
 type Packet struct {
-	// Seq is the number of its first message; each further one has the next.
-	Seq uint64
-	// Count is how many messages it holds, one at least.
-	Count int
-	// Records are the messages: each with its length before it and filled up to four bytes. They have less than 64 KiB, unless
-	// there is only one.
+	Seq   uint64 // the number of its first message; each further one has the next
+	Count int    // how many messages it holds, one at least
+
+	// Records are the messages as docs/protocol.md has them: less than 64 KiB, unless there is only one.
 	Records []byte
 }
 
@@ -35,8 +32,8 @@ func (p Packet) Messages() iter.Seq[Message] {
 	}
 }
 
-// ParsePacket makes a packet of records that somebody else has carried: count is how many there are. It fails with ErrBadOption if
-// they are not whole records, or none at all. Records is not copied.
+// ParsePacket makes a packet, without a number, of records that somebody else has carried. It does not copy them. It fails
+// with ErrBadOption if they are not whole, or none.
 func ParsePacket(records []byte) (Packet, error) {
 	n, err := wire.CheckRecords(records, MaxMessage)
 	if err != nil {
@@ -45,11 +42,9 @@ func ParsePacket(records []byte) (Packet, error) {
 	return Packet{Count: n, Records: records}, nil
 }
 
-// ReceivePacket is Receive for all messages that came at once, or for what is left of them. Records is the sink's own memory, and
-// holds them until the next call of a method that receives. With SinkOptions.Keep, and without Ack, the packet is done when the
-// next one is asked for. On an inherited socket without frames it fails with errors.ErrUnsupported.
-//
-// SinkOptions.Origin does not go with it: the origins of a packet's messages are not told.
+// ReceivePacket is Receive for all messages that came at once, or what is left of them; Origin is not told. Records is the
+// sink's own memory until the next call of a method that receives; without SinkOptions.Ack the packet is done then. On an
+// inherited socket without frames it fails with errors.ErrUnsupported.
 func (s *Sink) ReceivePacket(ctx context.Context) (Packet, error) {
 	const op = "receive"
 	if s.inherited && !s.framed {
@@ -91,7 +86,7 @@ func (s *Sink) nextPacket(ctx context.Context) (Packet, error) {
 	return p, nil
 }
 
-// AddPacket is Add for all messages of a packet: they are sent in one, together with what was collected before if there is room.
+// AddPacket is Add for all messages of a packet, which stay together.
 func (b *Batch) AddPacket(ctx context.Context, p Packet) error {
 	size, largest := 0, 0
 	wire.EachRecord(p.Records, func(payload []byte) bool {

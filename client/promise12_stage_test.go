@@ -26,7 +26,7 @@ func staged(t *testing.T, channel msgmux.Channel, options msgmux.SourceOptions) 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { source.Close() })
-	if !source.Staged() {
+	if !source.Stats().Stage {
 		t.Fatal("it sends packets")
 	}
 	return source
@@ -229,7 +229,7 @@ func TestPromise12_GoStageEnds(t *testing.T) {
 	}
 	brokertest.Start(t, brokertest.Options{RuntimeDir: broker.Channel.RuntimeDir})
 	sendNumbers(t, source, 4, 5)
-	if !source.Staged() {
+	if !source.Stats().Stage {
 		t.Error("it sends packets")
 	}
 	receives(t, subscribeTo(t, broker.Channel, msgmux.SinkOptions{}), 4)

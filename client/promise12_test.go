@@ -27,7 +27,7 @@ func TestPromise12_GoClient(t *testing.T) {
 	broker := brokertest.Start(t, brokertest.Options{})
 	options := msgmux.SinkOptions{Label: "db", Keep: time.Minute, View: true}
 	sink := subscribeTo(t, broker.Channel, options)
-	if !sink.InView() {
+	if !sink.Stats().View {
 		t.Fatal("it has frames")
 	}
 	source := dial(t, broker.Channel)
@@ -47,7 +47,7 @@ func TestPromise12_GoClient(t *testing.T) {
 	}
 	sink = again(t, broker.Channel, options)
 	receives(t, sink, 6)
-	if !sink.InView() {
+	if !sink.Stats().View {
 		t.Error("it has frames")
 	}
 }
@@ -243,8 +243,8 @@ func TestPromise12_GoReconnects(t *testing.T) {
 	brokertest.Start(t, brokertest.Options{RuntimeDir: channel.RuntimeDir})
 	sendNumbers(t, dial(t, channel), 7, 9)
 	receives(t, sink, 7, 8)
-	if len(gaps) != 1 || !gaps[0].Anew || !sink.InView() {
-		t.Errorf("%+v, in view: %v", gaps, sink.InView())
+	if len(gaps) != 1 || !gaps[0].Anew || !sink.Stats().View {
+		t.Errorf("%+v, in view: %v", gaps, sink.Stats().View)
 	}
 }
 
@@ -274,7 +274,7 @@ func TestPromise12_GoFrames(t *testing.T) {
 		}
 		p.deliver(t, 3, 0, "3", "4")
 		receives(t, sink, 3, 4)
-		if sink.InView() {
+		if sink.Stats().View {
 			t.Error("it says that it is in view")
 		}
 		if err := sink.Close(); err != nil {

@@ -24,23 +24,21 @@ import (
 
 // Message is a message as a sink gets it.
 type Message struct {
-	// Payload is what was sent. It is empty, not nil, for a message of no bytes.
-	Payload []byte
+	Payload []byte // what was sent; empty, not nil, for a message of no bytes
 
-	// Seq is the message's number in the one order of the channel, the same at every sink; the next one's is higher by
-	// one, unless messages were lost or another sink of the share has got them. Numbers only grow as long as the channel
-	// is not stopped. It is 0 on an inherited socket without frames.
+	// Seq is the message's number in the one order of the channel, the same at every sink, and one more than that of the
+	// message before, unless messages were lost or went to others of a share. Numbers begin anew when the channel is
+	// stopped and started. It is 0 on an inherited socket without frames.
 	Seq uint64
 
-	// Origin is who sent it and when, if SinkOptions.Origin asked for that.
-	Origin Origin
+	Origin Origin // who sent it and when, if SinkOptions.Origin asked for that
 }
 
 // Gap is what is missing before a message.
 type Gap struct {
 	Before uint64 // the Seq of the message that comes next
 	Lost   uint64 // how many messages this sink, or its share, has lost there because it was too slow
-	Anew   bool   // more may be missing, nobody knows what: the channel's memory is not the one it was, or a share's sink was connected again
+	Anew   bool   // more may be missing: the channel has begun anew, or a share's sink was connected again
 }
 
 // inlet is what a sink has received and not given out yet. It belongs to who has the turn.
@@ -82,8 +80,8 @@ type inlet struct {
 	fds    []int // that came with the last packet
 }
 
-// Receive waits for the next message and returns it; the caller owns it. After ctx is done it returns ctx's error.
-// ErrHungUp means that the broker has ended the sink, io.EOF that all has come after Leave.
+// Receive waits for the next message and returns it; the caller owns it. It fails with ErrHungUp when the broker has ended
+// the sink, with io.EOF when all has come after Leave, and with ctx's error.
 func (s *Sink) Receive(ctx context.Context) (Message, error) {
 	if err := s.turn.take(ctx); err != nil {
 		return Message{}, opError("receive", s.where, err)
@@ -142,16 +140,12 @@ func (s *Sink) each(ctx context.Context, yield func(Message, error) bool) error 
 // errBreak is the end of a loop over Messages.
 var errBreak = errors.New("break")
 
-// Messages receives in a loop, until ctx is done or the sink ends:
+// Messages receives in a loop. Unless the loop ends by itself its last turn has no message, and an error of those that
+// Receive returns. It costs a fraction of what Receive costs: nothing is copied or allocated.
 //
-//	for m, err := range sink.Messages(ctx) {
-//
-// The last turn, if the loop does not end by itself, has an error, one of those that Receive returns, and no message. It
-// costs a fraction of what Receive costs: no copy, no allocation, and one system call for all messages of a packet.
-//
-// Payload is the sink's own memory and holds the message only during its turn; what is to be kept must be copied. (Under
-// the race detector it is overwritten after the turn, so that a test finds who forgot.) The loop must not call methods of
-// the same sink that receive. A loop that is left may be followed by another: nothing is skipped.
+// Payload is the sink's own memory and holds the message only during its turn: copy what is to be kept. (Under the race
+// detector it is overwritten after the turn, so that a test finds who forgot.) The loop must not call methods of the same
+// sink that receive. After a loop that was left another goes on where it was.
 func (s *Sink) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		if err := s.each(ctx, yield); !errors.Is(err, errBreak) {

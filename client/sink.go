@@ -16,84 +16,65 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// Forever is the patience of a sink that must have everything: it can stop the channel.
+// Forever is a duration without end. As a sink's patience it can stop the channel.
 const Forever time.Duration = math.MaxInt64
 
-// SinkOptions say what a sink is to be. The zero value is good: every message from now on, under a name that the broker
-// chooses.
+// SinkOptions say what a sink is to be. The zero value is good: every message from now on.
 type SinkOptions struct {
-	// Label names the sink in the status: [A-Za-z0-9_.-]{1,64}, or "" to let the broker choose. One that is taken gets a
-	// number; Sink.Label tells.
-	Label string
+	Label string // in the status: [A-Za-z0-9_.-]{1,64}, or "" to let the broker choose; one that is taken gets a number
+	Share string // sinks of one user with the same Share divide the messages among themselves
+	Start Start  // where it begins: now, Oldest(), Last(n) or At(seq); one that joins a share begins where that is
+	Tap   bool   // only look on: a tap never holds up the channel, and a channel with nothing but taps has no sink
 
-	// Patience is how long the channel waits for this sink before it is left behind and loses messages; nil leaves it
-	// to the broker. new(msgmux.Forever) and more than the broker's default are for the privileged.
+	// Patience is how long the channel waits for this sink before it leaves it behind, and the sink loses messages; nil
+	// leaves it to the broker. More than the broker's default, as new(msgmux.Forever), is for the privileged.
 	Patience *time.Duration
 
-	// Start is where the sink begins: now, Oldest(), Last(n) or At(seq). A member of a share that is there already begins
-	// where the share is.
-	Start Start
-
-	// Share makes this sink one of several, of the same name and user, that divide the messages among themselves.
-	Share string
-
-	// Tap only looks on: it never holds up the channel, and a channel with nothing but taps has no sink.
-	Tap bool
-
-	// Keep has the channel keep this sink's place for so long, or Forever, when its connection goes, whether it was closed or
-	// its process killed: who subscribes with the same Label as the same user goes on there, and misses nothing that the
-	// channel still has. More than the broker's --keep is for the privileged. It needs a Label or a Share, and the label has to
-	// be free, or this user's own: ErrInUse.
+	// Keep is how long the channel keeps this sink's place when its connection has gone, whether by Close or a kill, or
+	// Forever: who subscribes with the same Label or Share as the same user goes on there, and misses nothing that the
+	// channel still has. More than the broker's --keep is for the privileged. It needs a Share, or a Label that is free or
+	// this user's own (else ErrInUse).
 	//
-	// Such a sink says how far it is done. By itself it does so when the next message is asked for: a message whose turn in the
-	// loop was not finished comes again.
-	Keep time.Duration
+	// Such a sink acknowledges: a message is done when the next one is asked for, and one whose turn in the loop was not
+	// finished comes again.
+	Keep    time.Duration
+	Replace bool // take the place of a connection with the same kept name, which ends with ErrInUse
 
-	// Ack leaves it to the program to say how far it is done: see Sink.Ack. Until then messages stay in the channel. Without
-	// Keep they are abandoned when the connection goes; in a share, the other members get them.
+	// Ack leaves it to the program to say what is done, by Sink.Ack; until then messages stay in the channel. Without Keep
+	// they are abandoned when the connection goes, or go to others of the share.
 	Ack bool
 
-	// From is the place that the program has written down with its results: everything before is done, whatever it has said.
-	// With that each message takes effect once. ErrEpoch: it is of another life of the channel's numbers, and the program has to
-	// decide what that means. What the channel has not kept, OnGap is told.
+	// From is the place that the program has stored with its results: everything before is done, whatever was said. With
+	// that each message takes effect once. Subscribe fails with ErrEpoch if it is of another life of the channel's numbers.
+	// What the channel has not kept since, OnGap is told.
 	From Position
 
-	// Replace takes the place of a connection that has the same kept name: of a consumer that hangs. Its sink ends with
-	// ErrInUse.
-	Replace bool
-
-	// Batch is how many messages a member of a share gets at once at most, if it acknowledges; 0: as many as a packet holds. It
-	// gets the next ones when it is done with those. What a member that dies has not done goes to another.
+	// Batch is how many messages one of a share that acknowledges gets at once at most, the next ones when those are done;
+	// 0: a packet. What one that dies has not done goes to another.
 	Batch int
 
-	// View has the sink read the channel's memory itself, at the speed of memory: nothing is sent to it but what wakes it when
-	// there was nothing. It is for consumers of very much. Like one with Keep such a sink says how far it is done, by itself or
-	// with Ack: messages are waited for until then. It goes with neither Share nor Tap nor Origin. Where broker or kernel do not
-	// have it, messages come in packets, as to all others, and nothing else is different; Sink.InView tells. It takes addresses
-	// for twice the channel's --buffer.
-	View bool
+	// View has the sink read the channel's memory itself, for consumers of very much: nothing is sent to it but what wakes
+	// it. It acknowledges, as with Keep. It goes with neither Share nor Tap nor Origin, and takes addresses for twice the
+	// channel's --buffer. Where it cannot be had, messages come in packets, and nothing else is different; SinkStats.View
+	// tells.
+	View   bool
+	Origin bool // tell Message.Origin, which the channel asks the kernel for only while some sink wants it
 
-	// Origin asks for Message.Origin: who sent each message, and when the broker received it. The channel asks the kernel for
-	// that only while some sink does.
-	Origin bool
-
-	// Retry has Subscribe wait for a broker where there is none, or one that is busy: it tries once a second until its
-	// context is done.
+	// Retry has Subscribe wait where there is no broker or it is busy: it tries once a second until its context is done.
 	Retry bool
 
-	// Reconnect subscribes again, with the same options, when the broker has hung up, instead of ending with ErrHungUp:
-	// at once, and then once a second until there is a broker. It is a new sink then, with a new ID, which begins with
-	// the message after the last one that came: nothing is missing, and nothing comes twice, as long as the channel's
-	// memory lives and has kept it. What it has not kept, OnGap is told. If the channel was stopped meanwhile, its
-	// messages begin anew, with Gap.Anew. A member of a share begins where the share is.
+	// Reconnect subscribes again when the broker has hung up, at once and then once a second, instead of ending with
+	// ErrHungUp. It is a new sink then, with a new ID, that begins behind the last message that came: nothing is missing
+	// or comes twice as far as the channel has kept it, and OnGap is told the rest. If the channel was stopped meanwhile
+	// its messages begin anew (Gap.Anew). One of a share begins where that is.
 	Reconnect bool
 
-	// OnGap, if it is set, is called whenever messages are missing before the one that comes next. It is called by the
-	// goroutine that receives, and must not call methods of the sink that receive.
+	// OnGap is called where messages are missing before the next one, by the goroutine that receives. It must not call
+	// methods of the sink that receive.
 	OnGap func(Gap)
 
-	// Logger, if it is set, is told when the sink connects (debug), when the broker has hung up, when messages are missing
-	// (warning) and when it is connected again (info).
+	// Logger is told when the sink connects (debug) or connects again (info), when the broker has hung up and when messages
+	// are missing (warning).
 	Logger *slog.Logger
 }
 
@@ -126,8 +107,8 @@ func (o SinkOptions) wire() (w wire.Options, err error) {
 	return w, err
 }
 
-// Sink receives the messages of a channel. Its methods may be called by several goroutines; each message goes to one
-// of them. The zero Sink is as one that was closed.
+// Sink receives the messages of a channel. Its methods may be called by several goroutines; each message goes to one of
+// them. The zero Sink is as one that was closed.
 type Sink struct {
 	channel   Channel
 	options   SinkOptions
@@ -150,19 +131,12 @@ type Sink struct {
 	epoch uint64
 	left  bool // the broker was told to send no more
 
-	inView bool // conn is that of a sink in view
-	noView bool // it cannot be one here; it belongs to who connects
+	noView bool // it cannot be in view here; it belongs to who connects
 }
 
-// Subscribe makes a sink: it connects to the subscribe socket. What the channel has accepted before and no sink has had
-// yet comes first.
-//
-// It fails with ErrNoBroker, with ErrRefused and the broker's reason, with ErrBadOption, or when ctx is done. A broker
-// that is busy or being restarted answers late; without a deadline in ctx Subscribe waits for it.
-//
-// The sink outlives the broker under systemd: a restart is not noticed. A sink that an administrator dropped stays
-// dropped, unless SinkOptions.Reconnect says otherwise. What a sink has in its queue is gone when its process dies; a
-// sink that is to survive that is declared, and read through Inherited.
+// Subscribe makes a sink. What the channel has accepted before and no sink has had yet comes first. It fails with
+// ErrNoBroker, ErrBadOption, or ErrRefused and the broker's reason. A broker that is busy or being restarted answers late;
+// Subscribe waits for it until ctx is done.
 func (c Channel) Subscribe(ctx context.Context, options SinkOptions) (*Sink, error) {
 	const op = "subscribe"
 	if _, err := options.wire(); err != nil {
@@ -250,20 +224,19 @@ func (s *Sink) connect(ctx context.Context) error {
 		s.acks.begin(conn, reader, reply.Next, s.options.Share != "")
 	}
 	s.in.useView(reader)
-	s.inView = reader != nil
+	s.counts.view.Store(reader != nil)
 	return nil
 }
 
-// ID is the sink's number in the channel, as Status and Sinks have it; it is never used again for another. It is 0 on an
-// inherited socket.
+// ID is the sink's number in the channel, which no other sink ever gets; 0 on an inherited socket.
 func (s *Sink) ID() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.id
 }
 
-// Label is the sink's name in the channel: the one that was asked for, or what the broker has made of it ("db-2"). On an
-// inherited socket it is the socket's name.
+// Label is the sink's name in the channel: what was asked for, or what the broker has made of it ("db-2"); or the name of
+// the inherited socket.
 func (s *Sink) Label() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -271,8 +244,8 @@ func (s *Sink) Label() string {
 }
 
 // Status asks the channel how this sink is: how far it is behind, how long it would still be waited for, what it has lost.
-// It fails as Channel.Sinks does; with ErrNotFound if the channel has forgotten the sink, and with errors.ErrUnsupported
-// on an inherited socket, which does not know its channel.
+// It fails as Channel.Sinks does; with ErrNotFound if the channel has forgotten the sink; on an inherited socket, which does
+// not know its channel, with errors.ErrUnsupported.
 func (s *Sink) Status(ctx context.Context) (SinkStatus, error) {
 	const op = "read the status"
 	if s.inherited {
@@ -291,13 +264,12 @@ func (s *Sink) Status(ctx context.Context) (SinkStatus, error) {
 	return SinkStatus{}, opError(op, s.where, ErrNotFound)
 }
 
-// Leave asks the broker to send no more. What was sent before can still be received; then Receive and Messages end with
-// io.EOF, also those that wait already. A program that is to lose nothing leaves, receives to the end, and closes.
+// Leave asks the broker to send no more, and waits for nothing. Receiving goes on with what was sent before, and ends with
+// io.EOF, also where it waits already: a program that is to lose nothing leaves, receives to the end, and closes. After an
+// error the sink has not left.
 //
-// A sink on an inherited socket takes nothing more out of it, and neither does one that acknowledges: what is left of the packet
-// in hand can still be received. The rest stays in the socket, or in the channel, for whoever reads it next.
-//
-// It waits for nothing. After an error the sink has not left, and Leave may be called again.
+// On an inherited socket, and of a sink that acknowledges, only what is left of the packet in hand can still be received;
+// the rest stays in the socket, or the channel, for whoever is next.
 func (s *Sink) Leave(ctx context.Context) error {
 	const op = "leave"
 	if err := ctx.Err(); err != nil {
@@ -319,9 +291,8 @@ func (s *Sink) Leave(ctx context.Context) error {
 	return nil
 }
 
-// Close leaves the channel and closes the socket. A sink that acknowledges has said then how far it is done. Messages that the socket still holds, or the sink, are gone, see Leave; but
-// those in an inherited socket stay in it, for whoever reads it next. A Receive that waits ends with net.ErrClosed, and so does every
-// later one.
+// Close leaves the channel, having said how far a sink that acknowledges is done. What was not received is gone, except from
+// an inherited socket or a kept sink. Receiving ends with net.ErrClosed.
 func (s *Sink) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

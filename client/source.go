@@ -20,49 +20,42 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// MaxMessage is the largest message that any channel takes, in bytes. A channel usually takes less: msgmuxd's
-// --max-message, 256 KiB unless set; Source.MaxMessage tells.
+// MaxMessage is the largest message that any channel takes, in bytes. Most take less: 256 KiB, unless msgmuxd was given
+// another --max-message. Source.MaxMessage tells.
 const MaxMessage = 4 << 20
 
 // SourceOptions say what a source is to be. The zero value is good.
 type SourceOptions struct {
-	// Label names the source in the broker's log: [A-Za-z0-9_.-]{1,64}, or "" to let the broker choose.
-	Label string
+	Label     string // in the broker's log: [A-Za-z0-9_.-]{1,64}, or "" to let the broker choose
+	Datagrams bool   // each message is a datagram of its own, also where the broker takes many in one packet
 
-	// Datagrams sends each message as a datagram of its own, also where the broker takes many in one packet.
-	Datagrams bool
-
-	// Marks has the source tell the channel with each packet how far it has come in its own input (Batch.Mark), and learn when it
-	// connects how far the channel has it (Source.Mark): a source that was killed goes on from there, and each message is in the
-	// channel once. It needs a Label, and a channel with a publish socket. One that is connected already: ErrInUse.
+	// Marks has each packet tell the channel how far the source has come in its own input (Batch.Mark), and Source.Mark
+	// tell the source, so that it goes on there and each message is in the channel once. It needs a Label and a publish
+	// socket. If a source of that label is connected already Dial fails with ErrInUse.
 	Marks bool
 
-	// Keep is for how long the channel keeps the mark when the connection goes, or Forever; more than the broker's --keep is for
-	// the privileged.
-	Keep time.Duration
+	// Keep is how long the channel keeps the mark when the connection has gone, or Forever. More than the broker's --keep
+	// is for the privileged.
+	Keep    time.Duration
+	Replace bool // take the place of a connection with the same label and marks
 
-	// Replace takes the place of a connection that has the same label and marks.
-	Replace bool
-
-	// Stage has the source write its messages to memory that it shares with the broker: a busy source and a busy broker make no system
-	// call for each other. Where the broker or the kernel does not have that, messages go in packets, and Source.Staged says so. It
-	// takes a megabyte or more of memory, and counts as two sources where the channel limits their number.
+	// Stage has the source write to memory that it shares with the broker: while both are busy neither makes a system call
+	// for the other. Where that cannot be had, messages go in packets; SourceStats.Stage tells. It takes a megabyte or
+	// more, and counts as two sources.
 	Stage bool
 
-	// Retry has Dial, and later Send, Batch.Add and Batch.Flush, wait for a broker where there is none, or one that is
-	// busy, instead of failing: they try once a second until their context is done.
+	// Retry has Dial, Send, Batch.Add and Batch.Flush wait where there is no broker or it is busy, instead of failing: they
+	// try once a second until their context is done.
 	Retry bool
 
-	// Logger, if it is set, is told when the source connects (debug), when it waits for a broker or the broker has gone
-	// (warning), and when it is connected again (info).
+	// Logger is told when the source connects (debug) or connects again (info), and when its broker has gone or it waits
+	// for one (warning).
 	Logger *slog.Logger
 }
 
 // Source sends messages into a channel. Its methods may be called by several goroutines; each message is sent whole. The
-// zero Source is as one that was closed.
-//
-// Messages of one source keep their order. Across several sources the order is the one in which the broker takes them,
-// and it is the same for all sinks.
+// messages of one source keep their order; those of several have one order too, the same for all sinks. The zero Source is
+// as one that was closed.
 type Source struct {
 	channel Channel
 	options SourceOptions
@@ -90,7 +83,6 @@ type Source struct {
 
 	mu     sync.Mutex // guards what follows against Close, which does not wait for its turn
 	conn   *net.UnixConn
-	staged bool
 	closed bool
 }
 
@@ -104,12 +96,9 @@ type attempt struct {
 	err    error
 }
 
-// Dial opens the channel for sending. It connects to the publish socket, or to the source socket where the channel has no
-// publish socket; that makes no difference but in speed, and in what SourceOptions and Batch say.
-//
-// Where there is no broker it fails with ErrNoBroker, where the socket's mode does not allow sending, or the broker, with
-// ErrRefused. It waits for the broker's answer, which comes at once unless the broker is being restarted, until ctx is
-// done.
+// Dial opens the channel for sending: it connects to the publish socket or, where there is none, to the source socket, one
+// datagram a message. It fails with ErrNoBroker, and with ErrRefused where the mode of the socket or the broker does not
+// allow it. The broker answers at once unless it is being restarted; Dial waits for that until ctx is done.
 func (c Channel) Dial(ctx context.Context, options SourceOptions) (*Source, error) {
 	const op = "dial"
 	s := &Source{channel: c, options: options, turn: newTurn()}
@@ -230,21 +219,19 @@ func (s *Source) connect(ctx context.Context) (_ *net.UnixConn, told int, stage 
 	return conn.(*net.UnixConn), 0, nil, nil
 }
 
-// Send sends one message, of any bytes and of 0 to MaxMessage in length, and waits while the channel takes none: its queue
-// is full, because no sink is connected or one has to be waited for. Once it returns nil the message is in the channel, and
-// payload may be used again. Under systemd that holds also if the broker is killed at that moment; only a channel that is
-// stopped, or whose broker was started by hand and is killed, gives up what no sink has had. After ctx is done Send returns
-// ctx's error, and the message was not sent. Many small messages go several times as fast through a Batch.
+// Send sends one message, of any bytes and of 0 to MaxMessage in length, and waits while the channel takes none: because no
+// sink is there, or one has to be waited for. When it returns nil the message is in the channel, and payload may be used
+// again; when it returns ctx's error the message was not sent. What is in the channel outlives a kill of a broker under
+// systemd; stopping the channel, or killing a broker that was started by hand, gives up what no sink has had. Small messages
+// go several times as fast through a Batch.
 //
-// If the channel was stopped and started anew since the last message, Send connects again; while it is stopped, Send
-// fails with ErrNoBroker, or waits if SourceOptions.Retry says so. (While a broker is merely restarted under systemd there
-// is nothing to notice.)
+// If the channel was stopped and started since the last message, Send connects again; while it is stopped, Send fails with
+// ErrNoBroker, or waits if SourceOptions.Retry says so.
 //
-// A message over what the channel takes (Source.MaxMessage) fails with ErrTooLarge, and is not sent. In two cases that
-// cannot be known beforehand. A source of datagrams has to ask for the limit, which it does from 64 KiB on, and this user
-// may not be allowed to; then the broker drops the message. And a restart may have made the limit smaller: then the broker
-// drops the message and hangs up, what was sent after it is lost too, and the next call says so with an OpError whose Code
-// is "too-large"; its own message was not sent. The call after that connects again.
+// A message of more than Source.MaxMessage fails with ErrTooLarge. In two cases that cannot be known beforehand. A source of
+// datagrams asks for the limit from 64 KiB on; if this user may not ask, the broker drops the message. And where a restart
+// has made the limit smaller the broker drops the message and what was sent after it, and hangs up; the next call fails with
+// the Code "too-large" in its OpError, its message not sent, and the one after that connects again.
 func (s *Source) Send(ctx context.Context, payload []byte) error {
 	if err := s.turn.take(ctx); err != nil {
 		return opError("send", s.path, err)
@@ -253,8 +240,8 @@ func (s *Source) Send(ctx context.Context, payload []byte) error {
 	return opError("send", s.path, s.send(ctx, payload, true))
 }
 
-// TrySend is Send for callers that must not block: it returns ErrWouldBlock where Send would wait, for the channel or for
-// another goroutine that uses the source. Connecting again may take a tenth of a second.
+// TrySend is Send that does not wait for the channel, nor for another goroutine that uses the source: it fails with
+// ErrWouldBlock. Connecting again may take a tenth of a second.
 func (s *Source) TrySend(payload []byte) error {
 	if err := s.turn.try(); err != nil {
 		return opError("send", s.path, err)
@@ -263,8 +250,8 @@ func (s *Source) TrySend(payload []byte) error {
 	return opError("send", s.path, s.send(context.Background(), payload, false))
 }
 
-// Writer makes each Write one message, byte for byte, which is sent as Send does with ctx: for log, slog and io.Copy. (What
-// log and slog write ends in a newline, which is a part of the message.)
+// Writer makes each Write one message, byte for byte, which is sent as Send does with ctx: for log, slog (whose newline is
+// a part of the message) and io.Copy.
 func (s *Source) Writer(ctx context.Context) io.Writer { return writer{s, ctx} }
 
 type writer struct {
@@ -279,8 +266,8 @@ func (w writer) Write(message []byte) (int, error) {
 	return len(message), nil
 }
 
-// MaxMessage is the largest message that the channel takes, in bytes, as its broker has told; 0: it has not told, which a
-// source of datagrams is not before it had to ask.
+// MaxMessage is the largest message that the channel takes, in bytes; 0: the broker has not told, as it does a source of
+// datagrams only when asked.
 func (s *Source) MaxMessage() int { return int(s.limit.Load()) }
 
 // send does what Send and TrySend promise, with errors as the kernel gives them.
@@ -528,7 +515,7 @@ func isShortOfMemory(err error) bool {
 	return errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
 }
 
-// Close ends the source. Messages that were sent stay sent; a Send that waits ends with net.ErrClosed.
+// Close ends the source. What was sent stays sent; a Send that waits ends with net.ErrClosed.
 func (s *Source) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

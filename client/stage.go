@@ -19,61 +19,21 @@ import (
 // A source with a stage writes what would be a packet to memory that it shares with the broker. What goes over its connection wakes the
 // broker, or the source where it waits for room.
 
-// Staged says whether the source writes to memory that it shares with the broker: SourceOptions.Stage asked for it, and it could be
-// had.
-func (s *Source) Staged() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.staged
-}
-
-// errNoStage is why a source that could have a stage sends packets.
-var errNoStage = errors.New("there is no stage to be had")
-
 // joinStaged is join, and for a source that wants a stage what it takes to have one. Where that cannot be had, it sends packets.
 func (s *Source) joinStaged(ctx context.Context) (*net.UnixConn, wire.Reply, *view.Writer, error) {
-	for {
-		s.hello.Stage = s.options.Stage && !s.noStage
-		conn, reply, err := join(ctx, s.path, s.hello)
-		if !s.hello.Stage {
-			return conn, reply, nil, err
+	s.hello.Stage = s.options.Stage && !s.noStage
+	conn, reply, stage, err := joinShared(ctx, s.path, &s.hello, &s.hello.Stage, func(fds []int) (*view.Writer, error) {
+		if len(fds) != 1 {
+			return nil, fmt.Errorf("%d descriptors came instead of one", len(fds))
 		}
-		var stage *view.Writer
-		if err == nil {
-			if stage, err = enterStage(ctx, conn); err == nil {
-				return conn, reply, stage, nil
-			}
-			_ = conn.Close()
-			if isHangUp(err) {
-				if err = sleep(ctx, againAfter); err == nil {
-					continue
-				}
-			}
-		}
-		refusal, refused := errors.AsType[*wire.Error](err)
-		if refused && refusal.Code != wire.CodeUnknownOption && refusal.Code != wire.CodeUnsupported || !refused && !errors.Is(err, errNoStage) {
-			return nil, reply, nil, err
-		}
+		return view.NewWriter(fds[0])
+	})
+	if errors.Is(err, errNotShared) {
 		s.log(slog.LevelInfo, "there is no stage to be had: messages go in packets", slog.Any("error", err))
 		s.noStage = true
+		return s.joinStaged(ctx)
 	}
-}
-
-// enterStage receives the packet behind the ok, which has the descriptor, and maps what it is of.
-func enterStage(ctx context.Context, conn *net.UnixConn) (*view.Writer, error) {
-	_, fds, err := receiveShort(ctx, conn)
-	if err != nil {
-		return nil, err
-	}
-	defer sys.CloseDescriptors(fds)
-	if len(fds) != 1 {
-		return nil, fmt.Errorf("%w: %d descriptors came instead of one", errNoStage, len(fds))
-	}
-	stage, err := view.NewWriter(fds[0])
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoStage, err)
-	}
-	return stage, nil
+	return conn, reply, stage, err
 }
 
 // useStage has the source write there, if it is not nil, in place of what it wrote to before.
@@ -83,7 +43,8 @@ func (s *Source) useStage(stage *view.Writer) {
 	if s.stage != nil {
 		s.stage.Close()
 	}
-	s.stage, s.staged = stage, stage != nil
+	s.stage = stage
+	s.counts.stage.Store(stage != nil)
 }
 
 // unmap gives the stage back of a source that is closed, unless somebody sends: then he does.

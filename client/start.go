@@ -11,9 +11,8 @@ type Start struct{ at wire.Start }
 // Oldest begins with the oldest message that the channel has kept.
 func Oldest() Start { return Start{wire.StartOldest} }
 
-// Last begins with the last n messages that came, or as many of them as the channel has kept.
+// Last begins with the last n messages that came, as far as the channel has kept them.
 func Last(n uint64) Start { return Start{wire.StartLast(n)} }
 
-// At begins with the message of that number (Message.Seq), or with the oldest one kept if that is gone. Numbers begin anew
-// when a channel is stopped and started.
+// At begins with the message of that number (Message.Seq), or with the oldest one kept if that is gone.
 func At(seq uint64) Start { return Start{wire.StartAt(0, seq)} }

@@ -13,12 +13,14 @@ type SourceStats struct {
 	Bytes      uint64        // in their payloads
 	Reconnects uint64        // how often the source was connected again
 	Blocked    time.Duration // how long sending has waited for the channel, in all and up to now
+	Stage      bool          // it writes to memory that it shares with the broker: SourceOptions.Stage
 }
 
 // sourceCounts are the stats as they are kept.
 type sourceCounts struct {
 	messages, bytes, reconnects atomic.Uint64
 	blocked                     atomic.Int64 // ns of the waits that are over
+	stage                       atomic.Bool
 	since                       atomic.Int64 // when the present wait began, as of counting; 0: nobody waits
 }
 
@@ -36,7 +38,8 @@ func (s *Source) Stats() SourceStats {
 	if since := c.since.Load(); since != 0 {
 		blocked += int64(time.Since(counting)) - since
 	}
-	return SourceStats{Messages: c.messages.Load(), Bytes: c.bytes.Load(), Reconnects: c.reconnects.Load(), Blocked: time.Duration(blocked)}
+	return SourceStats{Messages: c.messages.Load(), Bytes: c.bytes.Load(), Reconnects: c.reconnects.Load(),
+		Blocked: time.Duration(blocked), Stage: c.stage.Load()}
 }
 
 // SinkStats are what a sink counts.
@@ -44,21 +47,24 @@ type SinkStats struct {
 	Messages uint64 // that came; those of a packet come together
 	Bytes    uint64 // in their payloads
 
-	// Lost is how many messages were lost, as the last packet has told; what was lost since, the next one tells. In a share
-	// it is what the share has lost since this sink joined; on an inherited socket, what was lost since the first packet
-	// came, and without frames always 0. SinkStatus.Lost is the whole.
+	// Lost is how many messages were lost, as far as packets have told; in a share, those of all since this sink joined; on an
+	// inherited socket, those since the first packet, and without frames 0. SinkStatus.Lost is the whole.
 	Lost uint64
 
 	Gaps       uint64 // how often messages were missing: how often OnGap is called
 	Reconnects uint64 // how often the sink was connected again
+	View       bool   // it reads the channel's memory itself: SinkOptions.View
 }
 
 // sinkCounts are the stats as they are kept.
-type sinkCounts struct{ messages, bytes, lost, gaps, reconnects atomic.Uint64 }
+type sinkCounts struct {
+	messages, bytes, lost, gaps, reconnects atomic.Uint64
+	view                                    atomic.Bool
+}
 
 // Stats returns the counts of this moment. It never waits.
 func (s *Sink) Stats() SinkStats {
 	c := &s.counts
 	return SinkStats{Messages: c.messages.Load(), Bytes: c.bytes.Load(), Lost: c.lost.Load(), Gaps: c.gaps.Load(),
-		Reconnects: c.reconnects.Load()}
+		Reconnects: c.reconnects.Load(), View: c.view.Load()}
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// Status is the state of one channel. Counts are of messages. Sizes are in bytes; those of what lies in the ring, the
-// channel's memory, have a few bytes more for each message than its payload has.
+// Status is the state of one channel. Counts are of messages. Sizes are in bytes; those in the ring, the channel's memory,
+// have a few more for each message than its payload has.
 type Status struct {
 	Version    string    // of the broker
 	Channel    string    // its name; "" is the default channel
@@ -71,8 +71,7 @@ type SourcesStatus struct {
 	Sockets []SourceSocket
 }
 
-// SourceSocket is one of the sockets and message queues that sources send to. What waits is known while sources are blocked, and 0
-// otherwise.
+// SourceSocket is a socket or message queue that sources send to. What waits is known while sources are blocked, and else 0.
 type SourceSocket struct {
 	Number       uint32 // tells it from the others, also in what an earlier broker of the channel has received; 0: connections
 	Path         string // "@NAME" for an abstract one

@@ -21,68 +21,21 @@ import (
 // A sink in view copies its messages out of the channel's memory, some 64 KiB at a time, and the copy is then what a packet is to
 // other sinks. What comes by its connection wakes it.
 
-// InView says whether the sink reads the channel's memory itself: SinkOptions.View asked for it, and it could be had.
-func (s *Sink) InView() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.inView
-}
-
-// errNoView is why a sink that could be in view has frames.
-var errNoView = errors.New("the channel's memory cannot be viewed")
-
 // joinSink is join, and for a sink that wants to be in view what it takes to be. Where that cannot be had, it is a sink with frames.
 func (s *Sink) joinSink(ctx context.Context, hello *wire.Hello) (*net.UnixConn, wire.Reply, *view.Reader, error) {
-	for {
-		hello.View = s.options.View && !s.noView
-		conn, reply, err := join(ctx, s.where, *hello)
-		if !hello.View {
-			return conn, reply, nil, err
+	hello.View = s.options.View && !s.noView
+	conn, reply, reader, err := joinShared(ctx, s.where, hello, &hello.View, func(fds []int) (*view.Reader, error) {
+		if len(fds) != 2 {
+			return nil, fmt.Errorf("%d descriptors came instead of 2", len(fds))
 		}
-		var reader *view.Reader
-		if err == nil {
-			if reader, err = enterView(ctx, conn); err == nil {
-				return conn, reply, reader, nil
-			}
-			_ = conn.Close()
-			if isHangUp(err) {
-				err = sleep(ctx, againAfter)
-				if err == nil {
-					continue
-				}
-			}
-		}
-		if !isNoView(err) {
-			return nil, reply, nil, err
-		}
+		return view.NewReader(fds[0], fds[1])
+	})
+	if errors.Is(err, errNotShared) {
 		s.log(slog.LevelInfo, "the channel's memory cannot be viewed: messages come in packets", slog.Any("error", err))
 		s.noView = true
+		return s.joinSink(ctx, hello)
 	}
-}
-
-// isNoView says whether an error means that a sink cannot be in view here, and may be one with frames.
-func isNoView(err error) bool {
-	if refusal, ok := errors.AsType[*wire.Error](err); ok {
-		return refusal.Code == wire.CodeUnknownOption || refusal.Code == wire.CodeUnsupported
-	}
-	return errors.Is(err, errNoView)
-}
-
-// enterView receives the packet behind the ok, which has the descriptors, and maps what they are of.
-func enterView(ctx context.Context, conn *net.UnixConn) (*view.Reader, error) {
-	_, fds, err := receiveShort(ctx, conn)
-	if err != nil {
-		return nil, err
-	}
-	defer sys.CloseDescriptors(fds)
-	if len(fds) != 2 {
-		return nil, fmt.Errorf("%w: %d descriptors came instead of 2", errNoView, len(fds))
-	}
-	reader, err := view.NewReader(fds[0], fds[1])
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoView, err)
-	}
-	return reader, nil
+	return conn, reply, reader, err
 }
 
 // receiveView is receive for a sink in view: its packets are short, and may have descriptors.
@@ -194,13 +147,13 @@ func (s *Sink) peek(ctx context.Context) (some bool, err error) {
 	return true, nil
 }
 
-// InPlace waits for messages as ReceivePacket does, and calls use with them where they lie. For a sink in view that is the channel's own
-// memory, and nothing is copied: Records may be read, and not written to, until use returns. They may be overwritten meanwhile if the
-// sink is not waited for any longer. Whether they were is known only when use has returned: then InPlace fails with ErrOverwritten, and
-// nothing that use has made of them may count, lengths of messages included. They are lost, as the next packet tells (OnGap, Stats).
+// InPlace waits as ReceivePacket does and calls use with the messages where they lie: with SinkOptions.View in the channel's
+// memory, uncopied and for reading only. They may be overwritten meanwhile if the sink is not waited for any longer; then
+// InPlace fails with ErrOverwritten, nothing that use made of them may count, lengths included, and they are lost, as
+// OnGap and Stats tell. Where there is no view, use gets what ReceivePacket returns.
 //
-// Without SinkOptions.View, and where that cannot be had, use gets what ReceivePacket returns. An error of use is returned as it is;
-// the packet has been received then, and is done when the next one is asked for. use must not call methods of the sink that receive.
+// An error of use is returned as it is, and the packet is received nonetheless. use must not call methods of the sink that
+// receive.
 func (s *Sink) InPlace(ctx context.Context, use func(Packet) error) error {
 	const op = "receive"
 	if s.inherited && !s.framed {

@@ -40,7 +40,7 @@ func serve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if options.Stage && !source.Staged() {
+		if options.Stage && !source.Stats().Stage {
 			return errors.New("the source has no stage")
 		}
 		batch := source.Batch()
@@ -70,7 +70,7 @@ func serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if options.View && !sink.InView() {
+	if options.View && !sink.Stats().View {
 		return errors.New("the sink is not in view")
 	}
 	c.Ready()
