@@ -5,7 +5,23 @@
 //
 //	func TestArchive(t *testing.T) {
 //		broker := brokertest.Start(t, brokertest.Options{}) // ends with the test
+//		sink, err := broker.Channel.Subscribe(t.Context(), msgmux.SinkOptions{Label: "archive"})
+//		if err != nil {
+//			t.Fatal(err)
+//		}
+//		defer sink.Close()
 //		source, err := broker.Channel.Dial(t.Context(), msgmux.SourceOptions{})
+//		if err != nil {
+//			t.Fatal(err)
+//		}
+//		defer source.Close()
+//		if err := source.Send(t.Context(), []byte("hello")); err != nil {
+//			t.Fatal(err)
+//		}
+//		if message, err := sink.Receive(t.Context()); err != nil || string(message.Payload) != "hello" {
+//			t.Errorf("got %q and %v", message.Payload, err)
+//		}
+//	}
 //
 // A program that finds its channel by msgmux.Default is given it with
 // t.Setenv(msgmux.EnvRuntimeDir, broker.Channel.RuntimeDir).
