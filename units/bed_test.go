@@ -89,6 +89,7 @@ type account struct {
 
 type accountSink struct {
 	ID                             uint64
+	UID                            uint32
 	Label, Kind, State, Patience   string
 	Start, Accepted, Lost, Waiting uint64
 }

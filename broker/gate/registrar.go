@@ -89,6 +89,8 @@ func (x *registrar) next() {
 	outcome := "ok"
 	if refusal != nil {
 		outcome = refusal.Code
+	}
+	if refusal != nil && refusal.Code != wire.CodeProve { // which is half of the way, and told to who asked
 		x.gate.log.Limited(x.limiter, sender.UID, refusal.Code, slog.LevelWarn, journal.EventNotAdded, "registration refused",
 			slog.Uint64("uid", uint64(sender.UID)), slog.Int("pid", int(sender.PID)), slog.String("code", refusal.Code), slog.String("reason", refusal.Text))
 	}

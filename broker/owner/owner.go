@@ -150,7 +150,8 @@ func (p *Prover) Join(addr wire.Address, sender sys.Credentials, sndbuf int, any
 	return p.connect(addr, sndbuf, sender.UID, func(fd int) (Proven, *wire.Error) {
 		got, refusal := p.inspect(fd, addr.String())
 		if refusal == nil && !anyones && got.UID != sender.UID {
-			refusal = wire.Refuse(wire.CodeNotOwner, "%q belongs to uid %d and not to uid %d who asks; its owner or root has to register it",
+			refusal = wire.Refuse(wire.CodeNotOwner, "%q belongs to uid %d and not to uid %d who asks; its owner or root has to register it, "+
+				"or who holds it proves that (prove=yes)",
 				addr, got.UID, sender.UID)
 		}
 		return got, refusal

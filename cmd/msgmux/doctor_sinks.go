@@ -23,7 +23,7 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// consumers looks at the services that read the static sinks whose sockets systemd holds.
+// consumers looks at the services that read the sinks whose sockets systemd holds.
 func (p *patient) consumers(ctx context.Context, conn *dbus.Conn) (findings []finding) {
 	units, err := conn.ListUnitsByPatternsContext(ctx, nil, []string{"*.socket"})
 	if err != nil {
@@ -47,12 +47,12 @@ func (p *patient) consumers(ctx context.Context, conn *dbus.Conn) (findings []fi
 	return findings
 }
 
-// sinkSockets are the labels of the static sinks by what their addresses lead to: a socket in the folder, elsewhere, or one that
-// was handed over.
+// sinkSockets are the labels of the sinks by what their addresses lead to: a socket in the folder, elsewhere, or one that was handed
+// over, or that its service registers.
 func (p *patient) sinkSockets() map[string]string {
 	labels := make(map[string]string)
 	for _, k := range p.sinks {
-		if k.Kind != "static" {
+		if k.Kind != "static" && k.Kind != "dynamic" {
 			continue
 		}
 		labels[k.Address] = k.Label

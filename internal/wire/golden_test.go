@@ -63,7 +63,8 @@ func goldenNames(t testing.TB) []string {
 func TestGolden(t *testing.T) {
 	tap := wire.Address{Abstract: true, Name: "tap"}
 	db := wire.Options{Label: "db", Patience: 2500 * time.Millisecond, PatienceSet: true, Start: wire.StartOldest, Frames: true, Reply: true}
-	notOwner := wire.Refuse(wire.CodeNotOwner, "%q belongs to uid %d and not to uid %d who asks; its owner or root has to register it", tap, 0, 1000)
+	notOwner := wire.Refuse(wire.CodeNotOwner, "%q belongs to uid %d and not to uid %d who asks; its owner or root has to register it, "+
+		"or who holds it proves that (prove=yes)", tap, 0, 1000)
 	messages := []string{"hello", "", "pong"}
 	tests := map[string]func(t *testing.T, b []byte){
 		"registration-bare.txt":    isRegistration(wire.Registration{Address: tap}),

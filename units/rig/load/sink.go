@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +27,9 @@ const answerTimeout = 30 * time.Second
 // sinkOptions are the flags of the command sink.
 type sinkOptions struct {
 	bind, register, log string
+	user                string
 	inherit, umask      bool
+	prove               bool
 	number, largest     int
 	delay, settle       time.Duration
 	options             []string
@@ -42,6 +47,8 @@ func sink(arguments []string, stop <-chan struct{}) (any, error) {
 		o.options = append(o.options, option)
 		return nil
 	})
+	flags.StringVar(&o.user, "user", "", "become that `NAME` when the socket is bound")
+	flags.BoolVar(&o.prove, "prove", false, "register a socket that somebody else has made: show that it is held here")
 	flags.IntVar(&o.number, "number", 1, "how many sinks to be")
 	flags.IntVar(&o.largest, "largest", 256<<10, "`BYTES` of the largest message")
 	flags.DurationVar(&o.delay, "delay", 0, "pause after each message")
@@ -50,8 +57,8 @@ func sink(arguments []string, stop <-chan struct{}) (any, error) {
 	if err := flags.Parse(arguments); err != nil {
 		return nil, err
 	}
-	if (o.bind == "") != o.inherit || o.number < 1 || (o.number > 1 && (o.inherit || o.log != "")) {
-		return nil, errors.New("say --bind or --inherit; several sinks are bound, and keep no log")
+	if (o.bind == "") != o.inherit || o.number < 1 || (o.number > 1 && (o.inherit || o.log != "" || o.user != "")) {
+		return nil, errors.New("say --bind or --inherit; several sinks are bound, and keep no log and their user")
 	}
 
 	reports := make([]tally.Sink, o.number)
@@ -63,6 +70,11 @@ func sink(arguments []string, stop <-chan struct{}) (any, error) {
 			return nil, err
 		}
 		defer conn.Close()
+		if o.user != "" {
+			if err := become(o.user); err != nil {
+				return nil, err
+			}
+		}
 		r := receiver{conn: conn, name: name, delay: o.delay, settle: o.settle, stop: stop, largest: o.largest}
 		if o.log != "" {
 			if r.log, err = openLog(o.log, &r.tally); err != nil {
@@ -77,7 +89,7 @@ func sink(arguments []string, stop <-chan struct{}) (any, error) {
 			reports[i] = r.tally.Report(r.name)
 		})
 		if o.register != "" {
-			if err := registerSink(o.register, name, o.options); err != nil {
+			if err := o.registerSink(conn, name); err != nil {
 				return nil, err
 			}
 		}
@@ -127,28 +139,77 @@ func (o *sinkOptions) open(i int) (*net.UnixConn, string, error) {
 	return conn, conn.LocalAddr().String(), nil
 }
 
-// registerSink asks the broker behind path to send to the socket name, and waits for its answer.
-func registerSink(path, name string, options []string) error {
+// become gives up root's privileges for those of a user, as daemons do that bind their sockets first.
+func become(name string) error {
+	who, err := user.Lookup(name)
+	if err != nil {
+		return err
+	}
+	names, err := who.GroupIds()
+	if err != nil {
+		return err
+	}
+	var numbers []int // of the user, of the main group, of all groups
+	for _, id := range append([]string{who.Uid, who.Gid}, names...) {
+		n, err := strconv.Atoi(id)
+		if err != nil {
+			return err
+		}
+		numbers = append(numbers, n)
+	}
+	if err := syscall.Setgroups(numbers[2:]); err != nil {
+		return fmt.Errorf("cannot set groups: %w", err)
+	}
+	if err := syscall.Setgid(numbers[1]); err != nil {
+		return fmt.Errorf("cannot set group: %w", err)
+	}
+	if err := syscall.Setuid(numbers[0]); err != nil {
+		return fmt.Errorf("cannot set user: %w", err)
+	}
+	return nil
+}
+
+// registerSink asks the broker to send to the socket name, which sink is, and reads its answer. With --prove it then does what that
+// says, and asks again.
+func (o *sinkOptions) registerSink(sink *net.UnixConn, name string) error {
 	// The answer comes to a socket of its own: in the sink's it would stand among the messages.
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"})
 	if err != nil {
 		return fmt.Errorf("cannot make socket for the answer: %w", err)
 	}
 	defer conn.Close()
-	request := name + "\n" + strings.Join(append(options, "reply=yes"), "\n") + "\n"
-	if _, err := conn.WriteToUnix([]byte(request), &net.UnixAddr{Name: path, Net: "unixgram"}); err != nil {
-		return fmt.Errorf("cannot register %s: %w", name, err)
+	options := append(slices.Clone(o.options), "reply=yes")
+	if o.prove {
+		options = append(options, "prove=yes")
 	}
-	conn.SetReadDeadline(time.Now().Add(answerTimeout))
+	request := []byte(name + "\n" + strings.Join(options, "\n") + "\n")
 	answer := make([]byte, 4096)
-	n, err := conn.Read(answer)
-	if err != nil {
-		return fmt.Errorf("cannot register %s: no answer: %w", name, err)
+	for proved := false; ; proved = true {
+		if _, err := conn.WriteToUnix(request, &net.UnixAddr{Name: o.register, Net: "unixgram"}); err != nil {
+			return fmt.Errorf("cannot register %s: %w", name, err)
+		}
+		conn.SetReadDeadline(time.Now().Add(answerTimeout))
+		n, err := conn.Read(answer)
+		if err != nil {
+			return fmt.Errorf("cannot register %s: no answer: %w", name, err)
+		}
+		text := strings.TrimSpace(string(answer[:n]))
+		how, ask := strings.CutPrefix(text, "error prove ")
+		if number, _, _ := strings.Cut(how, ":"); ask && !proved {
+			size, err := strconv.Atoi(number)
+			if err != nil {
+				return fmt.Errorf("cannot register %s: %s", name, text)
+			}
+			if err := sink.SetReadBuffer(size); err != nil {
+				return fmt.Errorf("cannot set the buffer of %s: %w", name, err)
+			}
+			continue
+		}
+		if !strings.HasPrefix(text, "ok") {
+			return fmt.Errorf("cannot register %s: %s", name, text)
+		}
+		return nil
 	}
-	if text := strings.TrimSpace(string(answer[:n])); !strings.HasPrefix(text, "ok") {
-		return fmt.Errorf("cannot register %s: %s", name, text)
-	}
-	return nil
 }
 
 // receiver is one sink.
