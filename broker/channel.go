@@ -156,7 +156,7 @@ func (c *Channel) Run(ctx context.Context) error {
 		}
 		c.thread.StopReceiving()
 	} else {
-		c.board.SayHeld(false, c.drain())
+		c.board.SayHeld(false, drain(c.thread, c.unlink, c.held))
 	}
 	c.thread.Stop()
 	c.store.Drain()
