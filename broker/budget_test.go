@@ -18,8 +18,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
 	"github.com/msgmux/msgmux/internal/need"
+	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -222,6 +226,9 @@ func TestMemoryOfQueues(t *testing.T) {
 			break
 		}
 	}
+	if st, _ := p.status(t); st.SinksRoom != uint64(sinks) {
+		t.Errorf("%d sinks are let in, and the status tells of room for %d", sinks, st.SinksRoom)
+	}
 	t.Logf("%d sinks are let in", sinks)
 	if sinks < 20 || sinks > 100 {
 		t.Errorf("%d sinks were let in", sinks)
@@ -238,6 +245,60 @@ func TestMemoryOfQueues(t *testing.T) {
 	}
 	if st, all := p.status(t); len(all) != sinks || st.Received < 8 || st.Received > held {
 		t.Errorf("of %d messages %d are received, with %d sinks", held, st.Received, len(all))
+	}
+}
+
+// scarce is the kernel, which has no memory for what is sent to sinks while it is poor.
+type scarce struct {
+	sys.Kernel
+	poor    atomic.Bool
+	refused atomic.Int64
+}
+
+func (k *scarce) Sendmmsg(seam string, fd int, vec []sys.Mmsghdr) (int, unix.Errno) {
+	if k.poor.Load() {
+		return 0, []unix.Errno{unix.ENOBUFS, unix.ENOMEM}[k.refused.Add(1)%2]
+	}
+	return k.Kernel.Sendmmsg(seam, fd, vec)
+}
+
+// TestPromise9_WantOfMemory: where the kernel has no memory for a message, its sink is as one whose queue is full: it stays, has
+// everything when there is memory again, and nothing counts as lost.
+func TestPromise9_WantOfMemory(t *testing.T) {
+	k := &scarce{}
+	b := brokertest.Start(t, func(cfg *broker.Config) { cfg.Ops = k })
+	source := brokertest.NewSource(t, b.Dir)
+	plain, member := brokertest.NewSink(t, b.Dir), brokertest.NewSink(t, b.Dir, "share=s")
+	framed := brokertest.NewSubscriber(t, b.Dir)
+	k.poor.Store(true)
+	const messages = 50
+	for i := range uint64(messages) {
+		if err := source.Send(stamped(1, i, 100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids := []uint64{plain.ID, member.ID, framed.ID}
+	test.Eventually(t, "all are stalled", func() bool {
+		for _, id := range ids {
+			if s, there := findSink(b, id); !there || s.State != "stalled" || s.Waiting == 0 {
+				return false
+			}
+		}
+		return k.refused.Load() > 20
+	})
+	k.poor.Store(false)
+	receiveSeq(t, plain, 1, 0, messages)
+	receiveSeq(t, member, 1, 0, messages)
+	for n := 0; n < messages; {
+		p, err := framed.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += p.Count
+	}
+	test.Eventually(t, "none is stalled", func() bool { return b.Channel.Status().Sinks.Stalled == 0 })
+	if st := b.Channel.Status(); st.Lost+st.Abandoned+st.Unread != 0 || st.Sinks.Total != len(ids) {
+		t.Errorf("%+v", st)
 	}
 }
 

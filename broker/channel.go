@@ -103,8 +103,8 @@ func (c *Channel) open(cfg *Config) (err error) {
 	}
 	c.store.Commit()
 	c.board = status.New(status.Config{Version: cfg.Version, Name: cfg.Name, RuntimeDir: cfg.RuntimeDir,
-		Publish: publish(&c.in),
-		Thread:  c.thread, Log: c.log, Notifier: cfg.Notifier, BlockedCheck: cfg.blockedCheck, BlockedLong: cfg.blockedLong})
+		Publish: publish(&c.in), QueuesRoom: limits.Queues(),
+		Thread: c.thread, Log: c.log, Notifier: cfg.Notifier, BlockedCheck: cfg.blockedCheck, BlockedLong: cfg.blockedLong})
 	return nil
 }
 

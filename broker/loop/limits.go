@@ -35,6 +35,9 @@ func (l *Limits) User(uid uint32) uint32 {
 	return l.Owner(uid)
 }
 
+// Queues is how many sinks there is room for, should the queue of each be full.
+func (l *Limits) Queues() uint64 { return l.QueueTotal / max(1, l.QueueBytes) }
+
 // SendBuffer is QueueBytes as setsockopt(2) takes it: the kernel doubles it.
 func (l *Limits) SendBuffer() int { return int(l.QueueBytes / 2) }
 

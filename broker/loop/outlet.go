@@ -162,7 +162,8 @@ func (l *loop) settle(o *outlet, n int, errno syscall.Errno) bool {
 	switch errno {
 	case syscall.EAGAIN:
 		l.stall(o)
-	case syscall.ENOBUFS, syscall.ENOMEM:
+	case syscall.ENOBUFS, syscall.ENOMEM: // as if it were full; only no event tells when that is over
+		o.sink.Stall(true)
 		l.retry(o, noWakeup)
 	case syscall.EMSGSIZE:
 		skipped := l.ring.TooLarge(o.sink)

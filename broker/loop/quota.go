@@ -47,7 +47,7 @@ func (r *Roster) Reserve(uid uint32, view bool) (id uint64, refusal *wire.Error)
 	for s := range r.ring.Sinks {
 		n.add(&r.limits, s.Spec().UID, user, s.Spec().View && r.byID[s.ID()] != nil)
 	}
-	bySinks, byQueue := r.ring.Geometry().MaxSinks, r.limits.QueueTotal/max(1, r.limits.QueueBytes)
+	bySinks, byQueue := r.ring.Geometry().MaxSinks, r.limits.Queues()
 	switch ordinary := r.limits.Ordinary(uid); {
 	case n.all+uint64(r.views) >= bySinks:
 		return 0, wire.Refuse(wire.CodeQuota, "there are %d sinks already, as many as --max-sinks allows", n.all)

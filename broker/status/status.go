@@ -22,6 +22,7 @@ type Config struct {
 	Name       string // of the channel; "" is the default one
 	RuntimeDir string
 	Publish    string // where connected sources connect; "" for nowhere
+	QueuesRoom uint64 // how many sinks' queues there is memory for
 
 	Thread   *loop.Thread
 	Log      *journal.Log
@@ -94,7 +95,7 @@ func (b *Board) look(list bool) (wire.Status, []wire.Sink) {
 		Version: b.c.Version, Channel: b.c.Name, PID: os.Getpid(), RuntimeDir: b.c.RuntimeDir,
 		Generation: t.Generation, Starts: t.Starts, SinceUnix: b.began.Unix(), RingSince: t.Since,
 		Buffer: t.Geometry.Size, Used: t.Head.Pos - t.Tail.Pos, MaxMessage: t.Geometry.MaxMessage,
-		MaxSinks: t.Geometry.MaxSinks, MaxClients: t.Geometry.MaxClients,
+		MaxSinks: t.Geometry.MaxSinks, SinksRoom: min(t.Geometry.MaxSinks, b.c.QueuesRoom), MaxClients: t.Geometry.MaxClients,
 		Received: t.Received(), Entered: t.Entered(), EnteredBytes: t.Head.Pos, Landed: b.c.Thread.Landed(), Refused: t.RefusedBy(),
 		Accepted: t.Accepted, Lost: t.Lost, LeftOut: t.LeftOut, Abandoned: t.Abandoned, Unread: t.Unread,
 		Delivered: t.Delivered.Seq, Tail: t.Tail.Seq, Uncertain: t.Uncertain, AsOwn: t.AsOwn,

@@ -81,6 +81,9 @@ func TestDoctorSeesWhoBlocks(t *testing.T) {
 		!strings.Contains(f.Advice, "restart its program, or attach another sink: msgmux --runtime-dir "+dir+" sub") {
 		t.Errorf("sources: %+v", f)
 	}
+	if got := prepare(t, dir, "status").want(0).stdout.String(); strings.Contains(got, "sends to this channel") {
+		t.Errorf("of one that sends nothing the status says\n%s", got)
+	}
 	startSub(t, dir, "--label", "other")
 	f = diagnose(t, prepare(t, dir, "doctor", "--json"), exitFailure)["sources"]
 	if f.Verdict != bad || !strings.Contains(f.Text, "for the sink archive") || !strings.Contains(f.Advice, "sinks set 'archive' --patience 1s") {
@@ -120,6 +123,10 @@ func TestDoctorSeesACircle(t *testing.T) {
 	f := diagnose(t, prepare(t, dir, "doctor", "--json"), exitFailure)["sources"]
 	if f.Verdict != bad || !strings.Contains(f.Text, fmt.Sprintf("[%d] sends to this channel too", os.Getpid())) || !strings.Contains(f.Advice, "elsewhere") {
 		t.Errorf("sources: %+v", f)
+	}
+	want := fmt.Sprintf("[%d] sends to this channel too, so that it may wait for itself", os.Getpid())
+	if got := prepare(t, dir, "status").want(0).stdout.String(); !strings.Contains(got, want) {
+		t.Errorf("no %q in\n%s", want, got)
 	}
 }
 
@@ -173,6 +180,24 @@ func TestDoctorKnowsWhatItCannotCause(t *testing.T) {
 	p = &patient{channel: msgmux.Channel{RuntimeDir: "/run/msgmux"}, silence: fs.ErrPermission}
 	if f := p.examineChannel()[0]; f.Verdict != bad || !strings.Contains(f.Advice, "in the group of /run/msgmux/control") {
 		t.Errorf("channel: %+v", f)
+	}
+	for _, test := range []struct {
+		room       uint64
+		sinks      int
+		file       string
+		want       verdict
+		text, then string
+	}{
+		{4096, 3, "", good, "no limit is set: beside the ring of 1.00 MiB there is room for the queues of 4,096 sinks, of which there are 3", ""},
+		{40, 35, "/sys/fs/cgroup/a/memory.max", good, "the limit is 64.0 MiB (/sys/fs/cgroup/a/memory.max)", ""},
+		{40, 36, "/sys/fs/cgroup/a/memory.max", poor, "there is room for the queues of 40 sinks, and there are 36: others are refused", "raise MemoryMax="},
+		{2048, 2000, "", poor, "others are refused", "raise --queue-total"},
+		{0, 5, "", good, "does not tell", ""},
+	} {
+		p := &patient{status: &wire.Status{Buffer: 1 << 20, SinksRoom: test.room, Sinks: wire.SinkCounts{Total: test.sinks}}}
+		if f := p.judgeMemory(64<<20, test.file); f.Verdict != test.want || !strings.Contains(f.Text, test.text) || !strings.Contains(f.Advice, test.then) {
+			t.Errorf("%+v: %+v", test, f)
+		}
 	}
 	for _, test := range []struct {
 		uid  uint32

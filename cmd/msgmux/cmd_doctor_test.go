@@ -36,7 +36,7 @@ func TestDoctorLooksAtAChannel(t *testing.T) {
 	_, dir := startBroker(t)
 	startSub(t, dir, "--label", "fine")
 	found := diagnose(t, prepare(t, dir, "doctor", "--json"), 0)
-	for _, name := range []string{"net.core.wmem_max", "sock_diag", "groups", "units", "descriptors", "channel", "sources"} {
+	for _, name := range []string{"net.core.wmem_max", "sock_diag", "groups", "units", "descriptors", "memory", "channel", "sources"} {
 		if found[name].Verdict != good {
 			t.Errorf("%s: %+v", name, found[name])
 		}

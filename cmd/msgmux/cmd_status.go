@@ -28,7 +28,12 @@ type listing struct {
 	Sinks   []wire.Sink
 	Senders []sender  // those that --senders asks for
 	Readers []sinkEnd // and --readers
+
+	circle string // a process of the sink that is waited for, if it sends to the channel as well
 }
+
+// worthALook is after how many seconds of waiting for a sink a status looks at its program. That takes longer than all else.
+const worthALook = 1
 
 // ratesAfter is how long a status waits for its rates where nobody has looked at the channel lately.
 const ratesAfter = 30 * time.Millisecond
@@ -111,6 +116,11 @@ func showStatus(where *location, asJSON, withSenders, withReaders bool) error {
 	now := time.Now()
 	if asJSON {
 		return printJSON(l.asJSON(now), true)
+	}
+	if b := l.Status.Sources; b.Blocked && b.Sink != "" && b.ForSeconds >= worthALook {
+		if e, err := endsOf(l.Status.RuntimeDir, l.Sinks); err == nil {
+			l.circle = e.circle(b.Sink)
+		}
 	}
 	text := appendStatus(nil, l, now)
 	if withSenders {
@@ -197,6 +207,9 @@ func appendStatus(dst []byte, l listing, now time.Time) []byte {
 	row("sources", "%s; %s a second", sources(s.Sources), perSecond(s.ReceivedRate, s.RateSeconds))
 	if s.Sources.Blocked && s.Sources.Sink == "" {
 		row("", "msgmux sub prints what comes, and msgmux-discard.service throws it away; doctor says how")
+	}
+	if l.circle != "" {
+		row("", "its program %s sends to this channel too, so that it may wait for itself: have it log elsewhere", visible(l.circle))
 	}
 	if len(s.Sources.Sockets) > ownSockets || s.Sources.Blocked {
 		for _, k := range s.Sources.Sockets {

@@ -48,7 +48,7 @@ func newPatient(where *location) (*patient, error) {
 func (p *patient) examine() []finding {
 	findings := []finding{p.queueLength(), p.sendBuffer(), sockDiag(), p.groups()}
 	findings = append(findings, p.examineUnits()...)
-	findings = append(findings, p.descriptors(), p.lockedMemory())
+	findings = append(findings, p.descriptors(), p.lockedMemory(), p.memory())
 	return append(findings, p.examineChannel()...)
 }
 
@@ -220,6 +220,34 @@ func (p *patient) lockedMemory() finding {
 			"nothing of the broker is locked in memory; its limit is %s", byteCount(limit))
 	}
 	return found(name, good, "", "%s of the broker are locked in memory", byteCount(locked<<10))
+}
+
+// memory adds up what waits for sinks that do not read, which the kernel keeps in the broker's memory: how many there is room for
+// beside the ring, and how many there are.
+func (p *patient) memory() finding {
+	const name = "memory"
+	if p.status == nil {
+		return found(name, poor, p.toSeeTheBroker(), "not known: there is no broker to be looked at")
+	}
+	limit, file := sys.MemoryLimit("/sys/fs/cgroup", fmt.Sprintf("/proc/%d/cgroup", p.status.PID))
+	return p.judgeMemory(limit, file)
+}
+
+func (p *patient) judgeMemory(limit uint64, file string) finding {
+	const name = "memory"
+	s, bound, text := p.status, "--queue-total", "no limit is set"
+	if file != "" {
+		bound, text = "MemoryMax= of its control group, or --queue-total", fmt.Sprintf("the limit is %s (%s)", byteCount(limit), file)
+	}
+	switch room := s.SinksRoom; {
+	case room == 0:
+		return found(name, good, "", "%s; this broker does not tell how many sinks it has room for", text)
+	case uint64(s.Sinks.Total) >= room-room/10: // the last tenth is not for ordinary users
+		return found(name, poor, "raise "+bound+", or give each sink less (--queue): "+p.units.systemctl()+" edit "+p.units.serviceOr("msgmux.service"),
+			"%s: beside the ring of %s there is room for the queues of %s, and there are %d: others are refused", text, byteCount(s.Buffer), plural(room, "sink"), s.Sinks.Total)
+	default:
+		return found(name, good, "", "%s: beside the ring of %s there is room for the queues of %s, of which there are %d", text, byteCount(s.Buffer), plural(room, "sink"), s.Sinks.Total)
+	}
 }
 
 // blockedLong is after how long it is not a sink's patience any more that sources wait.

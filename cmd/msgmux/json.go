@@ -57,6 +57,7 @@ type channelJSON struct {
 	Used       uint64 `json:"used_bytes"`
 	MaxMessage uint64 `json:"max_message_bytes"`
 	MaxSinks   uint64 `json:"max_sinks"`
+	SinksRoom  uint64 `json:"sinks_room"`
 	MaxClients uint64 `json:"max_clients"`
 
 	Received     uint64            `json:"received"`
@@ -172,7 +173,7 @@ func channelAsJSON(s wire.Status) channelJSON {
 	return channelJSON{
 		Version: s.Version, Channel: s.Channel, PID: s.PID, RuntimeDir: s.RuntimeDir, Generation: s.Generation, Starts: s.Starts,
 		Since: unixMoment(s.SinceUnix), RingSince: unixMoment(s.RingSince), Buffer: s.Buffer, Used: s.Used,
-		MaxMessage: s.MaxMessage, MaxSinks: s.MaxSinks, MaxClients: s.MaxClients, Received: s.Received, Entered: s.Entered,
+		MaxMessage: s.MaxMessage, MaxSinks: s.MaxSinks, SinksRoom: s.SinksRoom, MaxClients: s.MaxClients, Received: s.Received, Entered: s.Entered,
 		EnteredBytes: s.EnteredBytes, Landed: s.Landed, Refused: s.Refused, Accepted: s.Accepted, Lost: s.Lost, LeftOut: s.LeftOut,
 		Abandoned: s.Abandoned, Unread: s.Unread, Delivered: s.Delivered, Tail: s.Tail, Uncertain: s.Uncertain, AsOwn: s.AsOwn,
 		Sinks: sinkCountsJSON(s.Sinks), Sources: sourcesAsJSON(s.Sources), RateSeconds: s.RateSeconds,

@@ -30,7 +30,7 @@ func aListing() listing {
 	return listing{
 		Status: wire.Status{
 			Version: "1.2.3", Channel: "audit", PID: 4711, RuntimeDir: "/run/msgmux.audit", Generation: 1, Starts: 2,
-			SinceUnix: 1_770_000_000, RingSince: 1_760_000_000, Buffer: 16 << 20, Used: 4096, MaxMessage: 256 << 10, MaxSinks: 4096, MaxClients: 1024,
+			SinceUnix: 1_770_000_000, RingSince: 1_760_000_000, Buffer: 16 << 20, Used: 4096, MaxMessage: 256 << 10, MaxSinks: 4096, SinksRoom: 2048, MaxClients: 1024,
 			Received: 1005, Entered: 1000, EnteredBytes: 64_000, Landed: 2, Refused: map[string]uint64{"too-large": 5}, Accepted: 1990, Lost: 10,
 			Abandoned: 3, Delivered: 1000, Tail: 900, Uncertain: 1, AsOwn: 4, Sinks: wire.SinkCounts{Total: 2, Static: 1, Dynamic: 1, Framed: 1, Stalled: 1},
 			Sources: wire.Sources{Blocked: true, Why: "sink archive", Sink: "archive", ForSeconds: 0.25, BlockedSecs: 12.5, Sockets: []wire.SourceSocket{

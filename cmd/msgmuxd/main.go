@@ -26,6 +26,7 @@ import (
 	"github.com/msgmux/msgmux/broker/scout"
 	"github.com/msgmux/msgmux/internal/flags"
 	"github.com/msgmux/msgmux/internal/stamp"
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // Set by the linker.
@@ -248,7 +249,7 @@ func limits(o *options, cfg *broker.Config) error {
 	if n, known := activation.StoreLimit(); known && uint64(n) < need {
 		return fmt.Errorf("--max-sinks and --max-clients need a descriptor store of %d and FileDescriptorStoreMax is %d", need, n)
 	}
-	limit, file := memoryLimit("/sys/fs/cgroup", "/proc/self/cgroup")
+	limit, file := sys.MemoryLimit("/sys/fs/cgroup", "/proc/self/cgroup")
 	if err := checkMemory(cfg.Geometry, limit, file); err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ var imports = map[string][]string{
 		"internal/subuid", "internal/sys", "internal/wire"},
 	"broker/control": {systemdModule, dbusModule, "internal/subuid", "internal/wire"},
 	"client":         {"internal/wire", "internal/sys", "internal/view"}, // sys for calls that do not tell the scheduler; it brings x/sys/unix alone
-	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "activation/hold", "broker", "broker/control", "broker/ring", "broker/scout", "internal/flags", "internal/stamp", "internal/wire"},
+	"cmd/msgmuxd":    {cobraModule, pflagModule, "activation", "activation/hold", "broker", "broker/control", "broker/ring", "broker/scout", "internal/flags", "internal/stamp", "internal/sys", "internal/wire"},
 	// sys for terminals, and for what the kernel tells of sockets.
 	"cmd/msgmux": {cobraModule, systemdModule, dbusModule, textModule, "client", "internal/flags", "internal/follow", "internal/histogram", "internal/stamp", "internal/sys", "internal/wire"},
 

@@ -48,6 +48,7 @@ type Status struct {
 	Used       uint64 `json:"used_bytes"`        // head - tail
 	MaxMessage uint64 `json:"max_message_bytes"` // the largest message taken
 	MaxSinks   uint64 `json:"max_sinks"`
+	SinksRoom  uint64 `json:"sinks_room"` // how many of these there is memory for, should none of them read
 	MaxClients uint64 `json:"max_clients"`
 
 	Received     uint64            `json:"received"`      // = Entered + the sum of Refused

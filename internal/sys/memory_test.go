@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package sys
 
 import (
 	"math"
@@ -41,7 +41,7 @@ func TestMemoryLimit(t *testing.T) {
 		{"0::/../../system.slice/b.service\n", 40000000, "system.slice/b.service/memory.max"},
 	} {
 		write("membership", test.membership)
-		limit, file := memoryLimit(root, filepath.Join(root, "membership"))
+		limit, file := MemoryLimit(root, filepath.Join(root, "membership"))
 		if test.file != "" {
 			test.file = filepath.Join(root, test.file)
 		}
@@ -49,7 +49,7 @@ func TestMemoryLimit(t *testing.T) {
 			t.Errorf("%q: %d by %q, want %d by %q", test.membership, limit, file, test.limit, test.file)
 		}
 	}
-	if limit, _ := memoryLimit(root, filepath.Join(root, "missing")); limit != math.MaxUint64 {
+	if limit, _ := MemoryLimit(root, filepath.Join(root, "missing")); limit != math.MaxUint64 {
 		t.Errorf("with nothing to read: %d", limit)
 	}
 }
