@@ -126,20 +126,7 @@ func TestPromise4_NoSecondPatience(t *testing.T) {
 		hang     = patience * 95 / 100
 		ringSize = 1 << 20
 	)
-	for _, c := range []struct {
-		name string
-		hog  hog
-	}{
-		{"subscribe", hog{Socket: "subscribe", Many: 1, Hang: hang}},
-		{"register", hog{Socket: "register", Many: 1, Hang: hang}},
-		{"several", hog{Socket: "subscribe", Many: 8, Hang: hang}},
-		{"several registered", hog{Socket: "register", Many: 8, Hang: hang}},
-		{"less patience", hog{Socket: "subscribe", Options: "patience=100ms", Many: 1, Hang: 95 * time.Millisecond}},
-		{"start=oldest", hog{Socket: "subscribe", Options: "start=oldest", Many: 2, First: 50 * time.Millisecond, Hang: hang}},
-		{"pauses", hog{Socket: "subscribe", Many: 1, Hang: hang, Read: 20 * time.Millisecond}},
-		{"slow", hog{Socket: "subscribe", Many: 1, Rate: int(5 * ringSize / 4 * time.Second / patience)}},
-		{"subordinate uids", hog{Socket: "subscribe", Many: 1, Hang: hang}},
-	} {
+	for _, c := range append(hogs(patience, ringSize), namedHog{"subordinate uids", hog{Socket: "subscribe", Many: 1, Hang: hang}}) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := brokertest.Start(t, withPatience(patience), func(cfg *broker.Config) {
@@ -147,7 +134,7 @@ func TestPromise4_NoSecondPatience(t *testing.T) {
 				broker.SetUsers(cfg, subordinates(t, 500_000, 10))
 			})
 			openToAll(t, b.Dir)
-			got := paced(t, b)
+			got := paced(t, b, time.Millisecond)
 			rate := func(d time.Duration) float64 {
 				n, began := got.Load(), time.Now()
 				time.Sleep(d)
@@ -187,8 +174,54 @@ func TestPromise4_NoSecondPatience(t *testing.T) {
 	}
 }
 
+type namedHog struct {
+	name string
+	hog  hog
+}
+
+// hogs are the ways to be one, where sinks have that patience and the ring so many bytes.
+func hogs(patience time.Duration, ringSize int) []namedHog {
+	hang := patience * 95 / 100
+	return []namedHog{
+		{"subscribe", hog{Socket: "subscribe", Many: 1, Hang: hang}},
+		{"register", hog{Socket: "register", Many: 1, Hang: hang}},
+		{"several", hog{Socket: "subscribe", Many: 8, Hang: hang}},
+		{"several registered", hog{Socket: "register", Many: 8, Hang: hang}},
+		{"less patience", hog{Socket: "subscribe", Options: "patience=100ms", Many: 1, Hang: 95 * time.Millisecond}},
+		{"start=oldest", hog{Socket: "subscribe", Options: "start=oldest", Many: 2, First: 50 * time.Millisecond, Hang: hang}},
+		{"pauses", hog{Socket: "subscribe", Many: 1, Hang: hang, Read: 20 * time.Millisecond}},
+		{"slow", hog{Socket: "subscribe", Many: 1, Rate: int(5 * time.Duration(ringSize) / 4 * time.Second / patience)}},
+	}
+}
+
+// BenchmarkSecondPatience is what others keep of their rate at full speed, with everything as it comes: from three seconds after the
+// attacker has come, for five, beside the same time before that.
+func BenchmarkSecondPatience(b *testing.B) {
+	needRoot(b)
+	for _, c := range hogs(time.Second, 16<<20) {
+		b.Run(c.name, func(b *testing.B) {
+			for range b.N {
+				br := brokertest.Start(b)
+				openToAll(b, br.Dir)
+				got := paced(b, br, 0)
+				rate := func() float64 {
+					n, began := got.Load(), time.Now()
+					time.Sleep(5 * time.Second)
+					return float64(got.Load()-n) / time.Since(began).Seconds()
+				}
+				whole := rate()
+				c.hog.Dir = br.Dir
+				be(b, &c.hog, stranger)
+				time.Sleep(3 * time.Second)
+				b.ReportMetric(rate()/whole, "kept")
+				b.ReportMetric(whole*(32<<10)/1e6, "MB/s")
+			}
+		})
+	}
+}
+
 // be starts the attacker's process, as that user, until the test ends.
-func be(t *testing.T, h *hog, uid uint32) {
+func be(t testing.TB, h *hog, uid uint32) {
 	t.Helper()
 	role, err := json.Marshal(h)
 	if err != nil {
@@ -205,11 +238,11 @@ func be(t *testing.T, h *hog, uid uint32) {
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 }
 
-// paced has a source send 32 MiB/s, which fills a ring of 1 MiB in 32 ms, and root's sink read it; it counts messages. What
-// the source could not send in time it does not send later.
-func paced(t *testing.T, b *brokertest.Broker) *atomic.Uint64 {
+// paced has a source send 32 KiB every so often (each ms, that fills a ring of 1 MiB in 32 ms; 0: as fast as it can), and root's
+// sink read it; it counts messages. What the source could not send in time it does not send later.
+func paced(t testing.TB, b *brokertest.Broker, every time.Duration) *atomic.Uint64 {
 	t.Helper()
-	const size, every = 32 << 10, time.Millisecond
+	const size = 32 << 10
 	publisher, reader := brokertest.NewPublisher(t, b.Dir), brokertest.NewSubscriber(t, b.Dir)
 	got := new(atomic.Uint64)
 	go func() {

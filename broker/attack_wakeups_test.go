@@ -31,7 +31,7 @@ func TestPromise4_BoughtWakeUps(t *testing.T) {
 			log := &keptLog{}
 			b := brokertest.Start(t, keepLog(log))
 			openToAll(t, b.Dir)
-			got := paced(t, b)
+			got := paced(t, b, time.Millisecond)
 			rate := func(d time.Duration) float64 {
 				n, began := got.Load(), time.Now()
 				time.Sleep(d)

@@ -243,7 +243,7 @@ func receivesNothing(t *testing.T, s *brokertest.Sink, who string) {
 }
 
 // openToAll lets every user reach a broker's sockets.
-func openToAll(t *testing.T, dir string) {
+func openToAll(t testing.TB, dir string) {
 	t.Helper()
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)

@@ -134,7 +134,7 @@ func programPath(t *testing.T) string {
 }
 
 // needRoot skips what takes another user. To root these tests are never skipped.
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	need.Root(t, "unit")
 }
