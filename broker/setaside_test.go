@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/test"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // stored connects to a sink's socket, as the broker does, and is what a successor gets of it out of the store.
@@ -33,7 +35,13 @@ func stored(t *testing.T, s *brokertest.Sink, id uint64) activation.Stored {
 // brokenRing is a pair of files with these sinks in it, and a head that cannot be.
 func brokenRing(t *testing.T, specs ...ring.Salvaged) (data, state activation.Descriptor) {
 	t.Helper()
-	data, state = ringWith(t, 0, specs...)
+	return brokenRingOf(t, 0, specs, nil)
+}
+
+// brokenRingOf is brokenRing with connected sources, too.
+func brokenRingOf(t *testing.T, messages int, specs []ring.Salvaged, sources []ring.ClientSpec) (data, state activation.Descriptor) {
+	t.Helper()
+	data, state = ringOf(t, messages, specs, sources)
 	const head = 4096 + 8 // control.Head.Pos
 	if _, err := unix.Pwrite(state.FD, []byte{1, 2, 3, 4, 5, 6, 7, 8}, head); err != nil {
 		t.Fatal(err)
@@ -44,6 +52,11 @@ func brokenRing(t *testing.T, specs ...ring.Salvaged) (data, state activation.De
 // ringWith is a pair of files with some messages in it, and these sinks, which have none of them.
 func ringWith(t *testing.T, messages int, specs ...ring.Salvaged) (data, state activation.Descriptor) {
 	t.Helper()
+	return ringOf(t, messages, specs, nil)
+}
+
+func ringOf(t *testing.T, messages int, specs []ring.Salvaged, sources []ring.ClientSpec) (data, state activation.Descriptor) {
+	t.Helper()
 	r, err := ring.Create(brokertest.Config().Geometry, 7, ring.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -52,6 +65,12 @@ func ringWith(t *testing.T, messages int, specs ...ring.Salvaged) (data, state a
 	for _, spec := range specs {
 		spec.Spec.ID = r.NewID()
 		if _, err := r.Add(spec.Spec, spec.Reading, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, spec := range sources {
+		spec.ID = r.NewID()
+		if _, err := r.AddAttached(spec); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -115,6 +134,40 @@ func TestSetAsideKeepsAllSinks(t *testing.T) {
 		_, there := static(b, "undeclared")
 		return !there
 	})
+}
+
+// TestSetAsideSourcesAreNoSinks: connected sources of a ring that was set aside go on, too, and take neither the name of a sink nor the
+// place of one.
+func TestSetAsideSourcesAreNoSinks(t *testing.T) {
+	web := brokertest.NewSocket(t, brokertest.Name())
+	uid := uint32(os.Getuid())
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ends[0])
+	b := brokertest.StartWith(t, func(cfg *broker.Config, in *activation.Set) {
+		data, state := brokenRingOf(t, 0,
+			[]ring.Salvaged{{Spec: ring.Spec{Kind: ring.Dynamic, Label: "web", Address: web.Name, UID: uid}}},
+			[]ring.ClientSpec{{Label: "web", UID: uid}, {Label: "tail", UID: uid}})
+		source := activation.Stored{Letter: activation.ConnectedSource, ID: 3, Descriptor: activation.Descriptor{
+			Name: activation.SinkName(activation.ConnectedSource, 3), FD: ends[1], Kind: activation.SeqpacketConn}}
+		in.Data, in.State = []activation.Descriptor{data}, []activation.Descriptor{state}
+		in.Stored = []activation.Stored{stored(t, web, 1), source}
+	})
+	if e := b.Channel.SetPatience(0, "web", time.Minute); e != nil {
+		t.Errorf("the sink is not found by its name: %v", e)
+	}
+	if n := b.Channel.Status().Sinks.Total; n != 1 {
+		t.Errorf("%d sinks instead of 1", n)
+	}
+	if s, ok := findSink(b, brokertest.NewSink(t, b.Dir, "label=tail").ID); !ok || s.Label != "tail" {
+		t.Errorf("a source has taken the name of a sink, which is called %q", s.Label)
+	}
+	if err := unix.Send(ends[0], wire.AppendRecord(nil, stamped(1, 0, 100)), 0); err != nil {
+		t.Fatal(err)
+	}
+	receiveSeq(t, web, 1, 0, 1)
 }
 
 // TestSetAsideSaysWhatIsGivenUp: of a ring that a newer version has left, how many messages; of a damaged one, that it
