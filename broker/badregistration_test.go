@@ -320,3 +320,27 @@ func TestRenamed(t *testing.T) {
 		test.Eventually(t, name+" is none any more", func() bool { return b.Channel.Status().Sinks.Total == before })
 	}
 }
+
+// TestBoundToARelativePath: what the kernel tells of such a socket is no way to it. That is said, where it can be, and logged, also of
+// one that is waiting for an answer.
+func TestBoundToARelativePath(t *testing.T) {
+	log := &keptLog{}
+	b := brokertest.Start(t, keepLog(log))
+	dir := test.Folder(t)
+	t.Chdir(dir)
+	sink := brokertest.NewSocket(t, "sink")
+	ask := func(from *brokertest.Sink, text string) {
+		t.Helper()
+		if _, err := from.Conn.WriteToUnix([]byte(text), &net.UnixAddr{Name: b.Dir + "/register", Net: "unixgram"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask(sink, "\n")
+	log.logged(t, 1, "registration refused", "code=bad-address", "bound to", "sink", "write an absolute path")
+	ask(brokertest.NewSocket(t, "second"), dir+"/sink\nreply=yes\n")
+	log.logged(t, 1, "no answer sent to a registration", "second")
+	if err := brokertest.NewSource(t, b.Dir).Send(stamped(1, 0, 100)); err != nil {
+		t.Fatal(err)
+	}
+	receiveSeq(t, sink, 1, 0, 1) // the absolute path is a way to it
+}

@@ -164,6 +164,24 @@ func TestDoctorOnConsumers(t *testing.T) {
 		b.MustRun("systemctl", "start", "msgmux-sink@frail.socket")
 		b.Until("the doctor has nothing against it", 20*time.Second, func() bool { found, _ := p.diagnose(); return found["sink frail"].Text == "" })
 
+		// What everybody does who has edited a socket: systemd refuses, and leaves it stopped. The advice mends it.
+		b.WriteFile("/etc/systemd/system/steady.service", []byte("[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/usr/bin/sleep infinity\n"+
+			"Restart=on-failure\nRestartSec=500ms\nSockets=msgmux-sink@steady.socket\n"), 0o644)
+		b.MustRun("systemctl", "daemon-reload")
+		b.MustRun("systemctl", "start", "msgmux-sink@steady.socket", "steady.service")
+		b.Until("the sink is there", 20*time.Second, func() bool { s := p.account().state("steady"); return s != "" && s != "absent" })
+		if _, exit := b.Run(t.Context(), "systemctl", "restart", "msgmux-sink@steady.socket"); exit == 0 {
+			t.Error("systemd restarts the socket of a service that runs")
+		}
+		p.finds("sink steady", "fail", "msgmux-sink@steady.socket is inactive, beside steady.service", "systemctl stop steady.service && systemctl start msgmux-sink@steady.socket steady.service")
+		found, _ := p.diagnose()
+		b.MustRun("sh", "-c", found["sink steady"].Advice)
+		b.Until("the sink is there again", 20*time.Second, func() bool {
+			found, _ := p.diagnose()
+			s := p.account().state("steady")
+			return s != "" && s != "absent" && found["sink steady"].Text == ""
+		})
+
 		for name, c := range map[string]struct {
 			script string
 			words  []string

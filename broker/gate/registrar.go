@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"strings"
 
 	"github.com/msgmux/msgmux/broker/journal"
 	"github.com/msgmux/msgmux/broker/loop"
@@ -117,7 +118,10 @@ func (x *registrar) parse(p sys.Peeked) (reg wire.Registration, refusal *wire.Er
 		return reg, wire.AsRefusal(err, wire.CodeInternal)
 	}
 	if reg.Address.IsZero() {
-		if reg.Address, err = wire.ParseAddress(p.From); err != nil {
+		if reg.Address, err = wire.ParseAddress(p.From); err != nil && !strings.HasPrefix(p.From, "@") && !strings.HasPrefix(p.From, "/") {
+			return reg, wire.Refuse(wire.CodeBadAddress, "an empty first line means the sender's own address, and it was bound to %q, seen from a folder of its own; "+
+				"write an absolute path in that line, or bind to one", p.From)
+		} else if err != nil {
 			return reg, wire.AsRefusal(err, wire.CodeInternal)
 		}
 		if reg.Address.IsZero() {
@@ -184,7 +188,10 @@ func (x *registrar) privileged(p sys.Peeked, sender sys.Credentials) bool {
 // something: an address alone can lead elsewhere here. A socket without an address has none: FD is -1 then.
 func (x *registrar) origin(from string, sender sys.Credentials) (owner.Proven, *wire.Error) {
 	addr, err := wire.ParseAddress(from)
-	if err != nil || addr.IsZero() {
+	if err != nil {
+		return owner.Proven{}, wire.AsRefusal(err, wire.CodeInternal)
+	}
+	if addr.IsZero() {
 		return owner.Proven{FD: -1}, nil
 	}
 	at, refusal := x.gate.prover.Join(addr, sender, x.gate.limits.SendBuffer(), false)

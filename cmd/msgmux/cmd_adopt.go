@@ -289,9 +289,10 @@ func readerOf(path string) (r reader, err error) {
 	}
 	defer diag.Close()
 	var inodes []uint32
+	file, there := sys.SocketFileAt(path)
 	stream := false
 	err = diag.Dump(sys.AllStates, func(s sys.UnixSocket) bool {
-		if s.Name == path {
+		if s.Name == path || there && s.BoundFile() == file { // it may have been bound by another path
 			inodes = append(inodes, s.Inode)
 			stream = stream || s.Type != syscall.SOCK_DGRAM
 		}

@@ -81,6 +81,14 @@ func TestAdoptRefuses(t *testing.T) {
 	if err := os.Symlink(dir+"/file", dir+"/link"); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Symlink(dir, dir+"/elsewhere"); err != nil { // as /var/run leads to /run
+		t.Fatal(err)
+	}
+	other, err := net.Listen("unix", dir+"/elsewhere/other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
 	long := dir + "/" + strings.Repeat("x", 108)
 	for _, test := range []struct {
 		args, says string
@@ -91,6 +99,7 @@ func TestAdoptRefuses(t *testing.T) {
 		{"/run/systemd/journal/socket", "a sink of last resort", exitFailure},
 		{"/run/systemd/notify", "is systemd's own", exitFailure},
 		{dir + "/stream", "write a stream", exitFailure},
+		{dir + "/other", "write a stream", exitFailure},
 		{dir + "/file", "is no socket", exitFailure},
 		{dir + "/link", "is a link: adopt " + dir + "/file", exitUsage},
 		{long, "has 1", exitUsage},

@@ -166,12 +166,19 @@ func TestStatusTellsReaders(t *testing.T) {
 	t.Cleanup(func() { heir.Process.Kill(); heir.Wait() })
 	file.Close()
 	socket.Close()
+	// A socket may have been bound by another path than the one where it is by now.
+	moved := brokertest.NewSocket(t, dir+"/sinks/.new")
+	if err := os.Rename(moved.Name, dir+"/sinks/moved"); err != nil {
+		t.Fatal(err)
+	}
+	test.Eventually(t, "a declared sink", func() bool { return len(sinksOf(t, dir)) == 3 })
 	me := regexp.QuoteMeta(userName(uint32(os.Getuid())))
 	got := prepare(t, dir, "status", "--readers").want(0).stdout.String()
 	matches(t, got, fmt.Sprintf(`(?m)^agent +%s +1  \S+ +sleep\[%d\]$`, me, heir.Process.Pid))
+	matches(t, got, fmt.Sprintf(`(?m)^moved +%s +1  \S+ +\S+\[%d\]$`, me, os.Getpid()))
 	matches(t, got, fmt.Sprintf(`(?m)^archive +%s +1  \S+ +msgmux\[%d\]$`, me, sub.cmd.Process.Pid))
 	var l statusJSON
-	if err := json.Unmarshal([]byte(prepare(t, dir, "status", "--readers", "--json").want(0).stdout.String()), &l); err != nil || len(l.Readers) != 2 || l.Senders != nil {
+	if err := json.Unmarshal([]byte(prepare(t, dir, "status", "--readers", "--json").want(0).stdout.String()), &l); err != nil || len(l.Readers) != 3 || l.Senders != nil {
 		t.Errorf("%v, %+v", err, l)
 	}
 	prepare(t, dir, "status", "--readers", "--watch").want(exitUsage)

@@ -91,6 +91,10 @@ func (p *patient) consumer(ctx context.Context, conn *dbus.Conn, sink string, so
 		again := fmt.Sprintf("%s reset-failed %s %s; %s start %s %s", ctl, socket.Name, service, ctl, socket.Name, service)
 		return []finding{found(name, bad, fmt.Sprintf("journalctl%s --unit %s says why; then %s", p.units.userFlag(), service, again),
 			"%s and with it %s have failed: what was queued there is lost", service, socket.Name)}
+	case socket.ActiveState == "inactive" && state["ActiveState"] == "active":
+		// What becomes of a restart of the socket alone, which systemd refuses.
+		return []finding{found(name, bad, fmt.Sprintf("%s stop %s && %s start %s %s", ctl, service, ctl, socket.Name, service),
+			"%s is inactive, beside %s, which still reads the old socket: nothing new comes there", socket.Name, service)}
 	case socket.ActiveState == "inactive":
 		return nil // stopped by somebody; if it is missed, the sink is absent
 	case state["LoadState"] != "loaded":

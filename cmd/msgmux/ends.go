@@ -56,7 +56,7 @@ func (o owner) String() string { return o.name + "[" + strconv.Itoa(o.pid) + "]"
 
 // group is whose sockets are told together.
 type group struct {
-	socket string // of the channel, or the address of a sink
+	socket string // of the channel, or a sink: sinkPrefix and its label
 	uid    uint32
 }
 
@@ -72,14 +72,14 @@ func endsOf(runtimeDir string, sinks []wire.Sink) (*ends, error) {
 	if err := diag.Dump(sys.AllStates, func(s sys.UnixSocket) bool { byInode[s.Inode] = s; return true }); err != nil {
 		return nil, err
 	}
-	labels, at := labelsByName(sinks), func(socket string) string { return filepath.Join(runtimeDir, socket) }
+	sockets, at := socketsOf(sinks), func(socket string) string { return filepath.Join(runtimeDir, socket) }
 	found := make(map[group][]uint32)
 	for inode, s := range byInode {
 		peer, is := byInode[s.Peer], ""
 		connected := s.Type == syscall.SOCK_SEQPACKET && s.State == sys.StateEstablished && s.Name == ""
 		switch {
-		case s.Type == syscall.SOCK_DGRAM && labels[s.Name] != "":
-			is = s.Name
+		case s.Type == syscall.SOCK_DGRAM && sockets.labelOf(s) != "":
+			is = sinkPrefix + sockets.labelOf(s)
 		case s.Peer == 0:
 		case s.Type == syscall.SOCK_DGRAM && peer.Name == at(wire.SocketSource):
 			is = wire.SocketSource
@@ -113,7 +113,7 @@ func endsOf(runtimeDir string, sinks []wire.Sink) (*ends, error) {
 			e.sending = append(e.sending, held...)
 		default:
 			slices.Sort(units)
-			r := sinkEnd{[]string{labels[k.socket]}, k.uid, len(inodes), processes, slices.Compact(units), held}
+			r := sinkEnd{[]string{strings.TrimPrefix(k.socket, sinkPrefix)}, k.uid, len(inodes), processes, slices.Compact(units), held}
 			if k.socket == wire.SocketSubscribe {
 				r.Sinks = connectedSinks(sinks, k.uid)
 			}
@@ -125,20 +125,39 @@ func endsOf(runtimeDir string, sinks []wire.Sink) (*ends, error) {
 	return e, nil
 }
 
-// labelsByName are the labels of the sinks that are datagram sockets, by the name that the socket is bound to. One that was bound by
-// another path is not found.
-func labelsByName(sinks []wire.Sink) map[string]string {
-	labels := make(map[string]string)
+// sinkPrefix stands before the label of a sink where others are named by the channel's sockets.
+const sinkPrefix = "sink "
+
+// sinkSockets are the labels of the sinks that are datagram sockets: by what these were bound to, and by the file that lies there now,
+// as one may have been bound by another path.
+type sinkSockets struct {
+	byName map[string]string
+	byFile map[sys.SocketFile]string
+}
+
+func socketsOf(sinks []wire.Sink) sinkSockets {
+	found := sinkSockets{make(map[string]string), make(map[sys.SocketFile]string)}
 	for _, s := range sinks {
 		if s.Kind != "static" && s.Kind != "dynamic" {
 			continue
 		}
-		labels[s.Address] = s.Label
+		found.byName[s.Address] = s.Label
+		if !strings.HasPrefix(s.Address, "/") {
+			continue
+		}
+		if file, ok := sys.SocketFileAt(s.Address); ok {
+			found.byFile[file] = s.Label
+		}
 		if target, err := filepath.EvalSymlinks(s.Address); err == nil {
-			labels[target] = s.Label
+			found.byName[target] = s.Label
 		}
 	}
-	return labels
+	return found
+}
+
+// labelOf is the label of the sink that a socket is, "" if it is none.
+func (f *sinkSockets) labelOf(s sys.UnixSocket) string {
+	return cmp.Or(f.byFile[s.BoundFile()], f.byName[s.Name])
 }
 
 // connectedSinks are the labels of a user's sinks that are connections.

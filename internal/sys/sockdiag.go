@@ -83,8 +83,8 @@ type UnixSocket struct {
 	UID    uint32
 	HasUID bool
 	// File is the inode number, as far as 32 bits go, of the file that the socket is bound to, whatever that is called by now; 0:
-	// none. Only Named tells.
-	File uint32
+	// none. Device is the file system's number, as the kernel writes it for itself. Only Named and Dump tell.
+	File, Device uint32
 	// Sent is how many bytes, with the kernel's own overhead, the socket has sent that nobody has read yet. Only a lookup and DumpPeers tell.
 	Sent uint32
 	// ReceiveBuffer is its SO_RCVBUF in bytes. Only a lookup tells.
@@ -217,7 +217,7 @@ func (d *SockDiag) lookup(inode uint32, cookie uint64) (UnixSocket, error) {
 // it returns false. The list is not a snapshot: a socket may be missing, or come twice, while others come and go. So
 // to have seen a socket proves something, not to have seen it proves nothing. 8,000 sockets take some 4 ms.
 func (d *SockDiag) Dump(states uint32, visit func(UnixSocket) bool) error {
-	return d.dump(question{family: d.family, dump: true, cookie: anyCookie, states: states, show: showName | showPeer | showUID}, visit)
+	return d.dump(question{family: d.family, dump: true, cookie: anyCookie, states: states, show: showName | showFile | showPeer | showUID}, visit)
 }
 
 // Named is Dump for the sockets that are bound to a file and were called name then.
@@ -225,6 +225,22 @@ func (d *SockDiag) Named(name string, visit func(UnixSocket) bool) error {
 	return d.dump(question{family: d.family, dump: true, cookie: anyCookie, states: AllStates, show: showName | showFile | showUID}, func(s UnixSocket) bool {
 		return s.Name != name || s.File == 0 || visit(s)
 	})
+}
+
+// SocketFile is the file that a socket is bound to, as the kernel tells of it (UNIX_DIAG_VFS).
+type SocketFile struct{ Inode, Device uint32 }
+
+// BoundFile is the file that the socket is bound to, whatever it was called then. The zero value: none, or nobody has told.
+func (s UnixSocket) BoundFile() SocketFile { return SocketFile{s.File, s.Device} }
+
+// SocketFileAt is what BoundFile tells of the socket that lies at a path by now; false if none does. It may block as stat(2) does.
+// Some file systems have other numbers for the kernel than for programs.
+func SocketFileAt(path string) (SocketFile, bool) {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return SocketFile{}, false
+	}
+	return SocketFile{uint32(st.Ino), unix.Major(st.Dev)<<20 | unix.Minor(st.Dev)}, true // MKDEV of the kernel
 }
 
 // DumpPeers is Dump without UID and Name, and with Sent, which is looked at after Peer. It allocates nothing.
@@ -401,8 +417,8 @@ func parseUnixSocket(b []byte) (s UnixSocket, ok bool) {
 		case attrName:
 			s.Name = socketName(value)
 		case attrFile:
-			if len(value) >= 4 {
-				s.File = e.Uint32(value)
+			if len(value) >= 8 {
+				s.File, s.Device = e.Uint32(value), e.Uint32(value[4:])
 			}
 		case attrPeer:
 			if len(value) >= 4 {
