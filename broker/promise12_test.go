@@ -477,12 +477,49 @@ func sinkInC(t *testing.T) (program string) {
 // inC builds an example.
 func inC(t *testing.T, name string) (program string) {
 	t.Helper()
-	gcc := need.Program(t, "unit", "gcc", "gcc")
-	program = t.TempDir() + "/" + name
-	if out, err := exec.Command(gcc, "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O2", "-o", program, "../docs/examples/view/"+name+".c").CombinedOutput(); err != nil {
+	return buildC(t, "../docs/examples/view/"+name+".c")
+}
+
+// buildC builds a program that uses the header for C, without a warning.
+func buildC(t *testing.T, source string, flags ...string) (program string) {
+	t.Helper()
+	gcc := need.Program(t, "unit", "gcc", "gcc libc6-dev")
+	program = t.TempDir() + "/program"
+	args := append([]string{"-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O2", "-I../docs/examples/view"}, flags...)
+	if out, err := exec.Command(gcc, append(args, "-o", program, source)...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return program
+}
+
+// TestPromise12_BothInC: the header for C at both ends, which waits by itself, is interrupted by signals, or has its program wait by poll(2),
+// watched by the sanitizers: every message comes, whole and in order.
+func TestPromise12_BothInC(t *testing.T) {
+	program := buildC(t, "testdata/both.c", "-pthread", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+	for _, how := range []string{"wait", "signal", "poll"} {
+		b := brokertest.Start(t, func(c *broker.Config) { c.Geometry.Size, c.Geometry.MaxMessage = 1<<20, 64<<10 })
+		out, err := exec.Command(program, b.Dir, "30000", how).CombinedOutput()
+		var interrupted, polled int
+		if _, scan := fmt.Sscan(string(out), &interrupted, &polled); err != nil || scan != nil {
+			t.Fatalf("%s: %v: %s", how, err, out)
+		}
+		if interrupted == 0 && how == "signal" || polled == 0 && how == "poll" {
+			t.Errorf("%s: nobody has waited: %s", how, out)
+		}
+		t.Logf("%s: %d times interrupted, %d times in poll", how, interrupted, polled)
+		b.Stop()
+	}
+}
+
+// TestPromise12_InCPlusPlus: programs in C++ may use the header, too.
+func TestPromise12_InCPlusPlus(t *testing.T) {
+	gpp := need.Program(t, "c++", "g++", "g++")
+	for _, name := range []string{"sink", "source"} {
+		if out, err := exec.Command(gpp, "-std=c++11", "-x", "c++", "-Wall", "-Wextra", "-Werror", "-O2", "-o", t.TempDir()+"/program",
+			"../docs/examples/view/"+name+".c").CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
 }
 
 // TestPromise12_SinkKilled: a kept sink in view is killed at any moment, also while it sleeps, and comes back to what it has not done:

@@ -76,6 +76,7 @@ type inlet struct {
 
 	view   *view.Reader // of a sink in view: from where it reads; nil: packets come
 	limit  uint64       // the position up to where it may: of a connection that has ended, where head was then
+	unsure bool         // something is there that could not be read
 	packet [wire.MaxReply]byte
 	fds    []int // that came with the last packet
 }
@@ -207,7 +208,7 @@ func (s *Sink) fill(ctx context.Context) error {
 			if some, err := s.look(ctx); some || err != nil {
 				return err
 			}
-			if s.in.limit == math.MaxUint64 && !s.in.view.Over() && !s.in.view.Sleep() {
+			if !s.in.mayRest() {
 				s.in.view.Wake()
 				continue
 			}

@@ -115,20 +115,28 @@ func (s *Source) putStaged(ctx context.Context, packet []byte, wait bool) error 
 // wakeUp is what wakes the broker. Only that it comes is of any meaning.
 var wakeUp = []byte{0}
 
-// wakeBroker tells the broker that something is there. If it has gone, the error says whether it has not taken what was put last. Who
-// cannot wait for that waits for no longer than for another connection.
+// wakeBroker tells the broker that something is there. If it has gone, or says that it ends the connection, the error says whether it has
+// not taken what was put last: a packet may still be sent while it closes its end. Who cannot wait for that waits for no longer than for
+// another connection.
 func (s *Source) wakeBroker(ctx context.Context, wait bool) error {
-	err := s.out.run(wakeUp, false)
-	if err == nil || errors.Is(err, syscall.EAGAIN) || isShortOfMemory(err) {
-		return nil // EAGAIN: it was woken before, and has not looked yet
-	}
-	if !isGone(err) {
-		return err
-	}
 	if !wait {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, redialWithin)
 		defer cancel()
+	}
+	err := s.out.run(wakeUp, false)
+	for isShortOfMemory(err) {
+		if err = sleep(ctx, retryAfter); err != nil {
+			s.stage.Unwoken() // what was put is there, and the next call wakes
+			return nil
+		}
+		err = s.out.run(wakeUp, false)
+	}
+	switch ended := s.stage.Over(); {
+	case !ended && (err == nil || errors.Is(err, syscall.EAGAIN)):
+		return nil // EAGAIN: it was woken before, and has not looked yet
+	case !ended && !isGone(err):
+		return err
 	}
 	for err = nil; err == nil || errors.Is(err, errTold); { // it takes in what there was before it closes its end
 		err = s.awaitPacket(ctx)

@@ -127,10 +127,24 @@ func (s *Sink) tellGap(gap Gap) {
 
 // unsure is for when nothing can be read. It waits a moment if that is because a broker has died over what its successor finishes.
 func (s *Sink) unsure(ctx context.Context) error {
-	if !s.in.view.More(s.in.limit) {
+	s.in.unsure = s.in.view.More(s.in.limit)
+	if !s.in.unsure {
 		return nil
 	}
 	return sleep(ctx, unsureEvery)
+}
+
+// mayRest says whether a sink in view may wait for a packet: it was said that it sleeps, and nothing has come meanwhile; or its connection
+// has come to an end, which is to be received.
+func (in *inlet) mayRest() bool {
+	if in.limit != math.MaxUint64 || in.view.Over() || in.view.Sleep() {
+		return true
+	}
+	ended := false
+	if in.unsure { // there may be no successor
+		_ = in.raw.Control(func(fd uintptr) { ended = sys.IsHungUp(int(fd)) })
+	}
+	return ended
 }
 
 // peek finds what is there where it lies, for InPlace. It says whether that is anything.

@@ -184,7 +184,7 @@ func (r *Reader) Peek(limit, most uint64) (b Batch, records []byte, err error) {
 		}
 		at := r.ring.twice[r.pos&(r.ring.size-1):][:there:there]
 		b.First, b.Count, b.Size, b.Bytes = r.seq, 0, 0, 0
-		broken := false
+		broken := there < wire.RecordHeader
 		for rest := at; len(rest) >= wire.RecordHeader; rest = at[b.Size:] {
 			n := uint64(binary.LittleEndian.Uint32(rest))
 			size := (n + wire.RecordHeader + 3) &^ 3
@@ -240,7 +240,11 @@ func (r *Reader) whole(b *Batch, buf []byte, there uint64) error {
 		}
 		b.Count, b.Size, b.Bytes = b.Count+1, b.Size+int(size), b.Bytes+int(n)
 	}
-	if b.Count == 0 && b.Need == 0 {
+	switch {
+	case b.Count > 0 || b.Need > 0:
+	case there < wire.RecordHeader:
+		return fmt.Errorf("%w: record %d has %d bytes before head", ErrBroken, r.seq, there)
+	default:
 		b.Need = wire.RecordHeader
 	}
 	r.pos += uint64(b.Size)

@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/msgmux/msgmux/internal/need"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -154,12 +153,7 @@ func TestPromise12_Overtaken(t *testing.T) {
 
 // TestPromise12_OvertakenInC is the same of the header for programs in C.
 func TestPromise12_OvertakenInC(t *testing.T) {
-	gcc := need.Program(t, "unit", "gcc", "gcc libc6-dev")
-	program := t.TempDir() + "/overtaken"
-	if out, err := exec.Command(gcc, "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O2", "-I../../docs/examples/view",
-		"-o", program, "testdata/overtaken.c").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	program := buildC(t, "overtaken")
 	w := newWriter(t)
 	defer w.run()()
 	fd, err := unix.FcntlInt(uintptr(w.data), unix.F_DUPFD_CLOEXEC, 0)

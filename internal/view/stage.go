@@ -225,6 +225,9 @@ func (w *Writer) Put(records []byte, mark uint64, marked bool) (done, wake bool)
 	return true, wake
 }
 
+// Unwoken is for when the broker could not be sent the packet: the next Put says so once more.
+func (w *Writer) Unwoken() { w.woken-- }
+
 // fits says whether there is room for n bytes.
 func (w *Writer) fits(n uint64) bool {
 	if w.pos-w.gone+n > w.size {

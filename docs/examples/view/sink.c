@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/* sink PATH [OPTION...]: writes each message and a newline, as a sink in view. What it has written is done. */
+/* sink PATH [OPTION...]: writes each message and a newline, as a sink in view. What it has written is done. It ends with the connection:
+ * whoever starts it again, with label= and keep= among the options, has it go on behind that. */
 
-#include "msgmux-view.h"
+#include "msgmux.h"
 
 int main(int argc, char **argv) {
-	struct msgmux_view v;
+	struct msgmux m;
 	char options[2048] = "";
 	const void *message;
 	uint32_t len;
@@ -14,19 +15,20 @@ int main(int argc, char **argv) {
 		strncat(options, argv[i], sizeof options - strlen(options) - 2);
 		strcat(options, "\n");
 	}
-	if (argc < 2 || msgmux_view_open(&v, argv[1], options)) {
-		fprintf(stderr, "cannot subscribe: %s %s\n", strerror(errno), argc < 2 ? "want a path" : v.said);
+	if (argc < 2) return fprintf(stderr, "usage: sink PATH [OPTION...]\n"), 2;
+	if (msgmux_open(&m, MSGMUX_SINK, argv[1], options)) {
+		fprintf(stderr, "cannot subscribe: %s %s\n", strerror(errno), m.said);
 		return 1;
 	}
-	while ((got = msgmux_view_next(&v, &message, &len)) > 0) {
+	while ((got = msgmux_next(&m, &message, &len)) > 0 || (got < 0 && errno == EINTR)) {
+		if (got < 0) continue;
 		fwrite(message, 1, len, stdout);
 		putchar('\n');
-		if (v.at == v.end) { /* of what was copied out at once */
-			fflush(stdout);
-			msgmux_view_done(&v, v.seq);
-		}
+		if (m.pos == m.head && !fflush(stdout)) msgmux_done(&m, m.seq); /* that was all, as of the last look */
 	}
-	if (v.lost) fprintf(stderr, "%llu messages were lost\n", (unsigned long long)v.lost);
-	if (got < 0 || v.said[0]) fprintf(stderr, "%s\n", got < 0 ? strerror(errno) : v.said);
-	return got < 0;
+	int refused = !strncmp(m.said, "error ", 6);
+	if (m.lost) fprintf(stderr, "%llu messages were lost\n", (unsigned long long)m.lost);
+	fprintf(stderr, "%s\n", got < 0 ? strerror(errno) : refused ? m.said : "the broker has hung up");
+	msgmux_close(&m);
+	return got < 0 || refused;
 }

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package msgmux_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/sys"
+	"github.com/msgmux/msgmux/internal/test"
+	"github.com/msgmux/msgmux/internal/view"
+	"github.com/msgmux/msgmux/internal/wire"
+)
+
+// give sends what a client shares with a broker, which is the test.
+func (p *peer) give(t *testing.T, packet []byte, fds ...int) {
+	t.Helper()
+	if _, _, err := p.WriteMsgUnix(packet, unix.UnixRights(fds...), nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// publishedRing is a ring of 64 KiB that publishes those words, and has zeroes in it: empty messages.
+func publishedRing(t *testing.T, words map[int]uint64) (fd int) {
+	t.Helper()
+	const at, size = 64 << 10, 64 << 10
+	fd, err := sys.CreateMemfd("ring", at+size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sys.Close(fd) })
+	for where, word := range map[int]uint64{view.MagicAt: view.Magic, view.RingAt: at, view.SizeAt: size, view.GenerationAt: 1} {
+		words[where] = word
+	}
+	for where, word := range words {
+		if _, err := unix.Pwrite(fd, binary.LittleEndian.AppendUint64(nil, word), int64(view.PublishedAt+where)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return fd
+}
+
+// TestPromise12_RingThatCannotBe: a sink in view whose broker publishes what cannot be, or died over its tail and has no successor, is told
+// so: it neither spins nor waits for ever.
+func TestPromise12_RingThatCannotBe(t *testing.T) {
+	for name, c := range map[string]struct {
+		words map[int]uint64
+		want  string
+	}{
+		"less than a length before head": {map[int]uint64{view.HeadAt: 3}, "cannot be"},
+		"head behind the sink":           {map[int]uint64{view.HeadAt: 1<<64 - 64}, "cannot be"},
+		"a tail without its number":      {map[int]uint64{view.HeadAt: 64, view.TailAt: 32}, msgmux.ErrHungUp.Error()},
+	} {
+		for _, place := range []bool{false, true} {
+			channel := folder(t)
+			listener := listen(t, channel, "subscribe")
+			ended := make(chan error, 1)
+			go func() {
+				sink, err := channel.Subscribe(inTime(t), msgmux.SinkOptions{View: true})
+				if err == nil {
+					defer sink.Close()
+					if place {
+						err = sink.InPlace(inTime(t), func(msgmux.Packet) error { return errors.New("a packet came") })
+					} else {
+						_, err = sink.Receive(inTime(t))
+					}
+				}
+				ended <- err
+			}()
+			p := admit(t, listener, "ok id=7 next=0\n")
+			page, fd, err := view.NewPage()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer sys.Close(fd)
+			defer page.Close()
+			p.give(t, make([]byte, wire.SinkHeader), publishedRing(t, c.words), fd)
+			p.Close()
+			if err := <-ended; err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s (in place: %t): %v", name, place, err)
+			}
+		}
+	}
+}
+
+// TestPromise12_PutBesideTheEnd: a broker that ends a connection says so in the stage, and closes it a moment later. What a source puts
+// there in between is not taken, though it can send a packet for it: it is sent once more, by the next connection. Each round gives it one
+// chance to come in between.
+func TestPromise12_PutBesideTheEnd(t *testing.T) {
+	for range 200 {
+		t.Run("", func(t *testing.T) {
+			putBesideTheEnd(t)
+		})
+	}
+}
+
+func putBesideTheEnd(t *testing.T) {
+	channel := folder(t)
+	listener := listen(t, channel, "publish")
+	sent := make(chan error, 1)
+	stop := make(chan struct{})
+	go func() {
+		source, err := channel.Dial(inTime(t), msgmux.SourceOptions{Stage: true})
+		for n := uint64(0); err == nil; n++ {
+			err = source.Send(inTime(t), binary.LittleEndian.AppendUint64(nil, n))
+			select {
+			case <-stop:
+				sent <- source.Close()
+				return
+			default:
+			}
+		}
+		sent <- err
+	}()
+	next := func() (*peer, *view.Stage) {
+		p := admit(t, listener, "ok id=7 max-message=1000\n")
+		stage, fd, err := view.NewStage(1 << 20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { stage.Close(); sys.Close(fd) })
+		p.give(t, []byte{0}, fd)
+		return p, stage
+	}
+	p, stage := next()
+	test.Eventually(t, "it sends", func() bool { stage.Take(stage.Head()); return stage.Head() > 10_000 })
+	const record = wire.RecordHeader + 8
+	stage.End()
+	last := stage.Head()
+	stage.Take(last)
+	time.Sleep(5 * time.Millisecond)
+	p.Close()
+	_, stage = next()
+	test.Eventually(t, "it sends", func() bool { return stage.Head() > 0 })
+	if n := binary.LittleEndian.Uint64(stage.Bytes(wire.RecordHeader, 8)); n != last/record {
+		t.Errorf("message %d is the first of the second connection, and the last of the first one was %d", n, last/record-1)
+	}
+	close(stop)
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+}
