@@ -5,6 +5,7 @@ package msgmux_test
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -35,9 +36,7 @@ func publishedRing(t *testing.T, words map[int]uint64) (fd int) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sys.Close(fd) })
-	for where, word := range map[int]uint64{view.MagicAt: view.Magic, view.RingAt: at, view.SizeAt: size, view.GenerationAt: 1} {
-		words[where] = word
-	}
+	maps.Copy(words, map[int]uint64{view.MagicAt: view.Magic, view.RingAt: at, view.SizeAt: size, view.GenerationAt: 1})
 	for where, word := range words {
 		if _, err := unix.Pwrite(fd, binary.LittleEndian.AppendUint64(nil, word), int64(view.PublishedAt+where)); err != nil {
 			t.Fatal(err)

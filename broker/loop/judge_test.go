@@ -15,7 +15,7 @@ import (
 // idleLoop is a data thread that does not run, with n sinks that have read everything.
 func idleLoop(t *testing.T, n int) *loop {
 	t.Helper()
-	r, err := ring.Create(ring.Geometry{Size: ring.MinSize, MaxMessage: 1024, MaxSinks: uint64(n), MaxClients: 10}, 1, ring.Options{})
+	r, err := ring.Create(ring.Geometry{Size: ring.MinSize, MaxMessage: 1024, MaxSinks: uint64(max(1, n)), MaxClients: 10}, 1, ring.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

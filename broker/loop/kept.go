@@ -161,7 +161,8 @@ func (r *Roster) ReserveKept(spec ring.Spec, how Wish, replace bool) (id uint64,
 	case !replace && (r.hears(s) || s.Attaching()):
 		return 0, wire.Refuse(wire.CodeInUse, "sink %q is connected; replace=yes takes its place", label)
 	}
-	if refusal := r.checkView(spec.View); refusal != nil {
+	o := r.byID[s.ID()] // its page goes when the new connection comes
+	if refusal := r.checkSinks(spec.UID, request{memory: spec.View && (o == nil || o.view == nil)}); refusal != nil {
 		return 0, refusal
 	}
 	return r.ring.NewID(), nil
@@ -242,7 +243,7 @@ func (r *Roster) ReserveMarked(label string, uid uint32, replace, stage bool) (i
 		}
 		return 0, errDraining(label)
 	}
-	if refusal := r.checkStage(stage); refusal != nil {
+	if refusal := r.checkSources(uid, request{memory: stage}); refusal != nil {
 		return 0, refusal
 	}
 	return r.ring.NewID(), nil

@@ -277,7 +277,7 @@ func (l *loop) hear(s *source, events uint32) {
 		s.rung = s.rung || events&sys.Readable != 0
 		if events&^uint32(sys.Readable) != 0 {
 			s.close()
-			if !s.waits() {
+			if s.unreceived() == 0 {
 				l.endSource(s, nil, s.stage.stage.Leaves())
 				return
 			}

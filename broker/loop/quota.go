@@ -2,7 +2,11 @@
 
 package loop
 
-import "github.com/msgmux/msgmux/internal/wire"
+import (
+	"fmt"
+
+	"github.com/msgmux/msgmux/internal/wire"
+)
 
 // Places in the channel are shared out by user, and subordinate uids (subuid(5)) count as their user: by themselves they are
 // 65,536 users that one user may be. Since there may be many users, too, ordinary ones together leave some places.
@@ -13,83 +17,116 @@ const reservedPart = 10
 // shared is how many of so many places ordinary users may have together.
 func shared(places uint64) uint64 { return places - places/reservedPart }
 
-// census is how many have places: all together, ordinary users, and one of those. memory is how many of the ordinary ones have the place
-// of another one for their pages and stages.
-type census struct{ all, ordinary, own, memory uint64 }
+// census counts those who have places: all together, ordinary users, and one of those.
+type census struct{ all, ordinary, own count }
+
+// count is how many there are, and how many of them have the place of another one for their pages and stages: the store keeps a
+// descriptor for these, and the broker maps them.
+type count struct{ number, memory uint64 }
+
+// places is how many they take.
+func (n count) places() uint64 { return n.number + n.memory }
+
+// twice says how the number of places comes about, where it is not that of those who have them.
+func (n count) twice(what string) string {
+	if n.memory == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d of them with %s, which counts as one more", n.memory, what)
+}
+
+func (n *count) add(memory bool) {
+	if n.number++; memory {
+		n.memory++
+	}
+}
 
 // add counts one of that uid. user is the one whose own are counted.
 func (n *census) add(limits *Limits, uid, user uint32, memory bool) {
-	n.all++
+	n.all.add(memory)
 	if limits.Ordinary(uid) {
-		if n.ordinary++; limits.User(uid) == user {
-			n.own++
+		if n.ordinary.add(memory); limits.User(uid) == user {
+			n.own.add(memory)
 		}
-		n.memory += beside(memory)
 	}
 }
 
-// beside is how many places somebody takes in the store beside that of his connection.
-func beside(memory bool) uint64 {
-	if memory {
-		return 1
+// request is what somebody wants: to be one more, or memory for one that there is, or both. The zero request is nothing.
+type request struct{ entry, memory bool }
+
+func (q request) places() (n uint64) {
+	for _, wants := range []bool{q.entry, q.memory} {
+		if wants {
+			n++
+		}
 	}
-	return 0
+	return n
 }
 
 // Reserve checks the limits for one more sink of a user, and returns an id for it that nobody else has or will have. Nothing is
-// kept for it: the table may be full when it is entered. Sinks that are absent count: nobody asks when they are back.
+// kept for it: the table may be full when it is entered. Sinks that are absent count: nobody asks when they are back. One in view takes
+// the place of two.
 func (r *Roster) Reserve(uid uint32, view bool) (id uint64, refusal *wire.Error) {
-	if refusal := r.checkView(view); refusal != nil {
+	if refusal := r.checkSinks(uid, request{entry: true, memory: view}); refusal != nil {
 		return 0, refusal
 	}
+	return r.ring.NewID(), nil
+}
+
+// checkSinks says why a user cannot have what he wants as a sink, or nil.
+func (r *Roster) checkSinks(uid uint32, wants request) *wire.Error {
+	if wants.memory && r.viewErr != nil {
+		return wire.Refuse(wire.CodeUnsupported, "%v", r.viewErr)
+	}
 	var n census
-	user := r.limits.User(uid)
+	user, more := r.limits.User(uid), wants.places()
 	for s := range r.ring.Sinks {
 		n.add(&r.limits, s.Spec().UID, user, s.Spec().View && r.byID[s.ID()] != nil)
 	}
-	bySinks, byQueue := r.ring.Geometry().MaxSinks, r.limits.Queues()
+	const page = "a page"
+	bySinks, byQueue := r.ring.Geometry().MaxSinks, r.limits.QueueTotal/max(1, r.limits.QueueBytes)
 	switch ordinary := r.limits.Ordinary(uid); {
-	case n.all+uint64(r.views) >= bySinks:
-		return 0, wire.Refuse(wire.CodeQuota, "there are %d sinks already, as many as --max-sinks allows", n.all)
-	case n.all >= byQueue:
-		return 0, wire.Refuse(wire.CodeQuota, "%d sinks with %d bytes of queue each are all that %s allows", n.all, r.limits.QueueBytes, r.limits.QueueBound)
-	case ordinary && n.own >= uint64(r.limits.PerUser):
-		return 0, wire.Refuse(wire.CodeQuota, "user %d has %d sinks already, as many as --max-sinks-per-user allows", user, n.own)
-	case ordinary && n.ordinary+n.memory+beside(view) >= shared(bySinks):
-		return 0, wire.Refuse(wire.CodeQuota, "ordinary users have %d sinks already; the last tenth of --max-sinks is for root and static sinks", n.ordinary)
-	case ordinary && n.ordinary >= shared(byQueue):
-		return 0, wire.Refuse(wire.CodeQuota, "ordinary users have %d sinks already; the last tenth of what %s allows is for root and static sinks", n.ordinary, r.limits.QueueBound)
+	case more == 0:
+	case n.all.places()+more > bySinks:
+		return wire.Refuse(wire.CodeQuota, "there are %d sinks already%s, as many as --max-sinks allows", n.all.number, n.all.twice(page))
+	case wants.entry && n.all.number >= byQueue:
+		return wire.Refuse(wire.CodeQuota, "%d sinks with %d bytes of queue each are all that %s allows", n.all.number, r.limits.QueueBytes, r.limits.QueueBound)
+	case ordinary && n.own.places()+more > uint64(r.limits.PerUser):
+		return wire.Refuse(wire.CodeQuota, "user %d has %d sinks already%s, as many as --max-sinks-per-user allows", user, n.own.number, n.own.twice(page))
+	case ordinary && n.ordinary.places()+more > shared(bySinks):
+		return wire.Refuse(wire.CodeQuota, "ordinary users have %d sinks already%s; the last tenth of --max-sinks is for root and static sinks",
+			n.ordinary.number, n.ordinary.twice(page))
+	case ordinary && wants.entry && n.ordinary.number >= shared(byQueue):
+		return wire.Refuse(wire.CodeQuota, "ordinary users have %d sinks already; the last tenth of what %s allows is for root and static sinks", n.ordinary.number, r.limits.QueueBound)
+	}
+	return nil
+}
+
+// ReserveSource is Reserve for a connected source. One with a stage takes the place of two.
+func (r *Roster) ReserveSource(uid uint32, stage bool) (id uint64, refusal *wire.Error) {
+	if refusal := r.checkSources(uid, request{entry: true, memory: stage}); refusal != nil {
+		return 0, refusal
 	}
 	return r.ring.NewID(), nil
 }
 
-// ReserveSource is Reserve for a connected source. The store keeps a stage beside its connection, so one that has it takes the place of
-// two.
-func (r *Roster) ReserveSource(uid uint32, stage bool) (id uint64, refusal *wire.Error) {
-	n := census{all: uint64(r.stages) + beside(stage)}
-	user := r.limits.User(uid)
+// checkSources says why a user cannot have what he wants as a connected source, or nil.
+func (r *Roster) checkSources(uid uint32, wants request) *wire.Error {
+	var n census
+	user, more := r.limits.User(uid), wants.places()
 	for c := range r.ring.Clients {
 		n.add(&r.limits, c.Spec().UID, user, c.Spec().Stage && r.sources[c.ID()] != nil)
 	}
+	const stage = "a stage"
 	switch most, ordinary := r.ring.Geometry().MaxClients, r.limits.Ordinary(uid); {
-	case n.all >= most:
-		return 0, wire.Refuse(wire.CodeQuota, "there are %d connected sources already, those with a stage counted twice, as many as --max-clients allows", n.all)
-	case ordinary && n.own >= uint64(r.limits.PerUser):
-		return 0, wire.Refuse(wire.CodeQuota, "user %d has %d connected sources already, as many as --max-sinks-per-user allows", user, n.own)
-	case ordinary && n.ordinary+n.memory+beside(stage) >= shared(most):
-		return 0, wire.Refuse(wire.CodeQuota, "ordinary users have %d connected sources already; the last tenth of --max-clients is for root", n.ordinary)
-	}
-	return r.ring.NewID(), nil
-}
-
-// checkStage says why a source whose mark is kept cannot have a stage, if it wants one, or nil.
-func (r *Roster) checkStage(stage bool) *wire.Error {
-	n := uint64(r.stages)
-	for range r.ring.Clients {
-		n++
-	}
-	if stage && n >= r.ring.Geometry().MaxClients {
-		return wire.Refuse(wire.CodeQuota, "there are %d connected sources already, those with a stage counted twice, as many as --max-clients allows", n)
+	case more == 0:
+	case n.all.places()+more > most:
+		return wire.Refuse(wire.CodeQuota, "there are %d connected sources already%s, as many as --max-clients allows", n.all.number, n.all.twice(stage))
+	case ordinary && n.own.places()+more > uint64(r.limits.PerUser):
+		return wire.Refuse(wire.CodeQuota, "user %d has %d connected sources already%s, as many as --max-sinks-per-user allows", user, n.own.number, n.own.twice(stage))
+	case ordinary && n.ordinary.places()+more > shared(most):
+		return wire.Refuse(wire.CodeQuota, "ordinary users have %d connected sources already%s; the last tenth of --max-clients is for root",
+			n.ordinary.number, n.ordinary.twice(stage))
 	}
 	return nil
 }

@@ -78,3 +78,55 @@ func TestMemoryLeavesPlaces(t *testing.T) {
 		t.Errorf("root's: %v", refusal)
 	}
 }
+
+// TestMemoryInTheLimitOfAUser: a page or a stage counts for its user as one more, also one that he asks for when he comes back to what is
+// kept for him; others have nothing to do with it.
+func TestMemoryInTheLimitOfAUser(t *testing.T) {
+	l := stagedLoopOf(t, 20)
+	l.ring.Sinks(func(s *ring.Sink) bool { l.forget(s); return true })
+	l.limits.PerUser = 5
+	quota := func(who string, refusal *wire.Error, want bool) {
+		t.Helper()
+		if refusal != nil && refusal.Code != wire.CodeQuota || (refusal != nil) != want {
+			t.Errorf("%s: %v", who, refusal)
+		}
+	}
+	for range 2 {
+		_, refusal := l.ReserveSource(1000, true)
+		quota("a source with a stage", refusal, false)
+		stager(t, l, ring.ClientSpec{UID: 1000})
+	}
+	_, refusal := l.ReserveSource(1000, true)
+	quota("one with a stage too many", refusal, true)
+	_, refusal = l.ReserveSource(1001, true)
+	quota("another user's", refusal, false)
+	_, refusal = l.ReserveSource(0, true)
+	quota("root's", refusal, false)
+	_, refusal = l.ReserveSource(1000, false)
+	quota("the fifth place", refusal, false)
+
+	kept := ring.Spec{Kind: ring.Framed, UID: 1000, Frames: true}
+	for i := range 5 {
+		kept.Label = string(rune('a' + i))
+		id, refusal := l.Reserve(1000, false)
+		quota("a sink", refusal, false)
+		kept.ID = id
+		s, err := l.ring.Add(kept, ring.Reading{CursorSpec: ring.CursorSpec{Ack: true, UID: 1000, Keep: time.Minute}}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.labels[kept.Label] = id
+		l.ring.Leave(s)
+		if i == 2 {
+			kept.View = true
+			_, refusal = l.ReserveKept(kept, Wish{}, false)
+			quota("back in view, where there is a place", refusal, false)
+			kept.View = false
+		}
+	}
+	_, refusal = l.ReserveKept(kept, Wish{}, false)
+	quota("back", refusal, false)
+	kept.View = true
+	_, refusal = l.ReserveKept(kept, Wish{}, false)
+	quota("back in view, where there is none", refusal, true)
+}

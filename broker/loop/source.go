@@ -156,9 +156,11 @@ func (r *Roster) enqueue(s *source) {
 }
 
 // waits says whether something lies in the queue of s, as far as the kernel can tell: of a connection, packets of no bytes do not
-// show.
+// show. One whose connection has ended waits for its last turn, whatever its stage says by now: no event would follow.
 func (s *source) waits() bool {
 	switch {
+	case s.closing:
+		return true
 	case s.client != nil:
 		return s.unreceived() > 0
 	case s.kind == ring.Queues:
@@ -172,7 +174,14 @@ func (s *source) waits() bool {
 // unreceived is how many bytes a connected source has sent, in packets, or written to its stage, that are not received.
 func (s *source) unreceived() uint64 {
 	if s.stage != nil {
-		return s.stage.stage.Head() - s.client.Staged()
+		head, taken := s.stage.stage.Head(), s.client.Staged()
+		if s.closing {
+			head = s.last
+		}
+		if head-taken > s.stage.stage.Size() {
+			return 0 // what cannot be is refused in its turn
+		}
+		return head - taken
 	}
 	n, err := sys.InQueue(s.fd)
 	if err != nil {

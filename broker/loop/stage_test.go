@@ -190,6 +190,51 @@ func TestStageOfOneThatHasGone(t *testing.T) {
 	}
 }
 
+// TestStageSetBack: a source that has gone, while nobody receives, may have left its stage to a process that writes there. Whatever that
+// says, the source goes when somebody receives, with what it had written before it went or without.
+func TestStageSetBack(t *testing.T) {
+	for name, head := range map[string]uint64{"to the beginning": 0, "on": 16, "to where no record is": 4, "far back": 1<<64 - 1<<20, "far on": 1 << 40} {
+		for _, before := range []bool{false, true} {
+			l := stagedLoopOf(t, 0)
+			s, w, peer := stager(t, l, ring.ClientSpec{})
+			w.Put(wire.AppendRecord(nil, []byte("x")), 0, false)
+			words, err := sys.Map(s.stage.fd, 0, view.PageSize)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { sys.Unmap(words) })
+			if before {
+				sys.Word(words, view.StageHeadAt).Store(head)
+			}
+			unix.Shutdown(peer, unix.SHUT_RDWR)
+			l.poll(0)
+			sys.Word(words, view.StageHeadAt).Store(head)
+			for range 3 {
+				l.publishBlocked()
+				l.poll(0)
+			}
+			sink, err := l.ring.Add(ring.Spec{ID: l.ring.NewID(), Kind: ring.Dynamic}, ring.Reading{}, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { unix.Close(ends[0]); unix.Close(ends[1]) })
+			l.open(sink, ends[0], 1, nil)
+			for range 3 {
+				l.poll(0)
+				for l.receive() {
+				}
+			}
+			if len(l.sources) != 0 || l.stages != 0 {
+				t.Errorf("head set %s (before it went: %t): the source is still there", name, before)
+			}
+		}
+	}
+}
+
 // TestStageLeft: what is left in a stage at the end is counted by messages. A mark is none.
 func TestStageLeft(t *testing.T) {
 	l := stagedLoop(t)

@@ -57,25 +57,6 @@ type viewer struct {
 	seen  uint64 // head's number when it was last seen not to sleep, or woken
 }
 
-// checkView says why somebody cannot be a sink in view, if he wants to be one, or nil. The store keeps a page for each, beside its
-// connection, so it takes the place of two sinks there.
-func (r *Roster) checkView(view bool) *wire.Error {
-	switch {
-	case !view:
-		return nil
-	case r.viewErr != nil:
-		return wire.Refuse(wire.CodeUnsupported, "%v", r.viewErr)
-	}
-	n := uint64(r.views)
-	for range r.ring.Sinks {
-		n++
-	}
-	if n+1 >= r.ring.Geometry().MaxSinks {
-		return wire.Refuse(wire.CodeQuota, "there are %d sinks already, those in view counted twice, as many as --max-sinks allows", n)
-	}
-	return nil
-}
-
 // serve does what is to be done for a sink in view, and says whether that has taken a call.
 func (l *loop) serve(o *outlet) (called bool) {
 	v, head, done := o.view, l.ring.Head(), o.sink.Cursor().Place()

@@ -4,6 +4,7 @@ package view
 
 import (
 	"encoding/binary"
+	"maps"
 	"net"
 	"os/exec"
 	"slices"
@@ -56,9 +57,7 @@ func (l lies) file(size int64, sealed bool, words map[int]uint64) (fd int) {
 // ring is a ring of 64 KiB, but for those words.
 func (l lies) ring(but map[int]uint64) int {
 	words := map[int]uint64{PublishedAt + MagicAt: Magic, PublishedAt + RingAt: testRingAt, PublishedAt + SizeAt: testRing, PublishedAt + GenerationAt: 1}
-	for at, word := range but {
-		words[at] = word
-	}
+	maps.Copy(words, but)
 	return l.file(testRingAt+testRing, true, words)
 }
 
@@ -67,9 +66,7 @@ func (l lies) page(but map[int]uint64) int { return l.file(PageSize, true, but) 
 // stage is a stage with a ring of 64 KiB, which no broker makes, but for those words.
 func (l lies) stage(but map[int]uint64) int {
 	words := map[int]uint64{StageMagicAt: StageMagic, StageRingAt: testRingAt, StageSizeAt: testRing}
-	for at, word := range but {
-		words[at] = word
-	}
+	maps.Copy(words, but)
 	return l.file(testRingAt+testRing, true, words)
 }
 
