@@ -155,6 +155,14 @@ func TestConsumersOfAllPages(t *testing.T) {
 	}
 	seen := 0
 	for _, text := range texts {
+		// Whatever else is a service on a page reads a sink by a link, or registers, or feeds a source: none is given up.
+		if strings.Contains(text, "[Service]\n") && strings.Contains(text, "\nExecStart=/") && !strings.Contains(text, "msgmuxd") {
+			for _, want := range []string{"\nStartLimitIntervalSec=0\n", "\nRestart="} {
+				if !strings.Contains(text, want) {
+					t.Errorf("a service without %s: %s", strings.TrimSpace(want), text)
+				}
+			}
+		}
 		if !strings.Contains(text, "\nSockets=msgmux-sink") {
 			continue
 		}

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -180,6 +181,53 @@ func TestMetricsText(t *testing.T) {
 		if strings.Contains(text, fmt.Sprint(os.Getpid())) {
 			t.Error("the process id is in the text")
 		}
+	}
+}
+
+// TestFarBehindFiresWithShortMessages: a sink that does not read is as far behind as the alert of the page on monitoring wants it to be, also
+// with messages of 8 bytes, by the time that it makes the sources wait.
+func TestFarBehindFiresWithShortMessages(t *testing.T) {
+	page, err := os.ReadFile("../../docs/monitoring.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rule := regexp.MustCompile(`expr: msgmux_sink_lag_bytes > .* (0\.\d+) \* msgmux_ring_size_bytes\n`).FindSubmatch(page)
+	if rule == nil {
+		t.Fatal("the page has no such alert")
+	}
+	part, err := strconv.ParseFloat(string(rule[1]), 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := brokertest.Start(t)
+	brokertest.NewSink(t, b.Dir, "label=hung", "patience=forever")
+	source := brokertest.NewPublisher(t, b.Dir)
+	packet := make([][]byte, 100)
+	for i := range packet {
+		packet[i] = []byte("8 bytes.")
+	}
+	test.Eventually(t, "the sink makes the sources wait", func() bool {
+		for source.TrySend(packet...) == nil {
+		}
+		return b.Channel.Status().Sources.Sink == "hung"
+	})
+	text, _ := scrape(t, "unix", serveMetrics(t, b, "unix"), "")
+	value := func(sample string) float64 {
+		t.Helper()
+		_, rest, found := strings.Cut(text, "\n"+sample+" ")
+		first, _, _ := strings.Cut(rest, "\n")
+		n, err := strconv.ParseFloat(first, 64)
+		if !found || err != nil {
+			t.Fatalf("%s is %q: %v", sample, first, err)
+		}
+		return n
+	}
+	lag, size := value(`msgmux_sink_lag_bytes{sink="hung"}`), value("msgmux_ring_size_bytes")
+	if lag <= part*size {
+		t.Errorf("it is %v of %v bytes behind, and the alert fires from %v on", lag, size, part*size)
+	}
+	if n := value(`msgmux_sink_lag_messages{sink="hung"}`); n < 0.9*part*size/12 {
+		t.Errorf("a ring of %v bytes holds %v messages of 8", size, n)
 	}
 }
 
