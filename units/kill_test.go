@@ -3,6 +3,7 @@
 package units
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"strconv"
 	"testing"
@@ -47,6 +48,11 @@ func TestKillIsInvisible(t *testing.T) {
 		p.untilActive()
 		if n := countLines(b.Journal("--unit="+p.service), "Watchdog timeout"); n != 3 {
 			t.Errorf("the watchdog had the broker killed %d times, want 3", n)
+		}
+		// Each that came to work says what of the last one it has.
+		sinks := p.account().Status.Sinks.Total
+		if n := countLines(b.Journal("--unit="+p.service), fmt.Sprintf("went on with the ring of the last broker (sinks=%d", sinks)); n < 3 {
+			t.Errorf("%d times a broker says that it went on with %d sinks", n, sinks)
 		}
 		p.systemctl("daemon-reexec")
 		p.systemctl("restart", p.service)

@@ -122,9 +122,10 @@ func direction(name, short string, of func(*bridge) (attempt func(context.Contex
 func (b *bridge) serve(ctx context.Context, attempt func(context.Context) error, metrics string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	// In a shell that has the variable from a service, or from tmux, it was never meant for us.
 	notifier, err := activation.NewNotifier()
 	if err != nil {
-		return err
+		b.log.Warn("no service manager is told anything", slog.Any("error", err))
 	}
 	defer notifier.Close()
 	var others sync.WaitGroup
@@ -138,7 +139,7 @@ func (b *bridge) serve(ctx context.Context, attempt func(context.Context) error,
 	others.Go(func() { b.tell(ctx, notifier) })
 	// Before it is joined: the servers may be away for a long time, and that is no reason to be started again.
 	if err := notifier.Ready("connecting"); err != nil {
-		return err
+		b.log.Warn("cannot reach the service manager", slog.Any("error", err))
 	}
 	err = b.run(ctx, attempt)
 	_ = notifier.Stopping() // its end tells as much

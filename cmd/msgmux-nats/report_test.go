@@ -3,7 +3,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -70,6 +72,33 @@ func TestWatchdogIsSilentWhenSomethingHangs(t *testing.T) {
 	done()
 	if n := pings(5, 20*time.Second); n < 5 {
 		t.Errorf("%d pings after it", n)
+	}
+}
+
+// TestForeignNotifySocket: NOTIFY_SOCKET is left over from a service that has ended, and leads nowhere or to nobody. The bridge works.
+func TestForeignNotifySocket(t *testing.T) {
+	folder, err := os.MkdirTemp("", "mm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	closed, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(folder, "closed"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close() // its file stays
+	for _, name := range []string{"nowhere", "closed"} {
+		t.Setenv("NOTIFY_SOCKET", filepath.Join(folder, name))
+		var said bytes.Buffer
+		b := &bridge{direction: "in", report: &report{}, log: slog.New(slog.NewTextHandler(&said, nil))}
+		ctx, stop := context.WithCancel(t.Context())
+		attempts := 0
+		if err := b.serve(ctx, func(context.Context) error { attempts++; stop(); return nil }, ""); err != nil || attempts != 1 {
+			t.Errorf("%s: it ends with %v after %d attempts", name, err, attempts)
+		}
+		if !strings.Contains(said.String(), "service manager") {
+			t.Errorf("%s: it says %q", name, said.String())
+		}
 	}
 }
 
