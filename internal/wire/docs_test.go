@@ -372,3 +372,57 @@ func read(t *testing.T, conn *net.UnixConn) string {
 	}
 	return string(b[:n])
 }
+
+// TestDocumentProvesAHeldSocket runs the lines that prove that a socket is held, as a whole program would have them: the buffer of that
+// socket is what the answer asks for.
+func TestDocumentProvesAHeldSocket(t *testing.T) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("there is no python3 to run them with")
+	}
+	var lines []string
+	for line := range strings.Lines(section(t, "### A socket that somebody else has made")) {
+		if code, ok := strings.CutPrefix(line, "    "); ok && (len(lines) > 0 || strings.HasPrefix(code, "second.")) {
+			lines = append(lines, code)
+		} else if len(lines) > 0 {
+			break
+		}
+	}
+	dir, err := os.MkdirTemp("", "mm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	register, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: dir + "/register", Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer register.Close()
+	register.SetDeadline(time.Now().Add(time.Minute))
+	script := strings.NewReplacer("/run/msgmux", dir, "/run/db/in", dir+"/in").Replace(strings.Join(lines, ""))
+	program := exec.Command(python, "-c", "import socket, sys\n"+
+		"first, second = (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))\n"+
+		"first.bind(sys.argv[1])\nsecond.bind('')\n"+script+
+		"print(first.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))\n", dir+"/in")
+	var out strings.Builder
+	program.Stdout, program.Stderr = &out, &out
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { program.Process.Kill(); program.Wait() }()
+	request := make([]byte, 4096)
+	n, from, err := register.ReadFromUnix(request)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	if r, err := wire.ParseRegistration(request[:n]); err != nil || r.Address.String() != dir+"/in" || !r.Prove || !r.Reply {
+		t.Errorf("the page's lines ask %q: %+v, %v", request[:n], r, err)
+	}
+	answer := wire.Reply{Err: wire.Refuse(wire.CodeProve, "%d: set it", 23456)}.Append(nil)
+	if _, err := register.WriteToUnix(answer, from); err != nil {
+		t.Fatal(err)
+	}
+	if err := program.Wait(); err != nil || out.String() != "46912\n" { // the kernel doubles it
+		t.Errorf("%v, it prints %q", err, out.String())
+	}
+}
