@@ -26,6 +26,7 @@ const (
 	follow  = "follow.service"
 	exactly = "exactly.service" // stores its place with what it does
 	viewing = "viewing.service" // does the same in view
+	staging = "staging.service" // a marked source with a stage
 	once    = "once.service"    // msgmux sub --keep: what was not acknowledged comes again
 )
 
@@ -34,14 +35,15 @@ var workers = []string{"worker@1.service", "worker@2.service"} // of one share
 // beginEnds starts all of them. The writer comes last.
 func (b *bed) beginEnds() *ends {
 	b.t.Helper()
-	e := &ends{place: b.channel(""), services: append([]string{follow, exactly, viewing, once}, workers...), kills: map[string]int{}}
+	e := &ends{place: b.channel(""), services: append([]string{follow, exactly, viewing, once, staging}, workers...), kills: map[string]int{}}
 	service := func(name, command string) {
 		b.WriteFile("/etc/systemd/system/"+name, fmt.Appendf(nil,
-			"[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=%s\nRestart=always\nRestartSec=10ms\n", command), 0o644)
+			"[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=%s\nStandardError=append:/var/lib/%%p.told\nRestart=always\nRestartSec=10ms\n", command), 0o644)
 	}
 	service(follow, "/usr/bin/msgmux pub --follow "+grown+" --label grown --keep 1h")
 	service(exactly, "/usr/bin/load keep --from /run/msgmux/subscribe --label exactly --log /var/lib/exactly")
 	service(viewing, "/usr/bin/load keep --view --from /run/msgmux/subscribe --label viewing --log /var/lib/viewing")
+	service(staging, "/usr/bin/load stage --to /run/msgmux/publish --label staging --until /run/enough --sent /run/staged")
 	const sub = "/bin/sh -c 'exec /usr/bin/msgmux sub --keep 1h --patience forever --replace %s >>/var/lib/%s'"
 	service(once, fmt.Sprintf(sub, "--label once", "once"))
 	service("worker@.service", fmt.Sprintf(strings.Replace(sub, "--replace ", "", 1), "--share workers --batch 7", "worker-%i"))
@@ -94,11 +96,15 @@ func (e *ends) kill(random *rand.Rand) {
 func (e *ends) rotate(way string) {
 	e.b.t.Helper()
 	if way == "copytruncate" {
-		e.systemctl("kill", "--signal=STOP", writer)
-		// A signal waits for the end of a system call, which may be a write.
+		// A signal waits for the end of a system call, which may be a write; or vfork(2), which ends when the child goes on, and that
+		// has been stopped.
 		pid := e.showUnit(writer, "MainPID")["MainPID"]
 		e.b.Until("the writer has stopped", 20*time.Second, func() bool {
-			_, exit := e.b.Run(e.b.t.Context(), "grep", "-q", "^State:.T", "/proc/"+pid+"/status")
+			e.systemctl("kill", "--signal=STOP", writer)
+			_, exit := e.b.Run(e.b.t.Context(), "sh", "-c", "sleep 0.1; grep -q '^State:.T' /proc/"+pid+"/status")
+			if exit != 0 {
+				e.systemctl("kill", "--signal=CONT", writer)
+			}
 			return exit == 0
 		})
 		defer e.systemctl("kill", "--signal=CONT", writer)
@@ -107,8 +113,9 @@ func (e *ends) rotate(way string) {
 }
 
 // TestPromise10_EndsUnderSystemd kills everybody at random while systemd starts them again: who follows a growing file, the
-// broker, and kept sinks. Meanwhile logrotate rotates the file. Who stores its place has each line once and in order, and nobody
-// misses one.
+// broker, kept sinks, one of them in view, and a source with a stage, which the store keeps as it keeps the sink's page. Meanwhile
+// logrotate rotates the file. Who stores its place has each line once and in order, and each message from the stage, and nobody misses
+// one.
 func TestPromise10_EndsUnderSystemd(t *testing.T) {
 	times := often(t, "MSGMUX_SOAK_KILLS", 40)
 	onEachBed(t, func(t *testing.T, b *bed) {
@@ -126,52 +133,84 @@ func TestPromise10_EndsUnderSystemd(t *testing.T) {
 			}
 		}
 		b.WriteFile("/run/enough", nil, 0o644)
-		b.Until("the writer has ended", 30*time.Second, func() bool { _, exit := b.Run(t.Context(), "test", "-s", "/run/written"); return exit == 0 })
-		written, err := strconv.Atoi(strings.TrimSpace(b.ReadFile("/run/written")))
-		if err != nil {
-			t.Fatal(err)
-		}
+		written, staged := b.untilNumber("/run/written"), b.untilNumber("/run/staged")
 		e.untilActive()
 		defer func() {
 			if t.Failed() {
 				e.tellGaps(written)
 			}
 		}()
-		b.Until("all lines are in the channel", 60*time.Second, func() bool { return e.account().Status.Received >= uint64(written) })
+		b.Until("all lines are in the channel", 60*time.Second, func() bool { return e.account().Status.Received >= uint64(written+staged) })
 		e.untilDelivered()
 		b.Until("all that was read is written", 20*time.Second, func() bool {
 			return slices.Max(e.numbers("once")) == written && slices.Max(slices.Concat(e.numbers("worker-1"), e.numbers("worker-2"))) == written
 		})
-		if a := e.account(); a.Status.Received != uint64(written) || a.Status.Lost != 0 {
-			t.Errorf("%d lines were written; the channel has %+v", written, a.Status)
+		if a := e.account(); a.Status.Received != uint64(written+staged) || a.Status.Lost != 0 {
+			t.Errorf("%d lines were written, and %d messages staged; the channel has %+v", written, staged, a.Status)
 		}
 		for _, who := range []string{"exactly", "viewing"} {
-			b.Until("all that was read is written: "+who, 20*time.Second, func() bool { return slices.Max(e.numbers(who)) == written })
-			for i, n := range e.numbers(who) {
-				if n != i+1 {
-					t.Fatalf("%s, which stores its place, has line %d where line %d should be", who, n, i+1)
-				}
-			}
-			if n := len(e.numbers(who)); n != written {
-				t.Errorf("%s, which stores its place, has %d lines of %d", who, n, written)
-			}
+			e.hasEach(who, "line ", written)
+			e.hasEach(who, "staged ", staged)
+		}
+		for _, who := range []string{viewing, staging} {
+			e.keptConnection(who)
 		}
 		e.missesNone("a kept sink", e.numbers("once"), written, e.kills[once]+e.kills[e.service])
 		e.missesNone("a kept share", slices.Concat(e.numbers("worker-1"), e.numbers("worker-2")), written, -1)
-		t.Logf("%d lines, %d rotations, kills: %v", written, rotations, e.kills)
+		t.Logf("%d lines, %d messages staged, %d rotations, kills: %v", written, staged, rotations, e.kills)
 	}, "logrotate")
 }
 
+// untilNumber waits for a file with a number in it.
+func (b *bed) untilNumber(file string) (n int) {
+	b.t.Helper()
+	b.Until("there is "+file, 60*time.Second, func() bool { _, exit := b.Run(b.t.Context(), "test", "-s", file); return exit == 0 })
+	n, err := strconv.Atoi(strings.TrimSpace(b.ReadFile(file)))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return n
+}
+
+// hasEach wants a program that stores its place to have written each message of that beginning once, and in order.
+func (e *ends) hasEach(who, beginning string, last int) {
+	e.b.t.Helper()
+	var got []int
+	e.b.Until("all that was read is written: "+who, 20*time.Second, func() bool { got = e.numbersOf(who, beginning); return slices.Max(got) == last })
+	for i, n := range got {
+		if n != i+1 {
+			e.b.t.Fatalf("%s, which stores its place, has %s%d where %d should be", who, beginning, n, i+1)
+		}
+	}
+	if len(got) != last {
+		e.b.t.Errorf("%s, which stores its place, has %d of %d that begin with %q", who, len(got), last, beginning)
+	}
+}
+
+// keptConnection wants no kill of the broker to have ended the connection of a program: its page or stage was in the store with it.
+func (e *ends) keptConnection(who string) {
+	e.b.t.Helper()
+	connections := strings.Count(e.b.ReadFile("/var/lib/"+strings.TrimSuffix(who, ".service")+".told"), "ready\n")
+	restarts, err := strconv.Atoi(e.showUnit(who, "NRestarts")["NRestarts"])
+	if err != nil || connections > restarts+1 {
+		e.b.t.Errorf("%s was started %d times, and has connected %d times (%v)", who, restarts+1, connections, err)
+	}
+	e.b.t.Logf("%s: %d connections, %d starts", who, connections, restarts+1)
+}
+
 // numbers are those of the lines that a program has written, behind whatever it, or a kill in the middle of one, has put there.
-func (e *ends) numbers(name string) (all []int) {
+func (e *ends) numbers(name string) (all []int) { e.b.t.Helper(); return e.numbersOf(name, "line ") }
+
+// numbersOf is numbers for messages of another beginning.
+func (e *ends) numbersOf(name, beginning string) (all []int) {
 	e.b.t.Helper()
 	for line := range strings.Lines(e.b.ReadFile("/var/lib/" + name)) {
 		text := strings.TrimSuffix(line, "\n")
-		if i := strings.LastIndex(text, "line "); i >= 0 {
-			text = text[i:]
+		i := strings.LastIndex(text, beginning)
+		if i < 0 {
+			continue
 		}
-		n, err := strconv.Atoi(strings.TrimPrefix(text, "line "))
-		if err == nil {
+		if n, err := strconv.Atoi(text[i+len(beginning):]); err == nil {
 			all = append(all, n)
 		}
 	}

@@ -8,10 +8,11 @@
 //	load queue --from PATH [flags]                  receives from a message queue
 //	load subscribe --from PATH [flags]              receives packets of messages, as a framed sink
 //	load keep --from PATH --label NAME --log FILE   writes down each message with its place, and goes on there the next time
+//	load stage --to PATH --label NAME               sends messages by a stage, and goes on behind the last the next time
 //	load replay --log FILE                          reports what a sink wrote down
 //
 // Each ends by SIGTERM, or when it has sent what --count says, and then prints its report to standard output: a sender a
-// tally.Sender, keep nothing, the others an array of tally.Sink, as JSON. When it is set up it prints "ready" to standard error.
+// tally.Sender, keep and stage nothing, the others an array of tally.Sink, as JSON. When it is set up it prints "ready" to standard error.
 package main
 
 import (
@@ -26,12 +27,13 @@ import (
 
 // commands run with the arguments after their name, until stop is closed, and return their report.
 var commands = map[string]func(arguments []string, stop <-chan struct{}) (any, error){
-	"send": send, "sink": sink, "queue": queue, "subscribe": subscribe, "keep": keep, "replay": replay,
+	"send": send, "sink": sink, "queue": queue, "subscribe": subscribe, "keep": keep, "stage": stage,
+	"replay": replay,
 }
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: load send|sink|queue|subscribe|keep|replay [flags]")
+		fmt.Fprintln(os.Stderr, "usage: load send|sink|queue|subscribe|keep|stage|replay [flags]")
 		os.Exit(2)
 	}
 	stop := make(chan struct{})
