@@ -103,7 +103,8 @@ func TestForeignNotifySocket(t *testing.T) {
 	for what, env := range map[string][]string{
 		"stale":   {"NOTIFY_SOCKET=" + dir + "/nobody"},
 		"foreign": {"NOTIFY_SOCKET=" + dir + "/notify"},
-		"shell's": {"NOTIFY_SOCKET=" + dir + "/shell", "SYSTEMD_EXEC_PID=1"},
+		"shell's": {"NOTIFY_SOCKET=" + dir + "/shell", "SYSTEMD_EXEC_PID=1", "FDSTORE=5"},
+		"relic":   {"NOTIFY_SOCKET=" + dir + "/nobody", "FDSTORE=5"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			p := newProcess(t)

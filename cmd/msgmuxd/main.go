@@ -246,7 +246,8 @@ func limits(o *options, cfg *broker.Config) error {
 	}
 	// For each of two sockets, half of what is left; and a few for whoever comes first, whom the spare ones bear.
 	cfg.Silent = int(min(broker.MaxSilent, max(8, (limit-need-spareDescriptors)/2)))
-	if n, known := activation.StoreLimit(); known && uint64(n) < need {
+	// In a shell of a service the variable is the shell's.
+	if n, known := activation.StoreLimit(); known && cfg.Notifier.HandsBack() && uint64(n) < need {
 		return fmt.Errorf("--max-sinks and --max-clients need a descriptor store of %d and FileDescriptorStoreMax is %d", need, n)
 	}
 	limit, file := sys.MemoryLimit("/sys/fs/cgroup", "/proc/self/cgroup")
