@@ -5,8 +5,10 @@ package broker_test
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -25,6 +27,7 @@ import (
 	"github.com/msgmux/msgmux/internal/need"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/test"
+	"github.com/msgmux/msgmux/internal/view"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -245,6 +248,51 @@ func TestMemoryOfQueues(t *testing.T) {
 	}
 	if st, all := p.status(t); len(all) != sinks || st.Received < 8 || st.Received > held {
 		t.Errorf("of %d messages %d are received, with %d sinks", held, st.Received, len(all))
+	}
+}
+
+// TestMemoryOfStages: sources publish what they have not written, so that the pages of their stages are the broker's. As many are let in as
+// its control group has room for, and the kernel does not kill it.
+func TestMemoryOfStages(t *testing.T) {
+	group, limit := memoryGroup(t)
+	if err := os.WriteFile(limit, []byte("64000000"), 0); err != nil {
+		t.Skipf("no memory limit can be set here: %v", err)
+	}
+	p := newProcess(t)
+	p.cmd = exec.Command("sh", "-ec", "echo $$ > "+group+`/cgroup.procs; exec "$@"`, "sh", programPath(t), "--runtime-dir", p.Dir,
+		"--buffer", "1M", "--max-sinks-per-user", "512")
+	p.cmd.Stderr = &p.stderr
+	p.start(t)
+	p.serves(t)
+	sink := brokertest.NewSubscriber(t, p.Dir)
+	go io.Copy(io.Discard, sink.Conn)
+	const size = 1 << 20 // of a stage, with the usual messages
+	stages := 0
+	for ; stages < 100; stages++ {
+		s, ok := brokertest.NewStager(t, p.Dir)
+		if ok.Err != nil {
+			if !strings.Contains(ok.Err.Error(), "the control group's memory limit (61 MiB, "+limit) {
+				t.Errorf("the refusal says %v", ok.Err)
+			}
+			break
+		}
+		var head [8]byte
+		binary.NativeEndian.PutUint64(head[:], size)
+		if _, err := unix.Pwrite(s.Stage, head[:], view.StageHeadAt); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Wake(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Each is as many messages of no bytes as there are words in it.
+	test.Eventually(t, "all that was published is in", func() bool {
+		st, _ := p.status(t)
+		return st.Received >= uint64(stages)*size/4
+	})
+	t.Logf("%d stages are let in", stages)
+	if stages < 1 || stages > 30 {
+		t.Errorf("%d stages were let in", stages)
 	}
 }
 

@@ -84,7 +84,7 @@ func (c *Channel) open(cfg *Config) (err error) {
 	}()
 	cfg.Geometry = r.Geometry() // another one, if the ring could not be moved
 	limits := loop.Limits{UID: uint32(os.Geteuid()), Patience: cfg.Patience, Keep: cfg.Keep, PerUser: cfg.SinksPerUser,
-		QueueBytes: cfg.QueueBytes(), QueueTotal: cfg.QueueTotal,
+		QueueBytes: cfg.QueueBytes(), QueueTotal: cfg.QueueTotal, Stages: cfg.Stages,
 		QueueBound: cmp.Or(cfg.QueueBound, "--queue-total"), Owner: cfg.users.Known}
 	static := make([]gate.StaticSink, len(cfg.Sinks))
 	for i, s := range cfg.Sinks {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker/gate"
+	"github.com/msgmux/msgmux/broker/loop"
 	"github.com/msgmux/msgmux/broker/ring"
 	"github.com/msgmux/msgmux/internal/subuid"
 	"github.com/msgmux/msgmux/internal/sys"
@@ -26,7 +27,8 @@ type Config struct {
 	SinksPerUser int           // for others than root
 	Queue        uint64        // bytes that may wait in the kernel for one sink; at most MaxQueue
 	QueueTotal   uint64        // and for all
-	QueueBound   string        // what sets QueueTotal, as a refusal names it; "": --queue-total
+	Stages       uint64        // how many sources with a stage there is memory for; 0: as many as there may be
+	QueueBound   string        // what sets QueueTotal and Stages, as a refusal names it; "": --queue-total
 
 	Sinks      []StaticSink  // declared by flag
 	SinksDir   string        // every entry is a static sink; "" for none
@@ -77,6 +79,9 @@ type StaticSink struct {
 	Address wire.Address
 	Options wire.Options
 }
+
+// StageBytes is the memory of a stage: that of who writes there first, which a source can have be the broker.
+func (cfg *Config) StageBytes() uint64 { return loop.StageBytes(cfg.Geometry.MaxMessage) }
 
 // QueueBytes is the send buffer of one sink as the kernel counts it: what the administrator allows, but never less
 // than one message or one packet. What does not fit a send buffer is refused for ever (EMSGSIZE), and lost.

@@ -17,7 +17,8 @@ type Limits struct {
 	PerUser    int           // sinks, and connected sources, of an ordinary user
 	QueueBytes uint64        // the send buffer of one sink, as the kernel counts it
 	QueueTotal uint64        // and of all
-	QueueBound string        // what sets QueueTotal, as a refusal names it
+	Stages     uint64        // how many sources with a stage there is memory for; 0: as many as there may be
+	QueueBound string        // what sets QueueTotal and Stages, as a refusal names it
 
 	// Owner says whom an ordinary user counts as: himself, or the one whose subordinate uid that is. It must not block. nil:
 	// himself.

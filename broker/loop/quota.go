@@ -84,7 +84,7 @@ func (r *Roster) checkSinks(uid uint32, wants request) *wire.Error {
 		n.add(&r.limits, s.Spec().UID, user, s.Spec().View && r.byID[s.ID()] != nil)
 	}
 	const page = "a page"
-	bySinks, byQueue := r.ring.Geometry().MaxSinks, r.limits.QueueTotal/max(1, r.limits.QueueBytes)
+	bySinks, byQueue := r.ring.Geometry().MaxSinks, r.limits.Queues()
 	switch ordinary := r.limits.Ordinary(uid); {
 	case more == 0:
 	case n.all.places()+more > bySinks:
@@ -120,6 +120,10 @@ func (r *Roster) checkSources(uid uint32, wants request) *wire.Error {
 	const stage = "a stage"
 	switch most, ordinary := r.ring.Geometry().MaxClients, r.limits.Ordinary(uid); {
 	case more == 0:
+	case wants.memory && r.limits.Stages > 0 && n.all.memory >= r.limits.Stages:
+		return wire.Refuse(wire.CodeQuota, "there are %d stages already, as many as %s allows", n.all.memory, r.limits.QueueBound)
+	case wants.memory && r.limits.Stages > 0 && ordinary && n.ordinary.memory >= shared(r.limits.Stages):
+		return wire.Refuse(wire.CodeQuota, "ordinary users have %d stages already; the last tenth of what %s allows is for root", n.ordinary.memory, r.limits.QueueBound)
 	case n.all.places()+more > most:
 		return wire.Refuse(wire.CodeQuota, "there are %d connected sources already%s, as many as --max-clients allows", n.all.number, n.all.twice(stage))
 	case ordinary && n.own.places()+more > uint64(r.limits.PerUser):

@@ -3,6 +3,7 @@
 package loop
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -129,4 +130,31 @@ func TestMemoryInTheLimitOfAUser(t *testing.T) {
 	kept.View = true
 	_, refusal = l.ReserveKept(kept, Wish{}, false)
 	quota("back in view, where there is none", refusal, true)
+}
+
+// TestStagesInTheMemory: there are no more stages than there is memory for; sources without one come in.
+func TestStagesInTheMemory(t *testing.T) {
+	l := stagedLoop(t)
+	l.limits.Stages, l.limits.QueueBound = 3, "the memory"
+	staged := func(uid uint32) string {
+		_, refusal := l.ReserveSource(uid, true)
+		if refusal != nil {
+			return refusal.Code + " " + refusal.Text
+		}
+		stager(t, l, ring.ClientSpec{UID: uid})
+		return ""
+	}
+	for i := range uint32(3) {
+		if said := staged(1000 + i); said != "" {
+			t.Errorf("stage %d of 3: %s", i, said)
+		}
+	}
+	for _, uid := range []uint32{0, 2000} {
+		if said := staged(uid); !strings.HasPrefix(said, wire.CodeQuota) || !strings.Contains(said, "3 stages already, as many as the memory allows") {
+			t.Errorf("one more, of user %d: %q", uid, said)
+		}
+	}
+	if _, refusal := l.ReserveSource(2000, false); refusal != nil {
+		t.Errorf("without a stage: %v", refusal)
+	}
 }

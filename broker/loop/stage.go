@@ -26,6 +26,9 @@ type Stage struct {
 	fd    int
 }
 
+// StageBytes is how much memory a stage for messages of at most so many bytes may take.
+func StageBytes(maxMessage uint64) uint64 { return uint64(view.StageSize(maxMessage)) }
+
 // NewStage makes a stage for messages of at most so many bytes. Whoever it is given to owns it.
 func NewStage(maxMessage uint64) (*Stage, *wire.Error) {
 	s, fd, err := view.NewStage(view.StageSize(maxMessage))

@@ -25,12 +25,16 @@ func checkMemory(g ring.Geometry, limit uint64, file string) error {
 	return nil
 }
 
-// boundQueues leaves the queues of all sinks together no more than the control group's limit leaves: what waits in the queue of a
-// sink that does not read is the sender's memory, and the sender is the broker (unix(7), the memory controller in cgroups(7)). One
-// sink there is room for, however little that is.
+// boundQueues leaves the queues of all sinks together, and the stages of sources, no more than the control group's limit leaves: what
+// waits in the queue of a sink that does not read is the sender's memory, and the sender is the broker (unix(7), the memory controller in
+// cgroups(7)); and the pages of a stage are the broker's where it looks at them before their source has written there. One of each there
+// is room for, however little that is.
 func boundQueues(cfg *broker.Config, limit uint64, file string) {
-	left := max(cfg.QueueBytes(), limit-fixedMemory(cfg.Geometry))
-	if left < cfg.QueueTotal {
-		cfg.QueueTotal, cfg.QueueBound = left, fmt.Sprintf("the control group's memory limit (%d MiB, %s)", limit>>20, file)
+	left := limit - fixedMemory(cfg.Geometry)
+	if left >= cfg.QueueTotal+cfg.Geometry.MaxClients*cfg.StageBytes() {
+		return
 	}
+	cfg.QueueBound = fmt.Sprintf("the control group's memory limit (%d MiB, %s)", limit>>20, file)
+	cfg.Stages = max(1, left/4/cfg.StageBytes())
+	cfg.QueueTotal = max(cfg.QueueBytes(), min(cfg.QueueTotal, left-min(left, cfg.Stages*cfg.StageBytes())))
 }
