@@ -15,7 +15,6 @@ import (
 
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/view"
-	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // stageBurst is how many messages are written at once, at most; between two such it pauses.
@@ -80,7 +79,7 @@ func stageOn(fd int, last uint64, until, sent string, stop <-chan struct{}) erro
 		var records []byte
 		for n := last % stageBurst; n < stageBurst; n++ {
 			last++
-			records = wire.AppendRecord(records, fmt.Appendf(nil, "staged %d", last))
+			records = appendRecord(records, fmt.Appendf(nil, "staged %d", last))
 		}
 		if err := putStaged(fd, stage, records, last, stop); err != nil {
 			return err
