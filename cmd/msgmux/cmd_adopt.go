@@ -58,12 +58,7 @@ be told anything. The other sockets of journald it refuses.
 		Example: `  msgmux adopt /run/statsd/statsd.sock --dry-run
   msgmux adopt /run/statsd/statsd.sock --to /run/statsd/agent.sock
   msgmux adopt /run/statsd/statsd.sock --undo`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return errors.New("which PATH do the programs write to?")
-			}
-			return nil
-		},
+		Args:              one("which PATH do the programs write to?"),
 		ValidArgsFunction: cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault),
 		RunE: func(_ *cobra.Command, args []string) error {
 			channel, err := where.locate()
@@ -397,7 +392,7 @@ func (a *adoption) make(ctx context.Context, conn *dbus.Conn) (err error) {
 	var written []string
 	defer func() {
 		if err != nil {
-			_ = a.stop(context.Background(), conn) // or what writes there would wait, for nobody
+			_ = runJob(context.Background(), conn, "stop", a.unit) // or what writes there would wait, for nobody
 			removeAgain(written)
 			_ = conn.ReloadContext(context.Background()) // not with ctx: it may be what has ended
 			_ = a.restart(context.Background(), conn)
@@ -412,16 +407,16 @@ func (a *adoption) make(ctx context.Context, conn *dbus.Conn) (err error) {
 		}
 		written = append(written, a.link)
 	}
-	if err := conn.ReloadContext(ctx); err != nil {
-		return fmt.Errorf("cannot make systemd read its units: %w", err)
+	if err := reload(ctx, conn); err != nil {
+		return err
 	}
-	if _, _, err := conn.EnableUnitFilesContext(ctx, []string{a.files[0].path}, false, false); err != nil {
-		return fmt.Errorf("cannot enable %s: %w", a.unit, err)
+	if err := enable(ctx, conn, a.files[0].path); err != nil {
+		return err
 	}
 	written = append(written, filepath.Join("/etc/systemd/system/sockets.target.wants", a.unit))
 	if _, err := os.Lstat(a.path); err != nil || a.reader.sockets > 1 {
 		// Adopted before, and the old reader has removed the file, or bound another: the restart makes it anew.
-		if err := a.stop(ctx, conn); err != nil {
+		if err := runJob(ctx, conn, "stop", a.unit); err != nil {
 			return err
 		}
 	}
@@ -431,54 +426,29 @@ func (a *adoption) make(ctx context.Context, conn *dbus.Conn) (err error) {
 	return a.await(ctx, true)
 }
 
-// stop stops the socket, whose file goes. One that does not listen is none to stop.
-func (a *adoption) stop(ctx context.Context, conn *dbus.Conn) error {
-	result := make(chan string, 1)
-	_, err := conn.StopUnitContext(ctx, a.unit, "replace", result)
-	if err == nil {
-		err = outcome(ctx, result)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot stop %s: %w", a.unit, err)
-	}
-	return nil
-}
-
 // restart starts the broker anew. systemd starts no socket of a service that runs: started anew, the service brings it along.
 func (a *adoption) restart(ctx context.Context, conn *dbus.Conn) error {
 	service := a.units.name("", "service")
-	result := make(chan string, 1)
-	_, err := conn.RestartUnitContext(ctx, service, "replace", result)
-	if err == nil {
-		err = outcome(ctx, result)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot restart %s: %w; see journalctl --unit %s", service, err, service)
+	if err := runJob(ctx, conn, "restart", service); err != nil {
+		return fmt.Errorf("%w; see journalctl --unit %s", err, service)
 	}
 	return nil
 }
 
 // await waits until the broker receives from the path, or has received all that lies there.
 func (a *adoption) await(ctx context.Context, received bool) error {
-	const patience = 5 * time.Second
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
+	return eventually(ctx, 5*time.Second, func(ctx context.Context) error {
 		status, _, err := look(ctx, a.channel, wire.OpStatus)
-		if err == nil {
-			for _, s := range status.Sources.Sockets {
-				if s.Path == a.path && (received || s.Waiting == 0) {
-					return nil
-				}
-			}
-			err = fmt.Errorf("the broker does not receive at %s", a.path)
-		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
+		if err != nil {
 			return err
 		}
-	}
+		for _, s := range status.Sources.Sockets {
+			if s.Path == a.path && (received || s.Waiting == 0) {
+				return nil
+			}
+		}
+		return fmt.Errorf("the broker does not receive at %s", a.path)
+	})
 }
 
 // isMade says whether adopt has made the unit, for the same path.
@@ -506,10 +476,10 @@ func (a *adoption) undo() error {
 		return err
 	}
 	defer conn.Close()
-	if _, err := conn.DisableUnitFilesContext(ctx, []string{a.unit}, false); err != nil {
-		return fmt.Errorf("cannot disable %s: %w", a.unit, err)
+	if err := disable(ctx, conn, a.unit); err != nil {
+		return err
 	}
-	if err := a.stop(ctx, conn); err != nil {
+	if err := runJob(ctx, conn, "stop", a.unit); err != nil { // the file goes with it
 		return err
 	}
 	time.Sleep(200 * time.Millisecond) // a turn of the broker's, which takes far less
@@ -517,15 +487,9 @@ func (a *adoption) undo() error {
 		say("what lies in %s may be lost: %v", a.path, err)
 	}
 	for _, f := range a.files {
-		text, err := os.ReadFile(f.path)
-		if err != nil || !bytes.HasPrefix(text, []byte(adoptedBy)) {
-			continue
+		if err := removeMade(f.path, adoptedBy); err != nil {
+			return err
 		}
-		if err := os.Remove(f.path); err != nil {
-			return fmt.Errorf("cannot remove the file: %w", err)
-		}
-		say("removed %s", f.path)
-		removeEmpty(f.path)
 	}
 	if target, err := os.Readlink(a.link); err == nil && target == a.behind {
 		if err := os.Remove(a.link); err != nil {
@@ -533,8 +497,8 @@ func (a *adoption) undo() error {
 		}
 		say("removed %s", a.link)
 	}
-	if err := conn.ReloadContext(ctx); err != nil {
-		return fmt.Errorf("cannot make systemd read its units: %w", err)
+	if err := reload(ctx, conn); err != nil {
+		return err
 	}
 	if err := a.restart(ctx, conn); err != nil {
 		return err

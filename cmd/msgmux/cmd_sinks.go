@@ -46,7 +46,7 @@ func listSinks(where *location, asJSON bool) error {
 	if asJSON {
 		return printJSON(sinksAsJSON(l.Sinks), true)
 	}
-	return printText(sinkTable(l.Sinks, time.Now(), nil).append(nil))
+	return printText(sinkTable(sinkColumns, l.Sinks, time.Now(), nil).append(nil))
 }
 
 func sinksListCommand(where *location) *cobra.Command {

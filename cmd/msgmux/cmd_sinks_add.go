@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -51,12 +50,7 @@ If something fails, the files are removed again. It needs to be run by root, or
 with --user by the user. 'msgmux sinks remove' undoes it.`,
 		Example: `  msgmux sinks add archive --service archive.service
   msgmux sinks add archive --service archive.service --patience forever --dry-run`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return errors.New("which NAME is the sink to have?")
-			}
-			return nil
-		},
+		Args: one("which NAME is the sink to have?"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			channel, err := where.locate()
 			if err != nil {
@@ -340,8 +334,8 @@ func (a *addition) forgetOther() {
 // has to be told.
 func (a *addition) lookAtConsumer(ctx context.Context, conn *dbus.Conn) error {
 	// It may have been written a moment ago.
-	if err := conn.ReloadContext(ctx); err != nil {
-		return fmt.Errorf("cannot make systemd read its units: %w", err)
+	if err := reload(ctx, conn); err != nil {
+		return err
 	}
 	p, err := conn.GetUnitPropertiesContext(ctx, a.service)
 	if err != nil || p["LoadState"] != "loaded" {
@@ -362,42 +356,36 @@ func (a *addition) lookAtConsumer(ctx context.Context, conn *dbus.Conn) error {
 
 // start enables and starts the socket.
 func (a *addition) start(ctx context.Context, conn *dbus.Conn) error {
-	if err := conn.ReloadContext(ctx); err != nil {
-		return fmt.Errorf("cannot make systemd read its units: %w", err)
+	if err := reload(ctx, conn); err != nil {
+		return err
 	}
-	if _, _, err := conn.EnableUnitFilesContext(ctx, []string{a.place.unitFile()}, false, false); err != nil {
-		return fmt.Errorf("cannot enable %s: %w", a.place.unit, err)
+	if err := enable(ctx, conn, a.place.unitFile()); err != nil {
+		return err
 	}
-	result := make(chan string, 1)
-	_, err := conn.StartUnitContext(ctx, a.place.unit, "replace", result)
-	if err == nil {
-		err = outcome(ctx, result)
-	}
-	if err != nil {
-		_, _ = conn.DisableUnitFilesContext(context.Background(), []string{a.place.unit}, false)
-		return fmt.Errorf("cannot start %s: %w; see journalctl%s --unit %s", a.place.unit, err, a.units.userFlag(), a.place.unit)
+	if err := runJob(ctx, conn, "start", a.place.unit); err != nil {
+		_ = disable(context.Background(), conn, a.place.unit)
+		return fmt.Errorf("%w; see journalctl%s --unit %s", err, a.units.userFlag(), a.place.unit)
 	}
 	return nil
 }
 
-// tell says what has become of the sink in the channel.
+// tell says what has become of the sink in the channel, whose broker watches the folder.
 func (a *addition) tell(ctx context.Context) {
-	const patience = 3 * time.Second // the broker watches the folder
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for ctx.Err() == nil {
+	err := eventually(ctx, 3*time.Second, func(ctx context.Context) error {
 		_, sinks, err := look(ctx, a.channel, wire.OpList)
 		if err != nil {
 			say("the broker does not answer; when it runs, it finds the sink: %v", err)
-			return
+			return nil
 		}
 		for _, s := range sinks {
 			if s.Label == a.sink && s.State != "absent" {
 				say("the channel has the sink %s, number %d: %s", visible(s.Label), s.ID, visible(s.State))
-				return
+				return nil
 			}
 		}
-		time.Sleep(50 * time.Millisecond)
+		return msgmux.ErrNotFound
+	})
+	if err != nil {
+		say("the channel does not have the sink yet; see msgmux sinks list, and journalctl -u %s", a.units.name("", "service"))
 	}
-	say("the channel does not have the sink yet; see msgmux sinks list, and journalctl -u %s", a.units.name("", "service"))
 }

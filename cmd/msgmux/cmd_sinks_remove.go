@@ -29,12 +29,7 @@ were written for it, and drop the sink from the channel. What is queued in its
 socket is lost; the service itself is left alone. It needs to be run by root, or
 with --user by the user.`,
 		ValidArgsFunction: live(where, labelsOf),
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return errors.New("which NAME has the sink?")
-			}
-			return nil
-		},
+		Args:              one("which NAME has the sink?"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			channel, err := where.locate()
 			if err != nil {
@@ -109,14 +104,12 @@ func (r *removal) carryOut() error {
 		return err
 	}
 	for _, path := range r.files {
-		if err := os.Remove(path); err != nil {
-			return fmt.Errorf("cannot remove the file: %w", err)
+		if err := removeMade(path, madeBy); err != nil {
+			return err
 		}
-		say("removed %s", path)
-		removeEmpty(path)
 	}
-	if err := conn.ReloadContext(ctx); err != nil {
-		return fmt.Errorf("cannot make systemd read its units: %w", err)
+	if err := reload(ctx, conn); err != nil {
+		return err
 	}
 	if p, err := conn.GetUnitPropertiesContext(ctx, r.service); err == nil && p["ActiveState"] == "active" {
 		say("%s runs on, with a socket that nobody sends to any more: %s stop %s", r.service, r.units.systemctl(), r.service)
@@ -127,16 +120,11 @@ func (r *removal) carryOut() error {
 
 // stop stops the socket, whose file then goes, and has it not come back at the next boot.
 func (r *removal) stop(ctx context.Context, conn *dbus.Conn) error {
-	if _, err := conn.DisableUnitFilesContext(ctx, []string{r.place.unit}, false); err != nil {
-		return fmt.Errorf("cannot disable %s: %w", r.place.unit, err)
+	if err := disable(ctx, conn, r.place.unit); err != nil {
+		return err
 	}
-	result := make(chan string, 1)
-	_, err := conn.StopUnitContext(ctx, r.place.unit, "replace", result)
-	if err == nil {
-		err = outcome(ctx, result)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot stop %s: %w", r.place.unit, err)
+	if err := runJob(ctx, conn, "stop", r.place.unit); err != nil {
+		return err
 	}
 	_ = conn.ResetFailedUnitContext(ctx, r.place.unit) // or it would be listed as failed without being there
 	return nil
@@ -144,20 +132,16 @@ func (r *removal) stop(ctx context.Context, conn *dbus.Conn) error {
 
 // drop has the channel forget the sink at once, instead of after a minute. Without a broker there is nothing to forget.
 func (r *removal) drop(ctx context.Context) {
-	const patience = 3 * time.Second // the broker watches the folder, and refuses until it has seen that the entry is gone
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		err := r.channel.Drop(ctx, r.sink)
-		if err == nil || errors.Is(err, msgmux.ErrNotFound) {
-			say("the channel has forgotten the sink %s", r.sink)
-			return
+	// The broker watches the folder, and refuses until it has seen that the entry is gone.
+	err := eventually(ctx, 3*time.Second, func(ctx context.Context) error {
+		if err := r.channel.Drop(ctx, r.sink); !errors.Is(err, msgmux.ErrNotFound) {
+			return err
 		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			say("the channel may show the sink as absent for a minute: %v", err)
-			return
-		}
+		return nil
+	})
+	if err != nil {
+		say("the channel may show the sink as absent for a minute: %v", err)
+		return
 	}
+	say("the channel has forgotten the sink %s", r.sink)
 }

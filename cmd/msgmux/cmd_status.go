@@ -132,7 +132,7 @@ func showStatus(where *location, asJSON, withSenders, withReaders bool) error {
 	if len(l.Sinks) > 0 {
 		slices.SortFunc(l.Sinks, byTrouble(l.Status.Buffer))
 		rate := func(s *wire.Sink) string { return perSecond(s.Rate, l.Status.RateSeconds) }
-		text = sinkTable(l.Sinks, now, rate).append(append(text, '\n'))
+		text = sinkTable(sinkRateColumns, l.Sinks, now, rate).append(append(text, '\n'))
 	}
 	return printText(text)
 }

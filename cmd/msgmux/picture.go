@@ -98,38 +98,10 @@ func furthest(sinks []wire.Sink) (far *wire.Sink) {
 	return far
 }
 
-// column is one that the table of sinks may have.
-type column struct {
-	name  string
-	right bool // numbers stand on the right
-	cell  func(*watched) string
-}
-
-// columnsByWorth are the columns, the most important ones first: as many are shown as fit. The spark lines are two of
-// them, and take what room is left.
-func columnsByWorth(now time.Time) []column {
-	users := map[uint32]string{}
-	return []column{
-		{"SINK", false, func(w *watched) string { return mark(w.Sink) + visible(w.Label) }},
-		{"STATE", false, func(w *watched) string { return stateWord(w.Sink, now) }},
-		{"rate/s", true, func(w *watched) string { return commas(uint64(w.rate.last())) }},
-		{"lag", true, func(w *watched) string { return byteCount(w.LagBytes) }},
-		{"lost", true, func(w *watched) string { return commas(w.Lost) }},
-		{rateSpark, false, nil},
-		{lagSpark, false, nil},
-		{"waiting", true, func(w *watched) string { return commas(w.Waiting) }},
-		{"left", true, func(w *watched) string { return patienceLeft(w.Sink) }},
-		{"accepted", true, func(w *watched) string { return commas(w.Accepted) }},
-		{"USER", false, func(w *watched) string {
-			if _, known := users[w.UID]; !known {
-				users[w.UID] = userName(w.UID)
-			}
-			return users[w.UID]
-		}},
-		{"KIND", false, func(w *watched) string { return kind(w.Sink) }},
-		{"since", true, func(w *watched) string { return roughly(now.Sub(time.Unix(w.SinceUnix, 0))) }},
-		{"ADDRESS", false, func(w *watched) string { return visible(w.Address) }},
-	}
+// columnsByWorth are those of the table of sinks, the most important ones first: as many are shown as fit. The spark lines
+// are two of them, and take what room is left. For the eye it is what a sink is doing beside its name, numbers, pictures.
+var columnsByWorth = []string{
+	"SINK", "STATE", "rate/s", "lag", "lost", rateSpark, lagSpark, "waiting", "left", niceToKnow, "USER", "KIND", "since", "ADDRESS",
 }
 
 const (
@@ -144,10 +116,7 @@ const (
 
 // sinkLines is the table of the sinks, fitted into so many columns and rows.
 func sinkLines(v *view, columns, rows int, s style) []string {
-	sinks := make([]*watched, 0, len(v.sinks))
-	for _, k := range v.ordered() {
-		sinks = append(sinks, v.sinks[k.ID])
-	}
+	sinks := v.ordered()
 	above := min(v.scrolled, max(len(sinks)-max(rows-2, 1), 0))
 	sinks = sinks[above:]
 	left := 0
@@ -155,31 +124,24 @@ func sinkLines(v *view, columns, rows int, s style) []string {
 		left = len(sinks) - max(rows-2, 1)
 		sinks = sinks[:len(sinks)-left]
 	}
-	all, cells, widths := sinkCells(v, sinks, columns, s)
-	chosen, used, sparks := chooseColumns(all, widths, columns)
+	t := sinkTable(columnsByWorth, sinks, v.at, func(k *wire.Sink) string { return commas(uint64(v.sinks[k.ID].rate.last())) })
 	var most float64 // all rates are drawn to one scale, so that the slower sink shows
-	for _, w := range sinks {
-		most = max(most, slices.Max(append(slices.Clip(w.rate), 0)))
+	for n, k := range sinks {
+		t[n+1][0] = cut(mark(k)+t[n+1][0], max(min(labelMax, columns), 1), s)
+		most = max(most, slices.Max(append(slices.Clip(v.sinks[k.ID].rate), 0)))
 	}
-	for _, i := range chosen {
-		if all[i].cell != nil {
-			continue
-		}
-		widths[i] = min(sparkMax, sparkMin+(columns-used)/sparks)
-		for _, w := range sinks {
-			if all[i].name == rateSpark {
-				cells[i] = append(cells[i], spark(w.rate, widths[i], most, s))
-			} else {
-				cells[i] = append(cells[i], spark(w.lag, widths[i], float64(v.status.Buffer), s))
-			}
-		}
+	chosen, width := chooseColumns(t, columns)
+	for n, k := range sinks {
+		w := v.sinks[k.ID]
+		t[n+1][slices.Index(columnsByWorth, rateSpark)] = spark(w.rate, width, most, s)
+		t[n+1][slices.Index(columnsByWorth, lagSpark)] = spark(w.lag, width, float64(v.status.Buffer), s)
 	}
-	// For the eye: what a sink is doing beside its name, numbers, pictures. That is their order already.
-	lines := make([]string, 0, len(sinks)+2)
-	lines = append(lines, row(all, chosen, widths, func(i int) string { return all[i].name }))
-	for n, w := range sinks {
-		text := row(all, chosen, widths, func(i int) string { return cells[i][n] })
-		lines = append(lines, paint(s, colourOf(w.Sink), text))
+	for n := range t {
+		t[n] = t[n][:chosen]
+	}
+	lines := t.lines()
+	for n, k := range sinks {
+		lines[n+1] = paint(s, colourOf(k), lines[n+1])
 	}
 	switch {
 	case left > 0 && above > 0:
@@ -190,61 +152,30 @@ func sinkLines(v *view, columns, rows int, s style) []string {
 	return lines
 }
 
-// sinkCells are the texts of the table, by column and sink, and how wide each column is.
-func sinkCells(v *view, sinks []*watched, columns int, s style) (all []column, cells [][]string, widths []int) {
-	all = columnsByWorth(v.at)
-	cells, widths = make([][]string, len(all)), make([]int, len(all))
-	for i, c := range all {
-		widths[i] = textWidth(c.name)
-		if c.cell == nil {
-			widths[i] = sparkMin
-			continue
+// chooseColumns says how many columns of the table fit, and how wide its spark lines are, which are not in it yet.
+func chooseColumns(t table, columns int) (chosen, width int) {
+	used, sparks, nice := 0, 0, false
+	for i, need := range t.widths() {
+		name, better := t[0][i], 0
+		isSpark := name == rateSpark || name == lagSpark
+		if isSpark {
+			need = sparkMin
 		}
-		for _, w := range sinks {
-			text := c.cell(w)
-			if i == 0 {
-				text = cut(text, max(min(labelMax, columns), 1), s)
-			}
-			cells[i] = append(cells[i], text)
-			widths[i] = max(widths[i], textWidth(text))
+		if i > 0 {
+			need += len(between)
 		}
-	}
-	return all, cells, widths
-}
-
-// chooseColumns are the columns that fit, how wide they are in all, and how many of them are spark lines.
-func chooseColumns(all []column, widths []int, columns int) (chosen []int, used, sparks int) {
-	nice := false
-	for i, c := range all {
-		need, better := widths[i], 0
-		if len(chosen) > 0 {
-			need += 2
-		}
-		if nice = nice || c.name == niceToKnow; nice {
+		if nice = nice || name == niceToKnow; nice {
 			better = sparks * (sparkGood - sparkMin)
 		}
-		if used+need+better > columns && len(chosen) > 0 {
+		if used+need+better > columns && i > 0 {
 			break
 		}
-		used += need
-		chosen = append(chosen, i)
-		if c.cell == nil {
+		used, chosen = used+need, i+1
+		if isSpark {
 			sparks++
 		}
 	}
-	return chosen, used, sparks
-}
-
-// row is one line of the table.
-func row(all []column, chosen, widths []int, cell func(i int) string) string {
-	var line strings.Builder
-	for k, i := range chosen {
-		if k > 0 {
-			line.WriteString("  ")
-		}
-		line.WriteString(pad(cell(i), widths[i], all[i].right))
-	}
-	return strings.TrimRight(line.String(), " ")
+	return chosen, min(sparkMax, sparkMin+(columns-used)/max(sparks, 1))
 }
 
 // byTrouble orders sinks for who looks for the cause of something: those that are left behind, those that are not there,

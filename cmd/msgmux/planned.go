@@ -11,9 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+	"github.com/spf13/cobra"
 )
 
-// What commands write for systemd: shown, written, and taken away again if something fails.
+// What commands write for systemd: shown, written, and taken away again if something fails. And what they have it do.
 
 // plannedFile is a file to be written.
 type plannedFile struct {
@@ -88,15 +92,87 @@ func removeEmpty(path string) {
 	}
 }
 
-// outcome waits for the end of a job.
-func outcome(ctx context.Context, result <-chan string) error {
-	select {
-	case r := <-result:
-		if r != "done" {
-			return fmt.Errorf("the job is %s", r)
+// removeMade removes a file, if it is there and begins as those that a command has made.
+func removeMade(path, begins string) error {
+	text, err := os.ReadFile(path)
+	if err != nil || !bytes.HasPrefix(text, []byte(begins)) {
+		return nil
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("cannot remove the file: %w", err)
+	}
+	say("removed %s", path)
+	removeEmpty(path)
+	return nil
+}
+
+// reload has systemd read its units again.
+func reload(ctx context.Context, conn *dbus.Conn) error {
+	if err := conn.ReloadContext(ctx); err != nil {
+		return fmt.Errorf("cannot make systemd read its units: %w", err)
+	}
+	return nil
+}
+
+// enable has systemd start the unit of that file at boot.
+func enable(ctx context.Context, conn *dbus.Conn, file string) error {
+	if _, _, err := conn.EnableUnitFilesContext(ctx, []string{file}, false, false); err != nil {
+		return fmt.Errorf("cannot enable %s: %w", filepath.Base(file), err)
+	}
+	return nil
+}
+
+func disable(ctx context.Context, conn *dbus.Conn, unit string) error {
+	if _, err := conn.DisableUnitFilesContext(ctx, []string{unit}, false); err != nil {
+		return fmt.Errorf("cannot disable %s: %w", unit, err)
+	}
+	return nil
+}
+
+// runJob has systemd start, stop or restart a unit, and waits for the outcome. To stop one that does not run is none to wait for.
+func runJob(ctx context.Context, conn *dbus.Conn, verb, unit string) error {
+	jobs := map[string]func(context.Context, string, string, chan<- string) (int, error){
+		"start": conn.StartUnitContext, "stop": conn.StopUnitContext, "restart": conn.RestartUnitContext,
+	}
+	result := make(chan string, 1)
+	_, err := jobs[verb](ctx, unit, "replace", result)
+	if err == nil {
+		select {
+		case r := <-result:
+			if r != "done" {
+				err = fmt.Errorf("the job is %s", r)
+			}
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot %s %s: %w", verb, unit, err)
+	}
+	return nil
+}
+
+// lookEvery is how often a command looks whether the broker has noticed what it did.
+const lookEvery = 50 * time.Millisecond
+
+// eventually tries something until it succeeds, for so long at most: then it fails with what try said last.
+func eventually(ctx context.Context, within time.Duration, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		err := try(ctx)
+		if err == nil || sleep(ctx, lookEvery) != nil {
+			return err
+		}
+	}
+}
+
+// one is for a command with one argument, which the question asks for.
+func one(question string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return errors.New(question)
 		}
 		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"os/user"
 	"slices"
 	"strconv"
@@ -17,54 +16,68 @@ import (
 // which stand on the right.
 type table [][]string
 
-// append appends the table as text, columns two spaces apart.
-func (t table) append(dst []byte) []byte {
-	widths, numbers := make([]int, len(t[0])), make([]bool, len(t[0]))
-	for i, heading := range t[0] {
-		numbers[i] = heading == strings.ToLower(heading)
-	}
+// between stands between two columns.
+const between = "  "
+
+// widths are those that the columns need.
+func (t table) widths() []int {
+	widths := make([]int, len(t[0]))
 	for _, row := range t {
 		for i, cell := range row {
 			widths[i] = max(widths[i], textWidth(cell))
 		}
 	}
+	return widths
+}
+
+// lines are the rows as text.
+func (t table) lines() []string {
+	lines, widths := make([]string, 0, len(t)), t.widths()
 	for _, row := range t {
-		for i, cell := range row {
-			if i > 0 {
-				dst = append(dst, "  "...)
-			}
-			dst = append(dst, pad(cell, widths[i], numbers[i])...)
+		cells := slices.Clone(row)
+		for i, heading := range t[0] {
+			cells[i] = pad(row[i], widths[i], heading == strings.ToLower(heading))
 		}
-		dst = append(bytes.TrimRight(dst, " "), '\n')
+		lines = append(lines, strings.TrimRight(strings.Join(cells, between), " "))
+	}
+	return lines
+}
+
+// append appends the table as text.
+func (t table) append(dst []byte) []byte {
+	for _, line := range t.lines() {
+		dst = append(append(dst, line...), '\n')
 	}
 	return dst
 }
 
-// rateColumn is where the rate stands in the table of sinks.
-const rateColumn = 5
+// sinkColumns are those that commands show once. The rate is known to who has looked before.
+var (
+	sinkColumns     = []string{"id", "SINK", "KIND", "USER", "STATE", "waiting", "lag", "patience", "left", "accepted", "lost", "since", "ADDRESS"}
+	sinkRateColumns = slices.Insert(slices.Clone(sinkColumns), 5, "rate/s")
+)
 
-// sinkTable has a row for each sink, in the given order. rate, unless it is nil, tells how many messages a second a sink
-// accepts.
-func sinkTable(sinks []wire.Sink, now time.Time, rate func(*wire.Sink) string) table {
-	t := table{{"id", "SINK", "KIND", "USER", "STATE", "rate/s", "waiting", "lag", "patience", "left", "accepted", "lost", "since", "ADDRESS"}}
-	users := map[uint32]string{}
+// sinkTable has a row for each sink, in the given order, with those columns that are about a sink as it is; others are empty.
+// rate tells how many messages a second a sink accepts, if there is a column for it.
+func sinkTable(columns []string, sinks []wire.Sink, now time.Time, rate func(*wire.Sink) string) table {
+	t, users := table{columns}, map[uint32]string{}
 	for _, s := range sinks {
 		if _, known := users[s.UID]; !known {
 			users[s.UID] = userName(s.UID)
 		}
-		t = append(t, []string{
-			strconv.FormatUint(s.ID, 10), visible(s.Label), kind(s), users[s.UID], stateWord(s, now), "",
-			commas(s.Waiting), byteCount(s.LagBytes), visible(s.Patience), patienceLeft(s),
-			commas(s.Accepted), commas(s.Lost), roughly(now.Sub(time.Unix(s.SinceUnix, 0))), visible(s.Address),
-		})
+		cells := map[string]string{
+			"id": strconv.FormatUint(s.ID, 10), "SINK": visible(s.Label), "KIND": kind(s), "USER": users[s.UID], "STATE": stateWord(s, now),
+			"waiting": commas(s.Waiting), "lag": byteCount(s.LagBytes), "patience": visible(s.Patience), "left": patienceLeft(s),
+			"accepted": commas(s.Accepted), "lost": commas(s.Lost), "since": roughly(now.Sub(time.Unix(s.SinceUnix, 0))), "ADDRESS": visible(s.Address),
+		}
 		if rate != nil {
-			t[len(t)-1][rateColumn] = rate(&s)
+			cells["rate/s"] = rate(&s)
 		}
-	}
-	if rate == nil {
-		for i := range t {
-			t[i] = slices.Delete(t[i], rateColumn, rateColumn+1)
+		row := make([]string, 0, len(columns))
+		for _, name := range columns {
+			row = append(row, cells[name])
 		}
+		t = append(t, row)
 	}
 	return t
 }
