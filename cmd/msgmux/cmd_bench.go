@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -144,11 +142,12 @@ func (o *benchOptions) appendResult(dst []byte, r *benchJSON) []byte {
 
 // queueNote names the setting of the host that matters most: how many datagrams a queue holds.
 func queueNote() string {
-	text, err := os.ReadFile("/proc/sys/net/unix/max_dgram_qlen")
+	const name = "net.unix.max_dgram_qlen"
+	n, err := kernelNumber(name)
 	if err != nil {
-		return "net.unix.max_dgram_qlen unknown"
+		return name + " unknown"
 	}
-	return "net.unix.max_dgram_qlen " + strings.TrimSpace(string(text))
+	return fmt.Sprint(name, " ", n)
 }
 
 // account makes the result of what the sinks have seen.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -230,50 +231,24 @@ const restartLines = "Restart=on-failure\nRestartSec=500ms\n"
 // lines is the file of options, empty if all are as they would be without one. The parser of the broker has to take it.
 func (o *addOptions) lines() ([]byte, error) {
 	var options wire.Options
-	for _, option := range []struct {
-		key, value string
-	}{{"patience", o.patience.text()}, {"start", o.start}, {"share", o.share}, {"tap", yes(o.tap)}, {"frames", yes(o.frames)},
-		{"empty", no(o.noEmpty)}, {"end", o.end}, {"max-size", number(o.maxSize)}, {"credentials", o.credentials}} {
-		if option.value == "" {
-			continue
+	set := func(given bool, key, value string) error {
+		if !given || value == "" {
+			return nil
 		}
 		// Each by itself: a newline in one must not make another of it.
-		if err := options.Set(option.key, option.value); err != nil {
-			return nil, usageError{err}
-		}
+		return options.Set(key, value)
+	}
+	patience := ""
+	if o.patience.value != nil {
+		patience = wire.FormatPatience(*o.patience.value)
+	}
+	err := cmp.Or(set(true, "patience", patience), set(true, "start", o.start), set(true, "share", o.share), set(o.tap, "tap", "yes"),
+		set(o.frames, "frames", "yes"), set(o.noEmpty, "empty", "no"), set(true, "end", o.end),
+		set(o.maxSize > 0, "max-size", strconv.FormatUint(uint64(o.maxSize), 10)), set(true, "credentials", o.credentials))
+	if err != nil {
+		return nil, usageError{err}
 	}
 	return options.AppendLines(nil), nil
-}
-
-// text is the patience as a file of options has it, "" if none was given.
-func (p *patience) text() string {
-	if p.value == nil {
-		return ""
-	}
-	return wire.FormatPatience(*p.value)
-}
-
-// no is the value of an option that is on, unless off.
-func no(off bool) string {
-	if off {
-		return "no"
-	}
-	return ""
-}
-
-// number is the value of an option, "" for 0.
-func number(n uint32) string {
-	if n == 0 {
-		return ""
-	}
-	return strconv.FormatUint(uint64(n), 10)
-}
-
-func yes(on bool) string {
-	if on {
-		return "yes"
-	}
-	return ""
 }
 
 // carryOut writes the files and has systemd act on them. What was written is removed when that fails.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/user"
 	"slices"
@@ -66,7 +67,7 @@ func kernelNumber(name string) (uint64, error) {
 func (p *patient) queueLength() finding {
 	const name = "net.unix.max_dgram_qlen"
 	n, err := kernelNumber(name)
-	advice := "sysctl -w " + name + "=4096, and a file in /etc/sysctl.d for the next boot; sockets that are there keep their limit, so restart " + p.units.targetOr("the channel")
+	advice := "sysctl -w " + name + "=4096, and a file in /etc/sysctl.d for the next boot; sockets that are there keep their limit, so restart " + p.units.nameOr("target", "the channel")
 	switch {
 	case err != nil:
 		return found(name, poor, "see whether /proc is mounted here", "cannot be read: %v", err)
@@ -153,34 +154,33 @@ func (p *patient) groups() finding {
 	return found(name, good, "", "msgmux may look and listen, msgmux-send may send")
 }
 
-// limitOf reads the limits of the broker's process (proc_pid_limits(5)).
-func (p *patient) limitOf(name string) (n uint64, known bool) {
-	if p.status == nil {
-		return 0, false
-	}
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p.status.PID))
+// ofBroker is the number that stands behind name in a file of /proc/PID of the broker (proc_pid_limits(5), proc_pid_status(5)).
+func (p *patient) ofBroker(file, name string) (uint64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.status.PID, file))
 	if err != nil {
-		return 0, false
+		return 0, err
 	}
 	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, name); ok {
-			first, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
-			if first == "unlimited" {
-				return ^uint64(0), true
+		rest, ok := strings.CutPrefix(line, name)
+		if fields := strings.Fields(rest); ok && len(fields) > 0 {
+			if fields[0] == "unlimited" {
+				return math.MaxUint64, nil
 			}
-			n, err := strconv.ParseUint(first, 10, 64)
-			return n, err == nil
+			return strconv.ParseUint(fields[0], 10, 64)
 		}
 	}
-	return 0, false
+	return 0, fmt.Errorf("%s does not say %s", file, name)
 }
 
 // descriptors compares what the broker may open with what it may need: one for each sink, and those of systemd's store.
 func (p *patient) descriptors() finding {
 	const name = "descriptors"
-	n, known := p.limitOf("Max open files")
-	if !known {
+	if p.status == nil {
 		return found(name, poor, p.toSeeTheBroker(), "not known: there is no broker to be looked at")
+	}
+	n, err := p.ofBroker("limits", "Max open files")
+	if err != nil {
+		return found(name, poor, "run the doctor as root", "not known: %v", err)
 	}
 	need := p.status.MaxSinks + 1024
 	if p.units.storeMax > 0 {
@@ -191,7 +191,7 @@ func (p *patient) descriptors() finding {
 		used = strconv.Itoa(len(entries))
 	}
 	if n < need {
-		return found(name, bad, fmt.Sprintf("LimitNOFILE=%d in a drop-in: %s edit %s; by hand, ulimit -n", need, p.units.systemctl(), p.units.serviceOr("msgmux.service")),
+		return found(name, bad, fmt.Sprintf("LimitNOFILE=%d in a drop-in: %s edit %s; by hand, ulimit -n", need, p.units.systemctl(), p.units.nameOr("service", "msgmux.service")),
 			"the broker may open %d, and %d sinks and the descriptor store need %d", n, p.status.MaxSinks, need)
 	}
 	return found(name, good, "", "%s of %d are open, %d may be needed", used, n, need)
@@ -204,19 +204,13 @@ func (p *patient) lockedMemory() finding {
 	if p.status == nil {
 		return found(name, poor, p.toSeeTheBroker(), "not known: there is no broker to be looked at")
 	}
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.status.PID))
+	locked, err := p.ofBroker("status", "VmLck:")
 	if err != nil {
 		return found(name, poor, "run the doctor as root", "not known: %v", err)
 	}
-	var locked uint64
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "VmLck:"); ok {
-			locked, _ = strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-		}
-	}
 	if locked == 0 {
-		limit, _ := p.limitOf("Max locked memory")
-		return found(name, poor, fmt.Sprintf("LimitMEMLOCK=infinity in a drop-in: %s edit %s; by hand, ulimit -l", p.units.systemctl(), p.units.serviceOr("msgmux.service")),
+		limit, _ := p.ofBroker("limits", "Max locked memory")
+		return found(name, poor, fmt.Sprintf("LimitMEMLOCK=infinity in a drop-in: %s edit %s; by hand, ulimit -l", p.units.systemctl(), p.units.nameOr("service", "msgmux.service")),
 			"nothing of the broker is locked in memory; its limit is %s", byteCount(limit))
 	}
 	return found(name, good, "", "%s of the broker are locked in memory", byteCount(locked<<10))
@@ -243,7 +237,7 @@ func (p *patient) judgeMemory(limit uint64, file string) finding {
 	case room == 0:
 		return found(name, good, "", "%s; this broker does not tell how many sinks it has room for", text)
 	case uint64(s.Sinks.Total) >= room-room/10: // the last tenth is not for ordinary users
-		return found(name, poor, "raise "+bound+", or give each sink less (--queue): "+p.units.systemctl()+" edit "+p.units.serviceOr("msgmux.service"),
+		return found(name, poor, "raise "+bound+", or give each sink less (--queue): "+p.units.systemctl()+" edit "+p.units.nameOr("service", "msgmux.service"),
 			"%s: beside the ring of %s there is room for the queues of %s, and there are %d: others are refused", text, byteCount(s.Buffer), plural(room, "sink"), s.Sinks.Total)
 	default:
 		return found(name, good, "", "%s: beside the ring of %s there is room for the queues of %s, of which there are %d", text, byteCount(s.Buffer), plural(room, "sink"), s.Sinks.Total)

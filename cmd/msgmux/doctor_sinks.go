@@ -29,7 +29,7 @@ func (p *patient) consumers(ctx context.Context, conn *dbus.Conn) (findings []fi
 	if err != nil {
 		return nil // of the channel's own units it is said why
 	}
-	labels := p.sinkSockets()
+	labels := socketsOf(p.sinks).byName
 	folder := filepath.Join(p.channel.RuntimeDir, "sinks") + "/"
 	for _, unit := range units {
 		for _, address := range listens(ctx, conn, unit.Name) {
@@ -45,22 +45,6 @@ func (p *patient) consumers(ctx context.Context, conn *dbus.Conn) (findings []fi
 		}
 	}
 	return findings
-}
-
-// sinkSockets are the labels of the sinks by what their addresses lead to: a socket in the folder, elsewhere, or one that was handed
-// over, or that its service registers.
-func (p *patient) sinkSockets() map[string]string {
-	labels := make(map[string]string)
-	for _, k := range p.sinks {
-		if k.Kind != "static" && k.Kind != "dynamic" {
-			continue
-		}
-		labels[k.Address] = k.Label
-		if target, err := filepath.EvalSymlinks(k.Address); err == nil {
-			labels[target] = k.Label
-		}
-	}
-	return labels
 }
 
 func names(findings []finding) (all []string) {
@@ -195,7 +179,7 @@ func (p *patient) absent(k wire.Sink) finding {
 		return found(name, poor, "chgrp msgmux and mode 0660 (0620 for a queue), which SocketGroup= and SocketMode= of its unit say",
 			"nobody is at %s: with its mode %v the broker may not write to it", k.Address, info.Mode().Perm())
 	}
-	return found(name, poor, "start its program, which is to bind a datagram socket there; journalctl"+p.units.userFlag()+" --unit "+p.units.serviceOr("msgmux.service")+" says what was tried",
+	return found(name, poor, "start its program, which is to bind a datagram socket there; journalctl"+p.units.userFlag()+" --unit "+p.units.nameOr("service", "msgmux.service")+" says what was tried",
 		"nobody is at %s: it is there, and nobody receives from it", k.Address)
 }
 

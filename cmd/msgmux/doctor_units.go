@@ -245,8 +245,6 @@ func (p *patient) toSeeTheBroker() string {
 	switch {
 	case errors.Is(p.silence, fs.ErrPermission):
 		return "be root, or in the group of " + control
-	case p.status != nil:
-		return "run the doctor as root"
 	case p.units.unmanaged:
 		return "start a broker: msgmuxd --runtime-dir " + p.channel.RuntimeDir
 	}

@@ -57,46 +57,38 @@ type publisher struct {
 // question is one for its control socket, which not everybody may ask.
 func (p *publisher) dial(stream bool) error {
 	options := msgmux.SourceOptions{Label: "pub", Datagrams: !stream || p.nonblock}
-	err := p.waiting(func(ctx context.Context) (err error) {
-		p.source, err = p.channel.Dial(ctx, options)
-		if failed, ok := errors.AsType[*msgmux.OpError](err); ok && failed.Code == "quota" {
-			options.Datagrams = true // there are too many connections already
-			p.source, err = p.channel.Dial(ctx, options)
-		}
-		return err
-	})
-	if err != nil {
-		return err
+	err := p.open(options)
+	if failed, ok := errors.AsType[*msgmux.OpError](err); ok && failed.Code == "quota" {
+		options.Datagrams = true // there are too many connections already
+		err = p.open(options)
 	}
-	if p.limit = p.source.MaxMessage(); p.limit == 0 {
-		if err := p.dialDatagrams(options); err != nil {
-			return err
-		}
-	}
-	p.batch = p.source.Batch()
-	return nil
-}
-
-// dialDatagrams has the source be one for datagrams, and asks how large they may be.
-func (p *publisher) dialDatagrams(options msgmux.SourceOptions) (err error) {
-	if !options.Datagrams {
+	if err == nil && p.limit == 0 && !options.Datagrams {
 		p.source.Close()
 		options.Datagrams = true
-		err = p.waiting(func(ctx context.Context) (err error) {
-			p.source, err = p.channel.Dial(ctx, options)
-			return err
-		})
-		if err != nil {
-			return err
-		}
+		err = p.open(options)
+	}
+	if err != nil || p.limit > 0 {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, limitWithin)
 	defer cancel()
 	p.limit = msgmux.MaxMessage
 	if status, err := p.channel.Status(ctx); err == nil && status.MaxMessage > 0 {
-		p.limit = int(min(status.MaxMessage, msgmux.MaxMessage))
+		p.limit = status.MaxMessage
 	}
 	return nil
+}
+
+// open opens the channel, waiting as for a message.
+func (p *publisher) open(options msgmux.SourceOptions) error {
+	err := p.waiting(func(ctx context.Context) (err error) {
+		p.source, err = p.channel.Dial(ctx, options)
+		return err
+	})
+	if err == nil {
+		p.limit, p.batch = p.source.MaxMessage(), p.source.Batch()
+	}
+	return err
 }
 
 // send takes one message to be sent, or leaves it out if it is too large. It is under way then: see flush.

@@ -51,20 +51,12 @@ func (u channelUnits) name(part, kind string) string {
 	return "msgmux" + part + "." + kind
 }
 
-// serviceOr is the name of the service, or another if there is none.
-func (u channelUnits) serviceOr(other string) string {
+// nameOr is the name of the service or target, or another if there is none.
+func (u channelUnits) nameOr(kind, other string) string {
 	if u.unmanaged {
 		return other
 	}
-	return u.name("", "service")
-}
-
-// targetOr is the name of the target, or another if there is none.
-func (u channelUnits) targetOr(other string) string {
-	if u.unmanaged {
-		return other
-	}
-	return u.name("", "target")
+	return u.name("", kind)
 }
 
 // userFlag is what systemctl and journalctl need to mean the systemd of the units, with a space before it.
