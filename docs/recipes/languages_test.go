@@ -39,16 +39,19 @@ func examples(t *testing.T, channel string) (sources, sinks map[string]example) 
 	for _, name := range []string{"source", "sink"} {
 		build(t, "gcc", "-Wall", "-Wextra", "-Werror", "-O2", "-o", dir+"/"+name, languages+name+".c")
 		build(t, "go", "build", "-o", dir+"/go"+name, languages+name+".go")
+		build(t, "gcc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O2", "-o", dir+"/view"+name, folder+"/view/"+name+".c")
 	}
 	sources = map[string]example{
 		"shell": {argv: []string{languages + "source.sh"}, textual: true, told: true}, "python": {argv: []string{languages + "source.py"}},
 		"c": {argv: []string{dir + "/source"}}, "go": {argv: []string{dir + "/gosource"}, told: true},
 		"client.py": {argv: []string{"python3", folder + "/client.py", "send", channel}, told: true},
+		"stage":     {argv: []string{dir + "/viewsource", channel + "/publish"}, told: true},
 	}
 	sinks = map[string]example{
 		"shell": {argv: []string{languages + "sink.sh"}, running: true}, "python": {argv: []string{languages + "sink.py"}},
 		"c": {argv: []string{dir + "/sink"}}, "go": {argv: []string{dir + "/gosink"}},
 		"client.py": {argv: []string{"python3", folder + "/client.py", "receive", channel}, numbers: true},
+		"view":      {argv: []string{dir + "/viewsink", channel + "/subscribe"}},
 	}
 	return sources, sinks
 }
@@ -157,14 +160,6 @@ func TestExamplesEndByCtrlC(t *testing.T) {
 	broker := stage.StartBroker(t)
 	sources, sinks := examples(t, broker.Dir)
 	sub := broker.Subscribe("all")
-	ends := func(name string, p *stage.Program) {
-		t.Helper()
-		p.Signal(syscall.SIGINT)
-		// Who is killed by the signal has the status -1.
-		if status := p.Wait(); !slices.Contains([]int{0, 130, -1}, status) || strings.Contains(p.Err(), "Traceback") || strings.Contains(p.Err(), "goroutine") {
-			t.Errorf("%s ends with %d, and says %q", name, status, p.Err())
-		}
-	}
 	sent := 0
 	for name, source := range sources {
 		p := stage.Shell(t, "{ echo 'by "+name+"'; exec sleep 60; } | exec "+strings.Join(source.argv, " "))
@@ -174,7 +169,7 @@ func TestExamplesEndByCtrlC(t *testing.T) {
 			sent++
 			sub.WaitFor(sent)
 		}
-		ends("the source "+name, p)
+		endByCtrlC(t, "the source "+name, p)
 	}
 	if got := sub.Messages(); len(got) != sent {
 		t.Errorf("got %q", got)
@@ -184,8 +179,73 @@ func TestExamplesEndByCtrlC(t *testing.T) {
 		stage.Until(t, "the sink "+name, func() bool { return len(broker.Status().Sinks) == 2 })
 		stage.Start(t, []string{"msgmux", "pub", "for " + name}).Succeed()
 		stage.Until(t, "what it shows", func() bool { return strings.Contains(p.Out(), "for "+name) })
-		ends("the sink "+name, p)
+		endByCtrlC(t, "the sink "+name, p)
 		stage.Until(t, "its end", func() bool { return len(broker.Status().Sinks) == 1 })
+	}
+}
+
+// TestFollowersSendAnything: of a file every line arrives, as it is, and Ctrl-C ends who follows it.
+func TestFollowersSendAnything(t *testing.T) {
+	broker := stage.StartBroker(t)
+	dir := stage.Folder(t)
+	client := filepath.Join(stage.Top(t), "docs", "examples", "client.py")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	sink, err := msgmux.Channel{RuntimeDir: broker.Dir}.Subscribe(ctx, msgmux.SinkOptions{Patience: new(msgmux.Forever)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	path := stage.Write(t, dir, "log", strings.Join(anything, "\n")+"\nno end yet")
+	for name, argv := range map[string][]string{
+		"tailer": {"tailer", "go", path}, "client.py": {python(t), client, "follow", broker.Dir, "python", path},
+		"pub": {"msgmux", "pub", "--follow", path, "--label", "pub"},
+	} {
+		p := stage.Start(t, argv)
+		for i, want := range anything {
+			if got, err := sink.Receive(ctx); err != nil || string(got.Payload) != want {
+				t.Fatalf("%s: line %d: got %d bytes, %.30q, and %v, want %d bytes, %.30q", name, i, len(got.Payload), got.Payload, err, len(want), want)
+			}
+		}
+		endByCtrlC(t, name, p)
+	}
+}
+
+// TestSQLiteTakesAnything, and is ended by Ctrl-C, also where there is no broker.
+func TestSQLiteTakesAnything(t *testing.T) {
+	broker := stage.StartBroker(t)
+	db := stage.Folder(t) + "/archive.db"
+	writer := []string{python(t), filepath.Join(stage.Top(t), "docs", "examples", "sqlite-writer", "sqlite-writer.py"), db}
+	p := stage.Start(t, append(writer, broker.Dir))
+	broker.WaitSink("archive")
+	source, err := msgmux.Channel{RuntimeDir: broker.Dir}.Dial(t.Context(), msgmux.SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	var want strings.Builder
+	for i, message := range anything {
+		if err := source.Send(t.Context(), []byte(message)); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&want, "%d %X;", i, message)
+	}
+	stage.Until(t, "the last message", func() bool { return query(t, db, "SELECT count(*) FROM messages") == fmt.Sprint(len(anything)) })
+	endByCtrlC(t, "the writer", p)
+	if got := query(t, db, "SELECT group_concat(number || ' ' || hex(message), ';') || ';' FROM (SELECT * FROM messages ORDER BY id)"); got != want.String() {
+		t.Errorf("the archive has other bytes than were sent: %d, not %d", len(got), want.Len())
+	}
+	waits := stage.Start(t, append(writer, "/nowhere"))
+	time.Sleep(time.Second) // it has begun
+	endByCtrlC(t, "the writer without a broker", waits)
+}
+
+// endByCtrlC ends a program without a stack of calls for people to read. Who is killed by the signal has the status -1.
+func endByCtrlC(t *testing.T, name string, p *stage.Program) {
+	t.Helper()
+	p.Signal(syscall.SIGINT)
+	if status := p.Wait(); !slices.Contains([]int{0, 130, -1}, status) || strings.Contains(p.Err(), "Traceback") || strings.Contains(p.Err(), "goroutine") {
+		t.Errorf("%s ends with %d, and says %q", name, status, p.Err())
 	}
 }
 
@@ -228,7 +288,20 @@ func TestStaticSinkInGo(t *testing.T) {
 	stage.Until(t, "those that came meanwhile", func() bool { return p.Out() == "three\nfour and five\n" })
 	p.Signal(syscall.SIGTERM)
 	p.Succeed()
-	if got := broker.Status(); got.Lost != 0 || got.Accepted != 4 {
+	p = start()
+	source, err := msgmux.Channel{RuntimeDir: dir}.Dial(t.Context(), msgmux.SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	for _, message := range anything {
+		if err := source.Send(t.Context(), []byte(message)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stage.Until(t, "messages of all sorts", func() bool { return p.Out() == strings.Join(anything, "\n")+"\n" })
+	endByCtrlC(t, "the sink", p)
+	if got := broker.Status(); got.Lost != 0 || got.Accepted != uint64(4+len(anything)) {
 		t.Errorf("%+v", got)
 	}
 }

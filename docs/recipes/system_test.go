@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -128,5 +129,13 @@ mount -t mqueue mqueue ` + queues + `
 	write("the end").Succeed()
 	if got := strings.Join(sink.WaitFor(101), " "); got != strings.Join(early, " ")+" the end" {
 		t.Errorf("what came is %q", got)
+	}
+	odd := []string{"", "\xff\x01 \t", strings.Repeat("x", 8192)} // as long as a queue takes that nobody has said more of
+	write(odd...).Succeed()
+	if got := sink.WaitFor(104)[101:]; !slices.Equal(got, odd) {
+		t.Errorf("of messages of all sorts %.60q came", got)
+	}
+	if p := write(strings.Repeat("x", 8193)); p.Wait() == 0 || p.Err() == "" {
+		t.Error("the writer does not say that a message is too long for the queue")
 	}
 }

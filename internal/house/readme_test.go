@@ -53,7 +53,8 @@ func TestReadmeExamples(t *testing.T) {
 				t.Errorf("the example has %d lines, more than %d", n, example.lines)
 			}
 			dir, _ := startBroker(t, broker)
-			out := bufio.NewReader(startSink(t, example.command(t, strings.ReplaceAll(text, readmeDir, dir))))
+			sink := example.command(t, strings.ReplaceAll(text, readmeDir, dir))
+			out := bufio.NewReader(startSink(t, sink))
 			want := example.sends
 			if want == "" {
 				want = "sent to the " + example.language + " example"
@@ -71,6 +72,15 @@ func TestReadmeExamples(t *testing.T) {
 				case "c":
 					expectLine(t, out, anything)
 				}
+			}
+			if example.language == "sh" {
+				return // its sink is in the background, where Ctrl-C ends nothing
+			}
+			if err := sink.Process.Signal(syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, out); err != nil {
+				t.Errorf("Ctrl-C does not end it: %v", err)
 			}
 		})
 	}

@@ -30,7 +30,7 @@ def say(text):
     print("sqlite-writer:", text, file=sys.stderr)
 
 
-def connect(path, options):
+def connect(path, options, stop):
     """A connection on which the broker has said ok, and the words behind that. There may be no broker for a while."""
     while True:
         sink, answer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), ""
@@ -46,7 +46,8 @@ def connect(path, options):
         sink.close()
         if answer and words[:1] != ["busy"]:
             sys.exit(f"sqlite-writer: {answer.strip()}")
-        time.sleep(1)
+        if select.select([stop], [], [], 1)[0]:
+            sys.exit()
 
 
 def records(packet):
@@ -85,17 +86,18 @@ def main():
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")  # on the disk before it leaves the broker
     db.executescript(SCHEMA)
-    # SIGTERM comes between two packets: its handler does nothing, but makes stop readable.
+    # SIGTERM and Ctrl-C come between two packets: their handler does nothing, but makes stop readable.
     stop, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    for end in signal.SIGTERM, signal.SIGINT:
+        signal.signal(end, lambda *_: None)
 
     options = OPTIONS.split() + ["ack=yes"]
     place = db.execute("SELECT epoch, next FROM place").fetchone()
     if place:
         options.append("from=%s:%d" % place)
-    sink, ok = connect(folder + "/subscribe", options)
+    sink, ok = connect(folder + "/subscribe", options, stop)
     if place and place[0] != ok["epoch"]:
         say("the channel has begun anew, and so have its numbers: what it held when it was stopped is gone")
         place = None

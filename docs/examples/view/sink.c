@@ -24,7 +24,12 @@ int main(int argc, char **argv) {
 		if (got < 0) continue;
 		fwrite(message, 1, len, stdout);
 		putchar('\n');
-		if (m.pos == m.head && !fflush(stdout)) msgmux_done(&m, m.seq); /* that was all, as of the last look */
+		if (m.pos != m.head) continue; /* there is more, as of the last look */
+		if (fflush(stdout) || ferror(stdout)) { /* what was not written is not done */
+			perror("cannot write");
+			return 1;
+		}
+		msgmux_done(&m, m.seq);
 	}
 	int refused = !strncmp(m.said, "error ", 6);
 	if (m.lost) fprintf(stderr, "%llu messages were lost\n", (unsigned long long)m.lost);

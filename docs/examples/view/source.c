@@ -26,7 +26,11 @@ int main(int argc, char **argv) {
 		failed = failed || msgmux_publish(&m);
 	}
 	if (failed) fprintf(stderr, "cannot send: %s %s\n", strerror(errno), errno == EPIPE ? m.said : "");
+	else if ((failed = ferror(stdin))) perror("cannot read");
 	free(line);
-	msgmux_close(&m); /* what was published is taken to the end */
+	/* What was published is taken to the end. Whether the last of it was refused is known when the broker hangs up. */
+	for (shutdown(m.fd, SHUT_WR); !failed && !m.gone && (msgmux_hear(&m) > 0 || errno == EINTR);) {}
+	if (!failed && (failed = !strncmp(m.said, "error ", 6))) fprintf(stderr, "cannot send: %s\n", m.said);
+	msgmux_close(&m);
 	return failed;
 }
