@@ -250,9 +250,10 @@ func (a *adoption) look() error {
 	if a.reader, err = readerOf(a.path); err != nil {
 		return err
 	}
-	service, order, after := a.units.name("", "service"), "", ""
+	service, order, after := a.units.name("", "service"), "", "RemoveOnStop=yes\n"
 	if a.hosts {
 		order = "After=systemd-journald-dev-log.socket\n" // which makes the link that this takes the place of
+		// In place of RemoveOnStop=, which systemd does while the command runs already: it would remove the link.
 		after = "ExecStopPost=/bin/ln -sfn " + journalsDevLog + " " + devLog + "\n"
 	}
 	a.files[0].text = fmt.Appendf(nil, `%s[Unit]
@@ -265,7 +266,6 @@ PartOf=%s
 ListenDatagram=%s
 %sFileDescriptorName=source
 Service=%s
-RemoveOnStop=yes
 %sTriggerLimitIntervalSec=0
 
 [Install]
