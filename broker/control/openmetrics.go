@@ -62,7 +62,7 @@ var ofChannel = []family[*wire.Status]{
 		func(s *wire.Status) float64 { return float64(s.Sinks.Stalled) }},
 	{"msgmux_sinks_lagging", "", false, "Sinks that are no longer waited for.",
 		func(s *wire.Status) float64 { return float64(s.Sinks.Lagging) }},
-	{"msgmux_sinks_absent", "", false, "Static sinks that cannot be reached.",
+	{"msgmux_sinks_absent", "", false, "Declared and kept sinks that nobody is behind.",
 		func(s *wire.Status) float64 { return float64(s.Sinks.Absent) }},
 	{"msgmux_sources_blocked", "", false, "1 while somebody has sent what is not received, for want of room in the ring or of a sink.",
 		func(s *wire.Status) float64 { return number(s.Sources.Blocked) }},

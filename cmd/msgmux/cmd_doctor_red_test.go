@@ -146,6 +146,20 @@ func TestDoctorSeesAnAbsentSink(t *testing.T) {
 	}
 }
 
+// TestDoctorSeesAKeptSink whose program is away: there is no path that somebody could bind.
+func TestDoctorSeesAKeptSink(t *testing.T) {
+	_, dir := startBroker(t)
+	startSub(t, dir, "--label", "db", "--keep", "1h").signal(syscall.SIGKILL)
+	test.Eventually(t, "the absent sink", func() bool { s := sinksOf(t, dir); return len(s) == 1 && s[0].State == "absent" })
+	f := diagnose(t, prepare(t, dir, "doctor", "--json"), exitFailure)["sink db"]
+	if f.Verdict != poor || !strings.Contains(f.Text, "its place is kept for 59 min") || !strings.Contains(f.Advice, "start its program") || !strings.Contains(f.Advice, "sinks drop 'db'") ||
+		strings.Contains(f.Advice, ".socket") {
+		t.Errorf("the sink: %+v", f)
+	}
+	prepare(t, dir, "sinks", "drop", "db").want(0)
+	test.Eventually(t, "it is forgotten", func() bool { return len(sinksOf(t, dir)) == 0 })
+}
+
 // TestDoctorSeesMissingGroups on a host whose /etc/group is empty, which is one in a mount namespace of its own.
 func TestDoctorSeesMissingGroups(t *testing.T) {
 	if os.Geteuid() != 0 || exec.Command("unshare", "--mount", "true").Run() != nil {

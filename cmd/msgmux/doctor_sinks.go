@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 
@@ -160,9 +161,17 @@ func (p *patient) ends() *ends {
 	return e
 }
 
-// absent says why nobody is at a static sink, as far as its path tells.
+// absent says why nobody is at a static sink, as far as its path tells, or how long one is kept that has no path.
 func (p *patient) absent(k wire.Sink) finding {
 	name := "sink " + visible(k.Label)
+	if k.Kind == "framed" {
+		until := "without end"
+		if k.KeptUntil > 0 {
+			until = "for " + roughly(time.Until(time.Unix(k.KeptUntil, 0))) + " more"
+		}
+		return found(name, poor, fmt.Sprintf("start its program, which comes back under this name; or %s sinks drop '%s', which forgets it", p.msgmux(), visible(k.Label)),
+			"it went %s ago, and its place is kept %s", roughly(time.Since(time.Unix(k.AbsentSince, 0))), until)
+	}
 	info, err := os.Stat(k.Address)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -10,6 +10,9 @@ import (
 	"strings"
 )
 
+// noLimit is more than version 1 of control groups writes where it has no limit.
+const noLimit = 1 << 62
+
 // MemoryLimit is the lowest limit on the way from a process's control group up to the root, and the file that says so
 // (cgroups(7)). Where nothing can be read there is no limit.
 func MemoryLimit(root, membership string) (limit uint64, file string) {
@@ -36,7 +39,7 @@ func MemoryLimit(root, membership string) (limit uint64, file string) {
 			at := path.Join(top, dir, name)
 			if b, err := os.ReadFile(at); err == nil {
 				// "max" is no number, and no limit.
-				if n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err == nil && n < limit {
+				if n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err == nil && n < limit && n < noLimit {
 					limit, file = n, at
 				}
 			}

@@ -25,6 +25,7 @@ func TestMemoryLimit(t *testing.T) {
 	write("system.slice/memory.max", "50000000\n")
 	write("system.slice/a.service/memory.max", "max\n")
 	write("system.slice/b.service/memory.max", "40000000\n")
+	write("memory/none/memory.limit_in_bytes", "9223372036854771712\n")
 	write("memory/old/limit/memory.limit_in_bytes", "9223372036854771712\n")
 	write("memory/old/memory.limit_in_bytes", "30000000\n")
 	for _, test := range []struct {
@@ -36,6 +37,7 @@ func TestMemoryLimit(t *testing.T) {
 		{"0::/system.slice/a.service\n", 50000000, "system.slice/memory.max"},
 		{"0::/system.slice/b.service\n", 40000000, "system.slice/b.service/memory.max"},
 		{"0::/nowhere/at/all\n", math.MaxUint64, ""},
+		{"4:memory:/none\n", math.MaxUint64, ""},
 		{"5:cpu:/system.slice\n4:memory:/old/limit\n0::/x\n", 30000000, "memory/old/memory.limit_in_bytes"},
 		{"nonsense\n\n:\n::\n", math.MaxUint64, ""},
 		{"0::/../../system.slice/b.service\n", 40000000, "system.slice/b.service/memory.max"},
