@@ -492,11 +492,11 @@ func buildC(t *testing.T, source string, flags ...string) (program string) {
 	return program
 }
 
-// TestPromise12_BothInC: the header for C at both ends, which waits by itself, is interrupted by signals, or has its program wait by poll(2),
-// watched by the sanitizers: every message comes, whole and in order.
+// TestPromise12_BothInC: the header for C at both ends, which waits by itself, is interrupted by signals, has its program wait by poll(2), or
+// reads in place, watched by the sanitizers: every message comes, whole and in order.
 func TestPromise12_BothInC(t *testing.T) {
 	program := buildC(t, "testdata/both.c", "-pthread", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-	for _, how := range []string{"wait", "signal", "poll"} {
+	for _, how := range []string{"wait", "signal", "poll", "look"} {
 		b := brokertest.Start(t, func(c *broker.Config) { c.Geometry.Size, c.Geometry.MaxMessage = 1<<20, 64<<10 })
 		out, err := exec.Command(program, b.Dir, "30000", how).CombinedOutput()
 		var interrupted, polled int

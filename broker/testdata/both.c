@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/* both DIR COUNT wait|signal|poll: a source with a stage and a sink in view of the channel at DIR, each a thread, through which so many
- * messages go. They wait in the header's own way; the same, with a signal all the time whose handler restarts nothing; or by poll(2):
- * TestPromise12_BothInC. */
+/* both DIR COUNT wait|signal|poll|look: a source with a stage and a sink in view of the channel at DIR, each a thread, through which so many
+ * messages go. They wait in the header's own way; the same, with a signal all the time whose handler restarts nothing; by poll(2); or
+ * the sink reads in place: TestPromise12_BothInC. */
 
 #include "msgmux.h"
 
@@ -42,21 +42,29 @@ static void open_end(struct msgmux *m, enum msgmux_kind kind, const char *path, 
 }
 
 static void *source(void *unused) {
-	static char message[8192];
+	char *message;
 	struct msgmux m;
 	open_end(&m, MSGMUX_SOURCE, publish, "");
 	for (int i = 0; i < count; i++) {
+		while (!(message = (char *)msgmux_room(&m, length(i)))) {
+			if (!again(&m)) fail("room", &m);
+		}
 		memset(message, i, length(i));
 		memcpy(message, &i, sizeof i);
-		while (msgmux_put(&m, message, length(i))) {
-			if (!again(&m)) fail("put", &m);
-		}
 		if (i % 7 == 0 && msgmux_publish(&m)) fail("publish", &m);
 		if (i % 5000 == 4999) usleep(20000); /* everybody sleeps */
 	}
 	if (msgmux_publish(&m)) fail("publish", &m);
 	msgmux_close(&m);
 	return unused;
+}
+
+/* check is the sink's look at message i. */
+static void check(struct msgmux *m, int i, const char *message, uint32_t len) {
+	if (len != length(i) || memcmp(message, &i, sizeof i)) fail("what came is another one", m);
+	for (uint32_t j = sizeof i; j < len; j++) {
+		if (message[j] != (char)i) fail("what came is not whole", m);
+	}
 }
 
 static void woken(int signal) { (void)signal; }
@@ -77,14 +85,16 @@ int main(int argc, char **argv) {
 	if (argv[3][0] == 's') setitimer(ITIMER_REAL, &often, NULL);
 	open_end(&m, MSGMUX_SINK, subscribe, "patience=forever\n");
 	if (pthread_create(&thread, NULL, source, NULL)) return perror("thread"), 1;
-	for (int i = 0, got; i < count; i++) {
-		while ((got = msgmux_next(&m, &message, &len)) < 0) {
-			if (!again(&m)) fail("next", &m);
+	for (int i = 0, got; i < count;) {
+		if (argv[3][0] == 'l') { /* nothing is overwritten, as the patience is without end */
+			while ((got = msgmux_look(&m, &message, &len)) > 0) check(&m, i++, (const char *)message, len);
+			if (msgmux_whole(&m) != 1) fail("what was read is not whole", &m);
+		} else if ((got = msgmux_next(&m, &message, &len)) > 0) {
+			check(&m, i++, (const char *)message, len);
+		} else if (!got) {
+			fail("the broker has gone", &m);
 		}
-		if (!got || len != length(i) || memcmp(message, &i, sizeof i)) fail("what came is another one", &m);
-		for (uint32_t j = sizeof i; j < len; j++) {
-			if (((const char *)message)[j] != (char)i) fail("what came is not whole", &m);
-		}
+		if (got < 0 && !again(&m)) fail("read", &m);
 		if (m.pos == m.head) msgmux_done(&m, m.seq);
 	}
 	pthread_join(thread, NULL);

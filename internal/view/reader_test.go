@@ -168,8 +168,9 @@ func TestPromise12_OvertakenInC(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	var read, jumps int
-	if _, err := fmt.Sscanf(string(out), "%d read, %d jumps", &read, &jumps); err != nil || read == 0 || jumps < 10 {
+	var copied, jumps, looked, void int
+	_, err = fmt.Sscanf(string(out), "%d copied, %d jumps, %d read in place, %d times for nothing", &copied, &jumps, &looked, &void)
+	if err != nil || copied == 0 || jumps < 10 || looked == 0 || void == 0 {
 		t.Errorf("%q, %v", out, err)
 	}
 	t.Logf("%s", out)

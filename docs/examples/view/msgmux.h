@@ -2,12 +2,13 @@
 
 /* Both ends of a channel in shared memory, in C11 or C++11 for Linux, with _GNU_SOURCE. docs/protocol.md: "In view", "Staging".
  *
- *	sink    msgmux_open with MSGMUX_SINK, then msgmux_next, and msgmux_done once in a while, msgmux_close
- *	source  msgmux_open with MSGMUX_SOURCE, then msgmux_put, and msgmux_publish behind one message or many, msgmux_close
+ *	sink    msgmux_open, msgmux_next for each message, msgmux_done once in a while, msgmux_close; or, without a copy, msgmux_look for
+ *	        each until that is 0, msgmux_whole before anything comes of what was read, and so on
+ *	source  msgmux_open, msgmux_room for each message, msgmux_publish behind one or many, msgmux_close
  *
- * One thread at a time may use a struct msgmux. -1 is an error, in errno. EINTR: a signal came, call again. EAGAIN: see flags. EMSGSIZE:
- * too long. With any other the end has come: EPROTO, it is refused; EPIPE, ECONNRESET, the broker has hung up; EBADMSG, what it says
- * cannot be. said has the reason, if it was told one. Then close it, and to come back open it anew, not more than once a second. */
+ * One thread at a time may use a struct msgmux. -1 or NULL is an error, in errno. EINTR: a signal came, call again. EAGAIN: see flags.
+ * EMSGSIZE: too long. With any other the end has come, and said has the reason, if one was told: EPROTO, it is refused; EPIPE, ECONNRESET,
+ * the broker has hung up; EBADMSG, what it says cannot be. Then close it, and open it anew, not more than once a second. */
 
 #pragma once
 #include <errno.h>
@@ -18,7 +19,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -41,8 +41,9 @@ struct msgmux {
 	uint64_t size, pos;         /* of the ring, a power of two; the position of what is read or written next */
 	uint64_t head, taken;       /* as of the last look: how far a sink can read; how far the broker has taken what a source published */
 	uint64_t seq, lost;         /* the number of the message that a sink reads next; how many it has lost, as it was left behind */
+	uint64_t from, from_seq;    /* pos and seq where what is not known to be whole begins */
 	uint64_t sleeps, answered;  /* the last number with which this end went to sleep; the broker's last one that it has answered */
-	char *copy; size_t room;    /* of a message, for the sink, and how long it may be */
+	char *copy; size_t room;    /* of a message, for msgmux_next, and for how many bytes there is room */
 };
 
 /* Gives everything back. What a source has published is taken to the end. errno stays. */
@@ -57,9 +58,9 @@ static inline void msgmux_close(struct msgmux *m) {
 
 /* Maps the beginning of a file that cannot shrink, so that no access ends in SIGBUS. NULL: errno. */
 static inline char *msgmux_map(int fd, int prot, uint64_t n, uint64_t *all) {
-	struct stat st;
 	int seals = fcntl(fd, F_GET_SEALS);
-	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) || (*all = st.st_size) < n) return errno = EBADMSG, (char *)NULL;
+	off_t end = lseek(fd, 0, SEEK_END);
+	if (seals < 0 || !(seals & F_SEAL_SHRINK) || end < 0 || (*all = end) < n) return errno = EBADMSG, (char *)NULL;
 	void *p = mmap(NULL, n, prot, MAP_SHARED, fd, 0);
 	return p == MAP_FAILED ? NULL : (char *)p;
 }
@@ -89,8 +90,7 @@ static inline int msgmux_hear(struct msgmux *m) {
 	union { struct cmsghdr c; char room[CMSG_SPACE(2 * sizeof(int))]; } control;
 	char text[sizeof m->said - 1];
 	struct iovec iov = {text, sizeof text};
-	struct msghdr h;
-	ssize_t n = 0;
+	struct msghdr h; ssize_t n = 0;
 	int fds[2], count = 0, failed = 0;
 	for (int looks = 0; looks < 2 && n <= 0; looks++) { /* the end may be told before what was sent last: the second time it is true */
 		memset(&h, 0, sizeof h);
@@ -122,36 +122,37 @@ static inline int msgmux_open(struct msgmux *m, enum msgmux_kind kind, const cha
 	if ((got = msgmux_hear(m)) > 0 && !strncmp(m->said, "ok", 2)) got = msgmux_hear(m); /* behind the ok come the descriptors */
 	if (got >= 0) errno = !got ? ECONNRESET : strncmp(m->said, "ok", 2) ? EPROTO : EBADMSG;
 	if (got <= 0 || !m->file) return msgmux_close(m), -1;
-	if (m->page) m->pos = m->head = MSGMUX_LOAD(m->page->start), m->seq = MSGMUX_LOAD(m->page->start_seq);
+	if (m->page) m->pos = m->head = m->from = MSGMUX_LOAD(m->page->start), m->seq = m->from_seq = MSGMUX_LOAD(m->page->start_seq);
 	else m->pos = MSGMUX_LOAD(m->stage->head), m->taken = MSGMUX_LOAD(m->stage->taken);
 	return 0;
 }
 
-/* Copies the next message. 1: it was whole; 0: there is none; -1: errno. */
-static inline int msgmux_copy(struct msgmux *m, uint32_t *len) {
-	for (int tries = 0; tries < 1000; tries++) {
-		if (m->head == m->pos && !m->gone && !MSGMUX_LOAD(m->page->over)) m->head = MSGMUX_LOAD(m->ring->head);
-		char *at = m->bytes + (m->pos & (m->size - 1)), *copy;
-		uint64_t there = m->head - m->pos, n = 0;
-		if (!there) return 0;
-		int good = there <= m->size && !(m->pos & 3);
-		if (good) *len = __atomic_load_n((uint32_t *)(void *)at, __ATOMIC_RELAXED), n = ((uint64_t)*len + 7) & ~UINT64_C(3), good = n <= there;
-		if (good && n > m->room && (copy = (char *)realloc(m->copy, n))) m->copy = copy, m->room = n;
-		if (good && n > m->room) return -1;
-		if (good) memcpy(m->copy, at + 4, *len);
-		__atomic_thread_fence(__ATOMIC_ACQUIRE); /* what was read, a length too, counts only if tail, loaded behind it, has not passed it */
-		if (MSGMUX_LOAD(m->ring->tail) <= m->pos) return good ? (m->pos += n, m->seq++, 1) : (errno = EBADMSG, -1);
+/* Whether what was looked at since the last call was whole. 1; 0: some was overwritten, nothing of it counts, and lost has grown; -1: errno. */
+static inline int msgmux_whole(struct msgmux *m) {
+	__atomic_thread_fence(__ATOMIC_ACQUIRE); /* what was read, a length too, counts only if tail, loaded behind it, has not passed it */
+	for (int tries = 0; MSGMUX_LOAD(m->ring->tail) > m->from; usleep(10000)) { /* the broker is about to store it; or its successor does */
 		uint64_t again = MSGMUX_LOAD(m->ring->tail_again), seq = MSGMUX_LOAD(m->ring->tail_seq), tail = MSGMUX_LOAD(m->ring->tail);
-		if (again != tail || seq < m->seq) usleep(10000); /* the broker is about to store it; or has died, and its successor does */
-		else m->lost += seq - m->seq, m->seq = seq, m->pos = tail, m->head = m->head < tail ? tail : m->head; /* left behind: on at tail */
+		if (again == tail && seq >= m->from_seq) {
+			m->lost += seq - m->from_seq, m->seq = m->from_seq = seq, m->pos = m->from = tail; /* left behind: on at tail */
+			return m->head = m->head < tail ? tail : m->head, 0;
+		}
+		if (++tries == 1000) return errno = ECONNRESET, -1;
 	}
-	return errno = ECONNRESET, -1;
+	return m->from = m->pos, m->from_seq = m->seq, 1;
 }
 
-/* The next message, valid until the next call; seq is the number behind its own. 1; 0: the broker has gone, and all is read; -1: errno. */
-static inline int msgmux_next(struct msgmux *m, const void **message, uint32_t *len) {
+/* The next message where it lies, and may be overwritten. If all before are known to be whole it waits for one. 1; -1: errno; 0: call
+ * msgmux_whole, or, if nothing has come since the last time, the broker has gone, and all is read. */
+static inline int msgmux_look(struct msgmux *m, const void **message, uint32_t *len) {
 	for (int got;;) {
-		if ((got = msgmux_copy(m, len)) || m->gone) return *message = m->copy, got;
+		if (m->head == m->pos && !m->gone && !MSGMUX_LOAD(m->page->over)) m->head = MSGMUX_LOAD(m->ring->head);
+		char *at = m->bytes + (m->pos & (m->size - 1));
+		uint64_t there = m->head - m->pos, n = 0;
+		if (there && there <= m->size && !(m->pos & 3)) *len = __atomic_load_n((uint32_t *)(void *)at, __ATOMIC_RELAXED), n = ((uint64_t)*len + 7) & ~UINT64_C(3);
+		if (n && n <= there) return *message = at + 4, m->pos += n, m->seq++, 1;
+		if (m->from != m->pos || (!there && m->gone)) return 0;
+		if (there && (got = msgmux_whole(m))) return errno = got > 0 ? EBADMSG : errno, -1; /* it has not been overwritten */
+		if (there) continue;
 		MSGMUX_STORE(m->page->sleep, ++m->sleeps);
 		got = MSGMUX_LOAD(m->page->over) || MSGMUX_LOAD(m->ring->head) == m->pos ? msgmux_hear(m) : 1; /* 1: something came meanwhile */
 		if (got >= 0 || errno != EAGAIN) MSGMUX_STORE(m->page->sleep, 0);
@@ -159,6 +160,18 @@ static inline int msgmux_next(struct msgmux *m, const void **message, uint32_t *
 		if (!strncmp(m->said, "error ", 6)) m->gone = 1;
 		else if (!got) m->head = MSGMUX_LOAD(m->ring->head); /* what there was is there still */
 	}
+}
+
+/* A copy of the next message, valid until the next call; seq is the number behind its own. 1; 0: the broker has gone, and all is read; -1. */
+static inline int msgmux_next(struct msgmux *m, const void **message, uint32_t *len) {
+	for (int got; (got = msgmux_look(m, message, len));) {
+		char *copy = got < 0 || *len < m->room ? m->copy : (char *)realloc(m->copy, (size_t)*len + 1);
+		if (got < 0 || !copy) return m->pos = m->from, m->seq = m->from_seq, -1;
+		if (*len >= m->room) m->copy = copy, m->room = (size_t)*len + 1;
+		memcpy(copy, *message, *len);
+		if ((got = msgmux_whole(m))) return *message = copy, got;
+	}
+	return 0;
 }
 
 /* Says that everything numbered below seq is done. The broker may be waiting to be told. */
@@ -180,20 +193,19 @@ static inline int msgmux_publish(struct msgmux *m) {
 	return over && m->taken != m->pos ? (errno = EPIPE, -1) : 0;
 }
 
-/* Puts a message behind the others. If it has to wait for room, it publishes those. -1: errno, and it was not put. */
-static inline int msgmux_put(struct msgmux *m, const void *message, uint32_t len) {
+/* Room for a message of so many bytes behind the others, which it publishes if it has to wait. NULL: errno, and there is none. */
+static inline void *msgmux_room(struct msgmux *m, uint32_t len) {
 	uint64_t n = ((uint64_t)len + 7) & ~UINT64_C(3);
-	if (n > m->size / 2) return errno = EMSGSIZE, -1;
+	if (n > m->size / 2) return errno = EMSGSIZE, (void *)NULL;
 	if (m->pos - m->taken + n > m->size) m->taken = MSGMUX_LOAD(m->stage->taken);
 	while (m->pos - m->taken + n > m->size) {
-		if (msgmux_publish(m) || m->gone) return errno = EPIPE, -1; /* pos is behind the last one that was put */
+		if (msgmux_publish(m) || m->gone) return errno = EPIPE, (void *)NULL; /* pos is behind the last one that was put */
 		MSGMUX_STORE(m->stage->want, ++m->sleeps);
 		m->taken = MSGMUX_LOAD(m->stage->taken);
-		if (m->pos - m->taken + n > m->size && msgmux_hear(m) < 0) return -1;
+		if (m->pos - m->taken + n > m->size && msgmux_hear(m) < 0) return NULL;
 	}
 	char *at = m->bytes + (m->pos & (m->size - 1));
 	memset(at + n - 4, 0, 4); /* of which some are behind the message */
 	memcpy(at, &len, 4);
-	if (len) memcpy(at + 4, message, len);
-	return m->pos += n, 0;
+	return m->pos += n, at + 4;
 }

@@ -7,7 +7,7 @@
 
 int main(int argc, char **argv) {
 	struct msgmux m;
-	char options[2048] = "", *line = NULL;
+	char options[2048] = "", *line = NULL, *at;
 	size_t room = 0;
 	ssize_t n;
 	int failed = 0;
@@ -22,8 +22,9 @@ int main(int argc, char **argv) {
 	}
 	while (!failed && (n = getline(&line, &room, stdin)) > 0) {
 		if (line[n - 1] == '\n') n--;
-		while ((failed = msgmux_put(&m, line, n)) && errno == EINTR) {}
-		failed = failed || msgmux_publish(&m);
+		while (!(at = (char *)msgmux_room(&m, n)) && errno == EINTR) {}
+		if (at) memcpy(at, line, n);
+		failed = !at || msgmux_publish(&m);
 	}
 	if (failed) fprintf(stderr, "cannot send: %s %s\n", strerror(errno), errno == EPIPE ? m.said : "");
 	else if ((failed = ferror(stdin))) perror("cannot read");

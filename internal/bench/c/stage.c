@@ -7,12 +7,12 @@
 #include "../../../docs/examples/view/msgmux.h"
 
 static struct msgmux stage;
-static char *payload;
 
 static void emit(unsigned n) {
 	for (unsigned i = 0; i < n; i++) {
-		payload_stamp(payload);
-		if (msgmux_put(&stage, payload, (uint32_t)board->size)) die("%s", "no room in the stage");
+		char *message = msgmux_room(&stage, (uint32_t)board->size);
+		if (!message) die("%s", "no room in the stage");
+		payload_stamp(message);
 	}
 	if (msgmux_publish(&stage)) die("%s", "cannot publish");
 }
@@ -22,7 +22,6 @@ void client_source(void) {
 	if (!fit) fit = 1; // a record larger than a frame travels alone
 	struct sockaddr_un a = sock_path("publish", -1);
 	if (msgmux_open(&stage, MSGMUX_SOURCE, a.sun_path, "")) die("cannot have a stage: %s", stage.said);
-	payload = calloc(1, board->size);
 	source_loop(fit, emit, NULL);
 }
 

@@ -21,7 +21,6 @@ static int left(void) {
 }
 
 int main(int argc, char **argv) {
-	static char large[3000];
 	int before = left();
 	for (int i = 2; i < argc; i++) {
 		struct msgmux m;
@@ -39,7 +38,8 @@ int main(int argc, char **argv) {
 					msgmux_done(&m, m.seq);
 				}
 			} else {
-				while (!(got = msgmux_put(&m, large, sizeof large)) && !(got = msgmux_publish(&m))) count++;
+				char *at;
+				while (!(got = (at = (char *)msgmux_room(&m, 3000)) ? 0 : -1) && (memset(at, 'x', 3000), !(got = msgmux_publish(&m)))) count++;
 			}
 		}
 		printf("%s: %s after %s, %s\n", where, got ? strerror(errno) : "end", count ? "some" : "none", m.said);
