@@ -172,6 +172,7 @@ func TestHeldSockets(t *testing.T) {
 		// One that systemd would give up, with what is queued for it.
 		careless := holder{name: "careless", label: "careless", lines: "User=db\nSockets=careless.socket\n", socket: true}
 		careless.begin(b, "--inherit --prove")
+		b.Until("careless is a sink", 20*time.Second, func() bool { return p.account().state("careless") == "ready" })
 		b.dropIn("careless.service", "limit", "[Unit]\nStartLimitIntervalSec=10s\n")
 		out, _ := b.Run(t.Context(), "msgmux", "doctor")
 		if !strings.Contains(out, "sink careless") || !strings.Contains(out, "systemd gives careless.service up after") || strings.Contains(out, "user.service up after") {
