@@ -22,6 +22,7 @@ type adapter struct {
 
 	source, sink program
 	many         bool // one sink process can serve any number of sockets
+	slow         bool // its sinks take their time: not among all, which are flooded
 
 	maxSize  int      // largest payload that it can carry; 0: any
 	packages []string // Debian packages that it needs
@@ -75,6 +76,10 @@ var adapters = append([]*adapter{
 	{
 		name: "msgmux-frames", about: "frames in and out, C clients", group: "msgmux",
 		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: framed, sink: framed,
+	},
+	{
+		name: "msgmux-workers", about: "frames in, C workers of a share with a millisecond of work for each message", group: "msgmux", slow: true,
+		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: framed, sink: program{name: "worker"},
 	},
 	{
 		name: "msgmux-view", about: "frames in, C sinks that read the ring", group: "msgmux",
@@ -133,7 +138,7 @@ func choose(words []string) ([]*adapter, error) {
 		was := len(chosen)
 		for _, a := range adapters {
 			switch {
-			case w == "all" || w == a.group && w != "msgmux" || w == a.name:
+			case w == "all" && !a.slow || w == a.group && w != "msgmux" || w == a.name:
 				chosen = append(chosen, a)
 			case a.group == "msgmux" && w == "before-"+a.name:
 				chosen = append(chosen, before(a))

@@ -24,6 +24,7 @@ var recipes = map[string]recipe{
 	"frame":       {},
 	"floor":       {},
 	"view":        {},
+	"worker":      {},
 	"stage":       {},
 	"udp":         {},
 	"redis":       {libs: []string{"-lhiredis"}},

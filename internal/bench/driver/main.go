@@ -25,6 +25,7 @@ const usage = `usage: go run ./driver COMMAND [ADAPTER...] [FLAG...]
   memory ADAPTER...     memory of the broker: at rest, under load, after
   stopped ADAPTER...    one sink of -sinks is stopped; what the others get
   tap ADAPTER...        beside a tap that reads and one that hangs: what the others get
+  share ADAPTER...      how much of their time the workers of a share work
   table [ADAPTER...]    all adapters beside each other, as a table and an SVG
 
 ADAPTER may be a group: floor, peer, all.
@@ -184,6 +185,7 @@ func command(args []string) error {
 		"memory":  {(*bench).cmdMemory, nil},
 		"stopped": {(*bench).cmdStopped, nil},
 		"tap":     {(*bench).cmdTap, []string{"msgmux-frames"}},
+		"share":   {(*bench).cmdShare, []string{"msgmux-workers"}},
 		"table":   {(*bench).cmdTable, []string{"all"}},
 	}
 	c, ok := commands[name]
