@@ -17,6 +17,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -31,6 +32,8 @@ type addOptions struct {
 	maxSize                 uint32
 	noEmpty                 bool
 	tap, frames, dry, force bool
+
+	given string // the flags about the sink, as they were given
 }
 
 func sinksAddCommand(where *location) *cobra.Command {
@@ -52,7 +55,16 @@ with --user by the user. 'msgmux sinks remove' undoes it.`,
 		Example: `  msgmux sinks add archive --service archive.service
   msgmux sinks add archive --service archive.service --patience forever --dry-run`,
 		Args: one("which NAME is the sink to have?"),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cmd.Flags().Visit(func(f *pflag.Flag) {
+				switch is := f.Value.String(); {
+				case slices.Contains([]string{"service", "dry-run", "force"}, f.Name), cmd.InheritedFlags().Lookup(f.Name) != nil, is == "false":
+				case is == "true":
+					o.given += " --" + f.Name
+				default:
+					o.given += " --" + f.Name + " " + visible(is)
+				}
+			})
 			channel, err := where.locate()
 			if err != nil {
 				return err
@@ -92,6 +104,7 @@ type addition struct {
 	units   channelUnits
 	sink    string // its label
 	service string // the consumer
+	made    string // the command that makes it
 	place   sinkPlace
 	files   []plannedFile
 }
@@ -160,6 +173,7 @@ func planSink(channel msgmux.Channel, name string, o *addOptions) (*addition, er
 		return nil, usagef("--service %q is not the name of a service", o.service)
 	}
 	a.service = o.service
+	a.made = madeBy + name + " --service " + a.service + a.units.flags() + o.given + "\n"
 	lines, err := o.lines()
 	if err != nil {
 		return nil, err
@@ -172,7 +186,7 @@ func planSink(channel msgmux.Channel, name string, o *addOptions) (*addition, er
 	}
 	a.files = []plannedFile{{a.place.unitFile(), a.socketUnit()}, {a.place.dropIn(a.service), a.consumerLines(true)}}
 	if len(lines) > 0 {
-		a.files = append(a.files, plannedFile{a.place.options, append([]byte(a.header()), lines...)})
+		a.files = append(a.files, plannedFile{a.place.options, append([]byte(a.made), lines...)})
 	}
 	return a, nil
 }
@@ -185,9 +199,6 @@ func checkSinkName(name string) error {
 	}
 	return nil
 }
-
-// header is the first line of each file.
-func (a *addition) header() string { return madeBy + a.sink + " --service " + a.service + "\n" }
 
 // socketUnit is the text of the unit of the socket.
 func (a *addition) socketUnit() []byte {
@@ -208,7 +219,7 @@ Service=%s
 
 [Install]
 WantedBy=sockets.target
-`, a.header(), a.sink, a.place.socket, access, strings.ReplaceAll(a.service, `\`, `\\`))
+`, a.made, a.sink, a.place.socket, access, strings.ReplaceAll(a.service, `\`, `\\`))
 }
 
 // consumerLines is the text of the drop-in for the service. One that has a Restart= of its own keeps it.
@@ -219,7 +230,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Sockets=%s
-`, a.header(), a.place.unit)
+`, a.made, a.place.unit)
 	if restart {
 		text = append(text, restartLines...)
 	}

@@ -24,7 +24,7 @@ func TestSinksAddShowsItsPlan(t *testing.T) {
 	got := at(t, "/run/msgmux", "sinks", "add", "archive", "--service", "arch", "--patience", "forever", "--tap=false", "--credentials", "pass",
 		"--dry-run").want(0).stdout.String()
 	want := `# /etc/systemd/system/msgmux-sink@archive.socket
-# Made by: msgmux sinks add archive --service arch.service
+# Made by: msgmux sinks add archive --service arch.service --credentials pass --patience forever
 [Unit]
 Description=Sink archive of a message channel
 Documentation=man:msgmux(7)
@@ -42,7 +42,7 @@ Service=arch.service
 WantedBy=sockets.target
 
 # /etc/systemd/system/arch.service.d/msgmux-sink@archive.conf
-# Made by: msgmux sinks add archive --service arch.service
+# Made by: msgmux sinks add archive --service arch.service --credentials pass --patience forever
 # A service that systemd gives up takes its socket along, and what is queued in it is lost.
 [Unit]
 StartLimitIntervalSec=0
@@ -53,7 +53,7 @@ Restart=on-failure
 RestartSec=500ms
 
 # /etc/msgmux/sinks/archive.conf
-# Made by: msgmux sinks add archive --service arch.service
+# Made by: msgmux sinks add archive --service arch.service --credentials pass --patience forever
 patience=forever
 credentials=pass
 `
@@ -68,9 +68,9 @@ credentials=pass
 		folder string
 		want   []string
 	}{
-		{"/run/msgmux.web", []string{"# /etc/systemd/system/msgmux.web-sink@archive.socket\n", "ListenDatagram=/run/msgmux.web/sinks/archive\n", "# /etc/msgmux.web/sinks/archive.conf\n", "\ntap=yes\n",
+		{"/run/msgmux.web", []string{"# /etc/systemd/system/msgmux.web-sink@archive.socket\n", "ListenDatagram=/run/msgmux.web/sinks/archive\n", "# /etc/msgmux.web/sinks/archive.conf\n", "\ntap=yes\n", "--service arch@x.service -c web --tap\n",
 			"# /etc/systemd/system/arch@x.service.d/msgmux.web-sink@archive.conf\n", "\nSockets=msgmux.web-sink@archive.socket\n"}},
-		{"/run/user/1000/msgmux", []string{"# /srv/alice/.config/systemd/user/msgmux-sink@archive.socket\n", "ListenDatagram=%t/msgmux/sinks/archive\n", "SocketMode=0600\n"}},
+		{"/run/user/1000/msgmux", []string{"# /srv/alice/.config/systemd/user/msgmux-sink@archive.socket\n", "ListenDatagram=%t/msgmux/sinks/archive\n", "SocketMode=0600\n", "--service arch@x.service --user\n"}},
 	} {
 		args := []string{"sinks", "add", "archive", "--service", "arch@x.service", "--dry-run"}
 		if strings.Contains(test.folder, "web") {

@@ -253,13 +253,8 @@ func (p *patient) toSeeTheBroker() string {
 
 // msgmux begins a command line for the channel.
 func (p *patient) msgmux() string {
-	switch {
-	case p.units.unmanaged:
+	if p.units.unmanaged {
 		return "msgmux --runtime-dir " + p.channel.RuntimeDir
-	case p.units.user:
-		return "msgmux --user"
-	case p.units.instance != "":
-		return "msgmux -c " + p.units.instance
 	}
-	return "msgmux"
+	return "msgmux" + p.units.flags()
 }

@@ -67,6 +67,17 @@ func (u channelUnits) userFlag() string {
 	return ""
 }
 
+// flags are those that have a command mean the channel of the units, each with a space before it.
+func (u channelUnits) flags() string {
+	switch {
+	case u.user:
+		return " --user"
+	case u.instance != "":
+		return " -c " + u.instance
+	}
+	return ""
+}
+
 // systemctl begins a command line for the systemd of the units.
 func (u channelUnits) systemctl() string { return "systemctl" + u.userFlag() }
 

@@ -56,10 +56,15 @@ func main() {
 	// What fails before the broker itself begins is a mistake in the command line, whoever noticed it.
 	started := false
 	cmd := &cobra.Command{
-		Use:           "msgmuxd [flags]",
-		Short:         "one-to-many message passing between the processes of a host",
-		Version:       build.String(),
-		Args:          cobra.NoArgs,
+		Use:     "msgmuxd [flags]",
+		Short:   "one-to-many message passing between the processes of a host",
+		Version: build.String(),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("no argument is expected, but there is %q", args[0])
+			}
+			return nil
+		},
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
