@@ -3,13 +3,18 @@
 package main
 
 import (
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	msgmux "github.com/msgmux/msgmux/client"
 )
@@ -196,5 +201,36 @@ func TestServicesAreOffered(t *testing.T) {
 	p.cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+config)
 	if got, files := offers(t, p); !strings.HasPrefix(got, "archive.service\n") || strings.Contains(got, "@.") || strings.Contains(got, "socket") || strings.Contains(got, "evil") || files {
 		t.Errorf("it offers %q, files: %v", got, files)
+	}
+}
+
+// TestOnlyFilesAreCompletedAsFiles: of all flags that take something, and of all commands, those alone offer files that want one.
+func TestOnlyFilesAreCompletedAsFiles(t *testing.T) {
+	wantFiles := map[string]bool{"pub --file": true, "pub --follow": true, "pub --listen": true, "adopt --to": true, "adopt": true}
+	var visit func(cmd *cobra.Command)
+	visit = func(cmd *cobra.Command) {
+		name := strings.TrimPrefix(strings.TrimPrefix(cmd.CommandPath(), "msgmux"), " ")
+		check := func(what string, words ...string) {
+			t.Helper()
+			_, files := offers(t, prepare(t, folder(t), append(append([]string{"__complete"}, strings.Fields(name)...), append(words, "")...)...))
+			if what = strings.TrimSpace(what); files != wantFiles[what] {
+				t.Errorf("%q offers files: %v", what, files)
+			}
+			delete(wantFiles, what)
+		}
+		check(name)
+		cmd.InheritedFlags() // merges them
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.NoOptDefVal == "" {
+				check(name+" --"+f.Name, "--"+f.Name)
+			}
+		})
+		for _, sub := range cmd.Commands() {
+			visit(sub)
+		}
+	}
+	visit(rootCommand())
+	if len(wantFiles) > 0 {
+		t.Errorf("there is no %v", slices.Collect(maps.Keys(wantFiles)))
 	}
 }

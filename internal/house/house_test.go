@@ -104,6 +104,7 @@ var testImports = map[string][]string{
 	"broker/control":      {"broker"},
 	"broker":              {"internal/view"},
 	"broker/crashtest":    {"broker/ring/model"},
+	"cmd/msgmux":          {pflagModule},
 }
 
 // modules are the modules beside the main one, with the rooms of the main one that they may import. What is a product holds to the
