@@ -152,5 +152,15 @@ func TestUserAddsASink(t *testing.T) {
 		if s := p.account().state("kept"); s != "" {
 			t.Errorf("the channel has the sink still: %s", s)
 		}
+
+		// What the doctor says is for the user's own systemd, and done as it says.
+		p.systemctl("stop", "msgmux.target", p.service)
+		const advice = "systemctl --user enable --now msgmux.target msgmux.service"
+		stdout, _, exit := p.run("msgmux", "--user", "doctor")
+		if exit != 1 || !strings.Contains(stdout, advice) || strings.Contains(strings.ReplaceAll(stdout, "systemctl --user", ""), "systemctl ") {
+			t.Errorf("exit status %d, the doctor says\n%s", exit, stdout)
+		}
+		b.MustRun(p.command(strings.Fields(advice)...)...)
+		p.untilActive()
 	})
 }
