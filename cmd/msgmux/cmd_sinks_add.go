@@ -17,9 +17,9 @@ import (
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/flags"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -56,15 +56,9 @@ with --user by the user. 'msgmux sinks remove' undoes it.`,
   msgmux sinks add archive --service archive.service --patience forever --dry-run`,
 		Args: one("which NAME is the sink to have?"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cmd.Flags().Visit(func(f *pflag.Flag) {
-				switch is := f.Value.String(); {
-				case slices.Contains([]string{"service", "dry-run", "force"}, f.Name), cmd.InheritedFlags().Lookup(f.Name) != nil, is == "false":
-				case is == "true":
-					o.given += " --" + f.Name
-				default:
-					o.given += " --" + f.Name + " " + visible(is)
-				}
-			})
+			for _, word := range flags.Given(cmd.Flags(), "service", "dry-run", "force", "channel", "user", "runtime-dir") {
+				o.given += " " + visible(word)
+			}
 			channel, err := where.locate()
 			if err != nil {
 				return err
@@ -76,19 +70,19 @@ with --user by the user. 'msgmux sinks remove' undoes it.`,
 			return a.carryOut(&o)
 		},
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&o.service, "service", "", "the `UNIT` that reads the sink")
-	flags.Var(&o.patience, "patience", "how long the channel waits for the sink before it is left behind, or forever")
-	flags.StringVar(&o.start, "start", "", "`WHERE` it begins: now, or oldest")
-	flags.StringVar(&o.share, "share", "", "take turns with the other sinks of the share `NAME`")
-	flags.BoolVar(&o.tap, "tap", false, "only look on: nobody waits for it, and its taking a message does not count")
-	flags.BoolVar(&o.frames, "frames", false, "many messages in one packet")
-	flags.BoolVar(&o.noEmpty, "no-empty", false, "messages of no bytes are left out, which many a program takes for the end")
-	flags.StringVar(&o.end, "end", "", "what each message `ENDS` in: newline, none, or as-is")
-	flags.Uint32Var(&o.maxSize, "max-size", 0, "messages of more than `N` bytes are left out, which the program would cut; 0: none")
-	flags.StringVar(&o.credentials, "credentials", "", "`WHOSE` credentials each message carries: own, the broker's, or pass, its sender's")
-	flags.BoolVar(&o.dry, "dry-run", false, "print what would be written, and do nothing")
-	flags.BoolVar(&o.force, "force", false, "replace files that are there already")
+	set := cmd.Flags()
+	set.StringVar(&o.service, "service", "", "the `UNIT` that reads the sink")
+	set.Var(&o.patience, "patience", "how long the channel waits for the sink before it is left behind, or forever")
+	set.StringVar(&o.start, "start", "", "`WHERE` it begins: now, or oldest")
+	set.StringVar(&o.share, "share", "", "take turns with the other sinks of the share `NAME`")
+	set.BoolVar(&o.tap, "tap", false, "only look on: nobody waits for it, and its taking a message does not count")
+	set.BoolVar(&o.frames, "frames", false, "many messages in one packet")
+	set.BoolVar(&o.noEmpty, "no-empty", false, "messages of no bytes are left out, which many a program takes for the end")
+	set.StringVar(&o.end, "end", "", "what each message `ENDS` in: newline, none, or as-is")
+	set.Uint32Var(&o.maxSize, "max-size", 0, "messages of more than `N` bytes are left out, which the program would cut; 0: none")
+	set.StringVar(&o.credentials, "credentials", "", "`WHOSE` credentials each message carries: own, the broker's, or pass, its sender's")
+	set.BoolVar(&o.dry, "dry-run", false, "print what would be written, and do nothing")
+	set.BoolVar(&o.force, "force", false, "replace files that are there already")
 	completeWith(cmd, "service", completeServices(where))
 	complete(cmd, "patience", patienceExamples...)
 	complete(cmd, "start", startNow, startOldest)

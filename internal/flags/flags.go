@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package flags has what both programs do about mistakes in their flags. It makes no compatibility promise.
+// Package flags has what both programs do about mistakes in their flags, and how to tell what was given. It makes no compatibility promise.
 package flags
 
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/pflag"
@@ -23,4 +24,18 @@ func Plain(err error) error {
 		want = "a whole number, 0 or more"
 	}
 	return fmt.Errorf("--%s %q: want %s", bad.GetFlag().Name, bad.GetValue(), want)
+}
+
+// Given are the flags that were given, but for those named, as words of a command line. A boolean one that is false is none.
+func Given(all *pflag.FlagSet, but ...string) (words []string) {
+	all.Visit(func(f *pflag.Flag) {
+		switch is := f.Value.String(); {
+		case slices.Contains(but, f.Name), is == "false":
+		case is == "true":
+			words = append(words, "--"+f.Name)
+		default:
+			words = append(words, "--"+f.Name, is)
+		}
+	})
+	return words
 }
