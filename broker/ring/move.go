@@ -131,15 +131,17 @@ func (r *Ring) land(kind uint32, from, offset uint64, slots []landed) error {
 		at := uint64(i * r.geo.stride())
 		r.landing.Copy(at, l.first)
 		r.landing.Copy(at+uint64(len(l.first)), l.rest)
-		r.recv.Hdr[i].SetFlags(0)
-		r.recv.Hdr[i].SetLen(uint32(l.len()) + l.mark)
-		var control [controlSpace]byte
-		r.recv.Hdr[i].SetControlLen(uint64(copy(control[:], l.control)))
-		r.recv.Control[i].Store(control)
+		r.recv.Hdr[i].SetLen(uint32(l.len()) + l.mark) // its flags are 0 in a new ring
+		if len(l.control) > 0 {
+			var control [controlSpace]byte
+			r.recv.Hdr[i].SetControlLen(uint64(copy(control[:], l.control)))
+			r.recv.Control[i].Store(control)
+		}
 	}
 	r.dirty = len(r.recv.Hdr)
-	r.landed(len(slots), newLand(kind, 0), from, Sender{})
-	r.c.Offset.Store(offset)
+	if len(slots) > 0 {
+		r.waits(len(slots), newLand(kind, 0), from, offset)
+	}
 	return r.checkLanded()
 }
 

@@ -94,12 +94,13 @@ func (r *Ring) commit(a *appending) {
 	l.Offset.Store(a.offset)
 	l.Runs.Store(a.runs)
 	l.Refused.Store(a.refuse)
-	l.Client.Store(noSlot)
+	slot := uint32(noSlot)
 	if c := a.client; c != nil {
-		l.Client.Store(uint32(c.slot))
+		slot = uint32(c.slot)
 		l.Mark.Store(a.mark)
 		l.Taken.Store(a.taken)
 	}
+	l.Client.Store(slot)
 	r.log(opAppend, "append.logged")
 	r.applyAppend()
 	r.publishHead(a.head.Pos)

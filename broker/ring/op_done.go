@@ -116,7 +116,6 @@ func (r *Ring) redoDone() error {
 	}
 	r.clock = time.Duration(r.c.Clock.Load())
 	r.applyDone(c, s, c.Identity.Load().Bits&bitTap != 0)
-	c.Word.Store(0)
 	return nil
 }
 

@@ -14,7 +14,7 @@ const maxGreeting = 256
 
 // greetLog is what GREET writes down. Whether the ok was sent, the length in its header says.
 type greetLog struct {
-	Sink   mem.Value[uint32] // slots of the two tables; one of them is noSlot
+	Sink   mem.Value[uint32] // slots of the two tables; Sink noSlot: of a source, and otherwise Client says nothing
 	Client mem.Value[uint32]
 }
 
@@ -23,23 +23,25 @@ type greetLog struct {
 //
 // Preconditions: text has at most maxGreeting bytes; what the client sent before its ok has been taken from fd.
 func (r *Ring) Greet(s *Sink, fd int, text []byte) unix.Errno {
-	return r.greetEntry(uint32(s.slot), noSlot, fd, text)
+	fieldsOf[greetLog](r).Sink.Store(uint32(s.slot))
+	return r.greetEntry(fd, text)
 }
 
 // GreetClient is Greet for a connected source.
 func (r *Ring) GreetClient(c *Client, fd int, text []byte) unix.Errno {
-	return r.greetEntry(noSlot, uint32(c.slot), fd, text)
+	l := fieldsOf[greetLog](r)
+	l.Sink.Store(noSlot)
+	l.Client.Store(uint32(c.slot))
+	return r.greetEntry(fd, text)
 }
 
-func (r *Ring) greetEntry(sink, client uint32, fd int, text []byte) unix.Errno {
-	g, l := r.greet, fieldsOf[greetLog](r)
+func (r *Ring) greetEntry(fd int, text []byte) unix.Errno {
+	g := r.greet
 	var b [maxGreeting]byte
 	n := copy(b[:], text)
 	g.Buf.Store(b)
 	g.Iov[0].Set(g.Buf.ForKernel()[:n])
 	g.Hdr[0].Preset()
-	l.Sink.Store(sink)
-	l.Client.Store(client)
 	r.log(opGreet, "greet.logged")
 	_, errno := r.ops.Sendmmsg("greet", fd, mem.ForKernel(g.Hdr[:]))
 	r.ops.Seam("greet.sent")

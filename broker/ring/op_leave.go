@@ -10,7 +10,7 @@ import (
 
 // leaveLog is what LEAVE writes down.
 type leaveLog struct {
-	Cursor mem.Value[uint32] // slots of the three tables; noSlot: none of them is left
+	Cursor mem.Value[uint32] // slots of the tables; Client noSlot: a sink is left, and otherwise a source and nothing else
 	Sink   mem.Value[uint32]
 	Client mem.Value[uint32]
 	_      uint32
@@ -41,7 +41,10 @@ func (r *Ring) Leave(s *Sink) {
 			c.orphans = append(c.orphans, s)
 		}
 	}
-	r.leave(uint32(c.slot), uint32(s.slot), noSlot, left)
+	l.Cursor.Store(uint32(c.slot))
+	l.Sink.Store(uint32(s.slot))
+	l.Client.Store(noSlot)
+	r.leave(left)
 }
 
 // LeaveClient is Leave for a marked source, whose mark stays.
@@ -50,14 +53,12 @@ func (r *Ring) LeaveClient(c *Client) {
 	if left == 0 {
 		left = time.Now().UnixNano()
 	}
-	r.leave(noSlot, noSlot, uint32(c.slot), left)
+	fieldsOf[leaveLog](r).Client.Store(uint32(c.slot))
+	r.leave(left)
 }
 
-func (r *Ring) leave(cursor, sink, client uint32, left int64) {
+func (r *Ring) leave(left int64) {
 	l := fieldsOf[leaveLog](r)
-	l.Cursor.Store(cursor)
-	l.Sink.Store(sink)
-	l.Client.Store(client)
 	l.Left.Store(left)
 	r.log(opLeave, "leave.logged")
 	_ = r.redoLeave() // the slots are its own

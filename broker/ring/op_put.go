@@ -74,7 +74,7 @@ func (r *Ring) redoPut() error {
 	from, end := l.From.Load(), l.End.Load()
 	switch c.Done.Seq.Load() {
 	case from.Seq:
-		c.Done.store(from)
+		c.Done.Pos.Store(from.Pos)
 		r.c.Uncertain.Store(l.Maybe.Load())
 	case end.Seq:
 		return r.redoAccepted(&l.Cursor, &l.Sink, from.Seq, end, l.Base.Load()+1)

@@ -74,9 +74,14 @@ func (r *Ring) landed(n int, what land, from uint64, who Sender) {
 		return
 	}
 	r.landedAt(who)
+	r.waits(n, what, from, 0)
+}
+
+// waits says what lies in the landing zone: n slots, of the first of which offset bytes have entered.
+func (r *Ring) waits(n int, what land, from, offset uint64) {
 	r.c.Land.Store(what)
 	r.c.From.Store(from)
-	r.c.Offset.Store(0)
+	r.c.Offset.Store(offset)
 	r.c.Slots.Store(newSlots(0, uint32(n)))
 }
 

@@ -6,7 +6,7 @@ import "github.com/msgmux/msgmux/broker/ring/mem"
 
 // rejoinLog is what REJOIN writes down.
 type rejoinLog struct {
-	Cursor mem.Value[uint32] // slots of the three tables; noSlot: none of them comes back
+	Cursor mem.Value[uint32] // slots of the tables; Client noSlot: a sink comes back, and otherwise a source and nothing else
 	Sink   mem.Value[uint32]
 	Client mem.Value[uint32]
 	_      uint32
@@ -27,7 +27,10 @@ func (r *Ring) Rejoin(s *Sink, conn uint64, spec Spec, how CursorSpec) {
 	l := fieldsOf[rejoinLog](r)
 	l.Is.Store(is.identity())
 	l.Reads.Store(reads.identity())
-	r.rejoin(uint32(c.slot), uint32(s.slot), noSlot)
+	l.Cursor.Store(uint32(c.slot))
+	l.Sink.Store(uint32(s.slot))
+	l.Client.Store(noSlot)
+	r.rejoin()
 	r.askFor(s.Spec(), -1)
 	r.askFor(&is, +1)
 	s.meta, s.view = spec.Meta, spec.View
@@ -37,16 +40,14 @@ func (r *Ring) Rejoin(s *Sink, conn uint64, spec Spec, how CursorSpec) {
 
 // RejoinClient is Rejoin for a marked source.
 func (r *Ring) RejoinClient(c *Client, spec ClientSpec) {
-	fieldsOf[rejoinLog](r).Comes.Store(spec.identity())
-	r.rejoin(noSlot, noSlot, uint32(c.slot))
+	l := fieldsOf[rejoinLog](r)
+	l.Comes.Store(spec.identity())
+	l.Client.Store(uint32(c.slot))
+	r.rejoin()
 	c.spec.Store(&spec)
 }
 
-func (r *Ring) rejoin(cursor, sink, client uint32) {
-	l := fieldsOf[rejoinLog](r)
-	l.Cursor.Store(cursor)
-	l.Sink.Store(sink)
-	l.Client.Store(client)
+func (r *Ring) rejoin() {
 	r.log(opRejoin, "rejoin.logged")
 	_ = r.redoRejoin() // the slots are its own
 	r.done("rejoin.done")

@@ -139,10 +139,11 @@ func (r *Ring) Send(s *Sink, fd int) (n int, errno unix.Errno) {
 	l.Count.Store(uint32(len(vec)))
 	l.Base.Store(base)
 	l.From.Store(cur)
-	l.Orphan.Store(noSlot)
+	left := uint32(noSlot)
 	if orphan != nil {
-		l.Orphan.Store(uint32(orphan.slot))
+		left = uint32(orphan.slot)
 	}
+	l.Orphan.Store(left)
 	if s.passes {
 		l.Unsigned.Store(unsigned)
 		l.AsOwn.Store(r.c.AsOwn.Load())
@@ -304,7 +305,6 @@ func (r *Ring) redoOffered(c *cursorEntry, end Place) error {
 	}
 	if err == nil {
 		err = r.applyOffered(c, s, end)
-		c.Word.Store(0)
 	}
 	return err
 }
@@ -324,7 +324,6 @@ func (r *Ring) redoAccepted(cursor, sink *mem.Value[uint32], from uint64, end Pl
 	}
 	r.clock = time.Duration(r.c.Clock.Load())
 	r.applyAccepted(c, s, c.Identity.Load().Bits&bitTap != 0, from, end, count)
-	c.Word.Store(0)
 	return nil
 }
 

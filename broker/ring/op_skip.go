@@ -65,7 +65,6 @@ func (r *Ring) redoSkip() error {
 	e, err := entryAt(r.cursorTable, &fieldsOf[skipLog](r).Cursor)
 	if err == nil {
 		r.applySkip(e)
-		e.Word.Store(0)
 	}
 	return err
 }

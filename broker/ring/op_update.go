@@ -49,11 +49,12 @@ func (c *Cursor) changed(how CursorSpec) CursorSpec {
 // update changes a sink, unless it is nil, and its cursor.
 func (r *Ring) update(s *Sink, spec Spec, c *Cursor, how CursorSpec) {
 	l := fieldsOf[updateLog](r)
-	l.Sink.Store(noSlot)
+	slot := uint32(noSlot)
 	if s != nil {
-		l.Sink.Store(uint32(s.slot))
+		slot = uint32(s.slot)
 		l.Is.Store(spec.identity())
 	}
+	l.Sink.Store(slot)
 	l.Cursor.Store(uint32(c.slot))
 	l.Reading.Store(how.identity())
 	r.log(opUpdate, "update.logged")

@@ -146,9 +146,9 @@ func unusable(what string, err error) error {
 // recover finishes the operation that the predecessor was in. It checks every value before it is used, because bits
 // may have fallen; afterwards the whole ring is checked.
 func (r *Ring) recover() error {
-	r.c.Word.Store(0)
+	settle(&r.c.Word)
 	for i := range r.cursorTable {
-		r.cursorTable[i].Word.Store(0)
+		settle(&r.cursorTable[i].Word)
 	}
 	r.dirty, r.heard = len(r.recv.Hdr), len(r.acks.Hdr)
 	if !r.opt.IgnoreRecords {
@@ -161,6 +161,13 @@ func (r *Ring) recover() error {
 	}
 	r.c.Log.Phase.Store(phaseIdle)
 	return nil
+}
+
+// settle ends what change began, if the predecessor died in it.
+func settle(word *mem.Uint32) {
+	if word.Load()&1 != 0 {
+		word.Store(0)
+	}
 }
 
 // checkPlaces looks at the positions of a ring of size bytes by themselves.

@@ -145,7 +145,6 @@ func Create(g Geometry, generation uint64, o Options) (*Ring, error) {
 	r.c.Since.Store(time.Now().Unix())
 	r.c.NextID.Store(1)
 	r.c.Epoch.Store(rand.Uint64())
-	r.c.Land.Store(newLand(Datagrams, 0))
 	r.dirty, r.heard = len(r.recv.Hdr), len(r.acks.Hdr)
 	r.bind()
 	r.preset()

@@ -125,7 +125,6 @@ func (r *Ring) addCursor(how Reading) *Cursor {
 	e.LeftOut.Store(0)
 	e.Unread.Store(0)
 	e.Owed.Store(0)
-	e.Left.Store(0)
 	e.Known.Store(0)
 	e.Flags.Store(flags)
 	seal(&e.Identity, &e.Sum, how.CursorSpec.identity())
@@ -137,7 +136,12 @@ func (r *Ring) addCursor(how Reading) *Cursor {
 }
 
 // AddClient enters a connected source, which is attaching. The error is ErrTableFull.
-func (r *Ring) AddClient(spec ClientSpec) (*Client, error) {
+func (r *Ring) AddClient(spec ClientSpec) (*Client, error) { return r.addClient(spec, true) }
+
+// AddAttached is AddClient for one that has had its ok: from the broker of a ring that was set aside.
+func (r *Ring) AddAttached(spec ClientSpec) (*Client, error) { return r.addClient(spec, false) }
+
+func (r *Ring) addClient(spec ClientSpec, attach bool) (*Client, error) {
 	if len(r.freeClients) == 0 {
 		return nil, ErrTableFull
 	}
@@ -147,18 +151,9 @@ func (r *Ring) AddClient(spec ClientSpec) (*Client, error) {
 	e.Taken.Store(spec.Taken)
 	e.Left.Store(0)
 	seal(&e.Identity, &e.Sum, spec.identity())
-	e.State.Store(attaching)
+	e.State.Store(entryState(attach))
 	r.ops.Seam("add.client")
 	return r.adoptClient(slot, spec), nil
-}
-
-// AddAttached is AddClient for one that has had its ok: from the broker of a ring that was set aside.
-func (r *Ring) AddAttached(spec ClientSpec) (*Client, error) {
-	c, err := r.AddClient(spec)
-	if err == nil {
-		c.e.State.Store(active)
-	}
-	return c, err
 }
 
 // seal writes an identity and the sum over it.

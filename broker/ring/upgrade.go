@@ -130,7 +130,6 @@ func (r *Ring) takeTables(o *layout2.Ring) {
 		e.Accepted.Store(s.Accepted)
 		if s.ShareID == 0 {
 			spec.Cursor = s.ID
-			e.Accepted.Store(s.Cursor.Accepted())
 			cursor(CursorSpec{ID: s.ID, UID: s.UID, Tap: s.Tap, Ordinary: s.Ordinary, Patience: s.Patience, Since: s.Since}, &s.Cursor)
 		}
 		seal(&e.Identity, &e.Sum, spec.identity())
@@ -154,7 +153,6 @@ func (e *cursorEntry) fill(spec CursorSpec, at *layout2.Cursor) {
 	}
 	e.Flags.Store(flags)
 	e.Done.store(Place(at.Place))
-	e.Sent.store(Place(at.Place))
 	e.Start.Store(at.Start)
 	e.Lost.Store(at.Lost)
 	e.Owed.Store(int64(at.Owed))

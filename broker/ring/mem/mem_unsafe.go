@@ -191,8 +191,11 @@ func (h *Header) Bind(iov []Iovec, control []byte) {
 	if control == nil {
 		m.controllen, size = 0, unsafe.Offsetof(h.h.flags)
 	}
-	if Watched && watch(Scratch, unsafe.Pointer(&h.h.msghdr), unsafe.Pointer(&m), size) {
-		return
+	if Watched && !same(unsafe.Pointer(&h.h.msghdr), unsafe.Pointer(&m), size) {
+		watched := m // so that what is the same needs no memory: who takes over binds a thousand of them
+		if watch(Scratch, unsafe.Pointer(&h.h.msghdr), unsafe.Pointer(&watched), size) {
+			return
+		}
 	}
 	h.h.msghdr = m
 }
@@ -235,8 +238,11 @@ type Iovec struct {
 // Set points it to b. Addresses mean nothing to a successor, which sets them anew.
 func (v *Iovec) Set(b []byte) {
 	n := iovec{addressOf(unsafe.SliceData(b)), uint64(len(b))}
-	if Watched && watch(Scratch, unsafe.Pointer(&v.v), unsafe.Pointer(&n), unsafe.Sizeof(n)) {
-		return
+	if Watched && !same(unsafe.Pointer(&v.v), unsafe.Pointer(&n), unsafe.Sizeof(n)) {
+		watched := n
+		if watch(Scratch, unsafe.Pointer(&v.v), unsafe.Pointer(&watched), unsafe.Sizeof(n)) {
+			return
+		}
 	}
 	v.v = n
 }
