@@ -23,8 +23,9 @@ SOAK_SYSTEMD_KILLS ?= 300
 SOAK_UPGRADES ?= 10
 SOAK_BRIDGE_KILLS ?= 2000
 BRIDGE_KILLS ?= 100
-MUTANTS ?= 30
-SEED ?= 1
+# Mistakes in the code of the ring, and which: those of a commit are always the same.
+MUTANTS ?= 100
+SEED ?= $(shell printf %d 0x$$(git rev-parse --short=7 HEAD))
 
 # Pinned: a new release must not turn a green tree red overnight. Run by version, so it never enters go.mod.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -88,9 +89,10 @@ test-proof: model ## the models, and the broker killed after every store to its 
 	go vet -tags ring_watch ./broker/ring/...
 	MSGMUX_LIES=20s go test -count=1 -timeout 10m -v -run 'TestPromise12_Lying' ./broker | grep -vE '^ *(===|---)|level='
 	go test -count=1 -tags ring_watch -timeout 15m -v -run 'TestEveryKill|TestEveryStoreIsPlayed|TestLedger|TestMisplacedLog|TestPublishing' ./broker/ring ./broker/ring/layout2/writer | grep -vE '^ *(===|---)'
+	@$(MAKE) --no-print-directory mistakes
 
 .PHONY: mistakes
-mistakes: ## MUTANTS (30) mistakes in the code of the ring, one at a time, chosen by SEED (1): each must be noticed; 0 is all
+mistakes: ## MUTANTS (100) mistakes in the code of the ring, one at a time, chosen by SEED (the commit's): each must be noticed; 0 is all
 	MSGMUX_MUTANTS=$(MUTANTS) MSGMUX_SEED=$(SEED) go test -count=1 -tags ring_watch -timeout 0 -v -run TestMistakesAreCaught ./broker/ring | grep -vE '^ *(===|---)'
 
 .PHONY: model
@@ -130,8 +132,9 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	@.ci/fuzz $(FUZZTIME)
 
 .PHONY: soak
-soak: ## hours: every instruction, SOAK_KILLS (10000) kills, SOAK_BRIDGE_KILLS (2000) of a bridge and all beside it, restarts, SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
+soak: ## hours: every mistake in the ring, every instruction, SOAK_KILLS (10000) kills, SOAK_BRIDGE_KILLS (2000) of a bridge and all beside it, restarts, SOAK_UPGRADES (10) upgrades under load, SOAK_FUZZ (10m) of each fuzz target
 	@$(MAKE) --no-print-directory test-proof
+	@$(MAKE) --no-print-directory mistakes MUTANTS=0
 	MSGMUX_STEP=all go test -count=1 -timeout 0 -v -run TestEveryInstruction ./broker/ring
 	MSGMUX_SOAK_KILLS=$(SOAK_KILLS) go test -count=1 -timeout 0 -v ./broker/crashtest
 	MSGMUX_SOAK_RESTARTS=$(SOAK_RESTARTS) MSGMUX_SOAK_KILLS=$(SOAK_SYSTEMD_KILLS) go test -count=1 -timeout 0 -v -run 'TestRestartIsInvisible|TestKillIsInvisible' ./units

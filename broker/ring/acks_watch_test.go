@@ -38,7 +38,18 @@ type ackBook struct {
 	said  map[uint64]said // what members have said beside their places
 
 	catching bool // it began before delivered, and has not come there yet
+
+	called calling // of the sink that has it for itself, while that changes
 }
+
+// calling is whether a sink waits for its ok.
+type calling int
+
+const (
+	anyway calling = iota
+	no
+	yes
+)
 
 func (a *ackBook) clone() *ackBook {
 	c := *a
@@ -170,18 +181,21 @@ func (a *ackBook) advance(id, seq uint64) {
 }
 
 // judge compares a successor, in which everything has been settled that was said.
-func (c *cursorBook) judgeAck(v *verdict, r *Ring, s *Cursor) {
+func (c *cursorBook) judgeAck(v *verdict, r *Ring, s *Cursor, logged uint32) {
 	for _, m := range c.members {
 		if x := r.Sink(m.id); x != nil {
 			r.Settle(x)
 		}
 	}
 	var first verdict
-	for _, a := range []*ackBook{c.ack, c.then} {
-		if a == nil {
-			continue
+	for i, a := range []*ackBook{c.ack, c.then} {
+		if a == nil || i == 0 && c.then != nil && logged == c.by {
+			continue // what was written down is done
 		}
 		var is verdict
+		if x := s.sole; c.then != nil && len(c.specs) == 2 && x != nil && (described{*x.Spec(), *s.Spec()}) != c.specs[i] {
+			is.say("%s is %+v, %+v instead of %+v", c.name(), *x.Spec(), *s.Spec(), c.specs[i])
+		}
 		if c.skipping {
 			a = a.clone()
 			a.giveUp(s.Place().Seq)
@@ -210,6 +224,8 @@ func (c *cursorBook) compare(v *verdict, a *ackBook, r *Ring, s *Cursor) {
 	}
 	if got := !s.Left().IsZero(); got != a.left && !a.maybe {
 		v.say("%s has left: %v", c.name(), got)
+	} else if got && !plausible(s.Left()) {
+		v.say("%s has left at %v", c.name(), s.Left())
 	}
 	if catching := e.Flags.Load()&flagCatching != 0; catching != a.catching {
 		v.say("%s is catching up: %v", c.name(), catching)
@@ -233,6 +249,12 @@ func (c *cursorBook) compare(v *verdict, a *ackBook, r *Ring, s *Cursor) {
 		}
 		if got := x.e.Said.Load(); got != a.said[m.id] && !a.maybe {
 			v.say("member %d of %s has said %d instead of %d", m.id, c.name(), got, a.said[m.id])
+		}
+		if c.share == "" && (x.e.From.load() != Place{} || x.e.To.load() != Place{}) {
+			v.say("%s has something under way as a member of a share", c.name())
+		}
+		if a.called != anyway && x.Attaching() != (a.called == yes) {
+			v.say("%s waits for its ok: %v", c.name(), x.Attaching())
 		}
 		begin, end := a.has(m.id)
 		if b, e := r.underWay(x); end > 0 && (b.Seq != begin || e.Seq != end) || end == 0 && b != e {
@@ -420,45 +442,62 @@ func (w *world) away(s *Sink) {
 		c := w.cursorOf(s)
 		w.r.Connect(s, false, 0)
 		last := s.cursor.connected == 0
-		c.then = c.ack.clone()
+		c.then, c.by = c.ack.clone(), opLeave
 		c.then.leave(c.share != "", s.ID(), last)
-		c.then.maybe = true
+		for _, k := range w.books.clients {
+			if k.id == s.ID() && !k.greeted { // it is not to be told any more
+				k.either, c.ack.called, c.then.called = true, yes, no
+				defer func() { k.either, k.greeted = false, true }()
+			}
+		}
 		w.r.Leave(s)
-		c.then.maybe = false
 		c.ack, c.then = c.then, nil
-		unix.Close(w.out[s][1])
+		c.ack.called = anyway
+		if w.out[s][1] >= 0 {
+			unix.Close(w.out[s][1])
+		}
 		w.out[s] = [2]int{-1, -1}
 	})
 }
 
 // back puts s on another connection, conn, with what it says that it is done with.
 func (w *world) back(s *Sink, conn uint64, from uint64, patience time.Duration) {
+	w.greet(s, nil, w.rejoin(s, conn, from, patience))
+	w.connect(s)
+}
+
+// rejoin is back without the ok.
+func (w *world) rejoin(s *Sink, conn uint64, from uint64, patience time.Duration) (k *clientBook) {
 	c, b := w.cursorOf(s), w.books
 	w.do("advance", func() {
 		before, was := c.ack.done(), b.delivered
-		c.then = c.ack
-		c.ack = c.ack.clone()
-		c.ack.advance(s.ID(), from)
-		b.settled(w.r, c.ack, before)
+		c.then, c.by = c.ack.clone(), opDone
+		c.then.advance(s.ID(), from)
+		b.settled(w.r, c.then, before)
 		b.deliveredBefore = &was
 		w.r.AdvanceTo(s, from)
+		if c.then.done() > before {
+			c.ack = c.then
+		}
 		c.then, b.deliveredBefore = nil, nil
 	})
 	w.do("rejoin", func() {
-		k := &clientBook{id: s.ID(), there: present, greeted: true, either: true}
+		k = &clientBook{id: s.ID(), there: present, greeted: true, either: true}
 		b.clients = slices.DeleteFunc(b.clients, func(o *clientBook) bool { return o.id == s.ID() })
 		b.clients = append(b.clients, k)
 		is, how := *s.Spec(), *s.cursor.Spec()
 		is.Conn, how.Patience = conn, patience
-		c.specs = append(c.specs, described{is, *s.cursor.Spec()}, described{*s.Spec(), how}, described{is, how})
-		c.ack.maybe = true
+		c.specs = append(c.specs, described{is, how})
+		c.then, c.by = c.ack.clone(), opRejoin
+		c.then.left = false
+		c.then.away, c.then.said = map[uint64]bool{}, map[uint64]said{}
+		c.ack.called, c.then.called = no, yes
 		w.r.Rejoin(s, conn, *s.Spec(), how)
-		c.ack.maybe, c.ack.left, c.specs = false, false, c.specs[3:]
-		c.ack.away[s.ID()], c.ack.said[s.ID()] = false, 0
+		c.ack, c.then, c.specs = c.then, nil, c.specs[1:]
+		c.ack.called = anyway
 		k.either, k.greeted = false, false
 	})
-	w.greet(s, nil, b.clients[len(b.clients)-1])
-	w.connect(s)
+	return k
 }
 
 // removeAll removes all sinks of a cursor, none of which is connected.
@@ -557,7 +596,7 @@ func (w *world) markedCame(packet []byte, cut bool) {
 }
 
 // judgeSource looks at what a connected source is, and how far it has come.
-func (c *clientBook) judgeSource(v *verdict, r *Ring, x *Client) {
+func (c *clientBook) judgeSource(v *verdict, r *Ring, x *Client, logged uint32) {
 	is := *x.Spec()
 	if is.Mark = x.Mark(); c.mark != nil {
 		c.mark.judge(v, r, x)
@@ -567,13 +606,33 @@ func (c *clientBook) judgeSource(v *verdict, r *Ring, x *Client) {
 		c.stage.judge(v, r, x)
 		is.Mark = c.source.Mark
 	}
+	back := c.to != nil && is == *c.to // on another connection, all of it or nothing
+	if c.to != nil && (x.Attaching() != back || x.Left().IsZero() != back) {
+		v.say("source %d is half back: %+v, attaching %v, left %v", c.id, is, x.Attaching(), x.Left())
+	}
+	if c.either && c.to == nil && !c.greeted && x.Attaching() != x.Left().IsZero() {
+		v.say("source %d has half left: attaching %v, left %v", c.id, x.Attaching(), x.Left())
+	}
+	if c.to != nil && logged == opRejoin && !back || c.either && c.to == nil && logged == opLeave && x.Left().IsZero() {
+		v.say("what source %d does was written down, and is not done", c.id)
+	}
+	if staged := x.Staged(); staged != 0 && c.stage == nil && (c.to == nil || back) {
+		v.say("source %d has no stage, and %d of it are taken", c.id, staged)
+	}
 	if is != *c.source && (c.to == nil || is != *c.to) {
 		v.say("client %d is %+v instead of %+v", c.id, is, *c.source)
 	}
 	if left := !x.Left().IsZero(); left != c.left && !c.either {
 		v.say("source %d is away: %v", c.id, left)
+	} else if left && !plausible(x.Left()) {
+		v.say("source %d has left at %v", c.id, x.Left())
 	}
 }
+
+// plausible says whether something can have happened at a time: in this test.
+func plausible(at time.Time) bool { return at.After(began) && !at.After(time.Now()) }
+
+var began = time.Now()
 
 func leUint64(b []byte) (n uint64) {
 	for i := range 8 {
@@ -587,18 +646,23 @@ func (w *world) sourceAway(p *Client, c *clientBook) {
 	w.do("source leaves", func() {
 		c.either = true
 		w.r.LeaveClient(p)
-		c.either, c.left = false, true
+		c.either, c.left, c.greeted = false, true, true
 	})
 }
 
 // sourceBack puts it on another connection.
 func (w *world) sourceBack(p *Client, c *clientBook, conn uint64) {
+	w.sourceRejoins(p, c, conn)
+	w.greet(nil, p, c)
+}
+
+// sourceRejoins is sourceBack without the ok.
+func (w *world) sourceRejoins(p *Client, c *clientBook, conn uint64) {
 	w.do("source is back", func() {
 		spec := *p.Spec()
-		spec.Conn = conn
+		spec.Conn, spec.Mark = conn, c.source.Mark
 		c.either, c.to = true, &spec
 		w.r.RejoinClient(p, spec)
 		c.either, c.greeted, c.left, c.source, c.to = false, false, false, &spec, nil
 	})
-	w.greet(nil, p, c)
 }

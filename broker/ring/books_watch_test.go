@@ -46,7 +46,10 @@ type books struct {
 
 	goneAccepted, goneLost, goneAbandoned, goneLeftOut, goneUnread uint64 // as of removals that are over
 
-	fallen int // entries of which bits have fallen
+	phases [2]uint32 // that who was killed had logged, and who had taken over from him
+
+	noRuns bool // bits of the runs have fallen: none is believed
+	fallen int  // entries of which bits have fallen
 }
 
 // soon is the time of what is being received: from books.began on.
@@ -85,6 +88,9 @@ func (b *books) kept(r *Ring) uint64 {
 
 // judgeOrigins looks at the origin of every message in the ring.
 func (b *books) judgeOrigins(v *verdict, r *Ring) {
+	if n := r.c.Runs.Load(); b.noRuns && n > 0 {
+		v.say("%d runs of origins are believed that cannot be", n)
+	}
 	seq, kept, now := r.Tail().Seq, b.kept(r), time.Now().UnixNano()
 	r.eachOrigin(seq, min(r.Head().Seq, uint64(len(b.origins))), func(got origin, n int) bool {
 		for ; n > 0; n-- {
@@ -140,7 +146,8 @@ type cursorBook struct {
 	away         int64  // since when, in unix ns; 0: it is there
 
 	ack  *ackBook // of one that acknowledges
-	then *ackBook // what that is becoming, or was
+	then *ackBook // what that is becoming
+	by   uint32   // by which operation
 }
 
 // took is how many messages it has accepted.
@@ -234,6 +241,11 @@ func (b *books) judge(r *Ring, level int) []string {
 	if doubted > 1 {
 		v.say("%d messages are uncertain, %d before", r.c.Uncertain.Load(), b.uncertain)
 	}
+	// Of a message for a queue it is not known from the log on, of one from a queue when it has been taken.
+	giving := slices.ContainsFunc(b.cursors, func(c *cursorBook) bool { return c.giving })
+	if doubted == 1 && !b.taking && !giving && b.phases[0] != opPut {
+		v.say("a message is uncertain, and none was under way")
+	}
 	b.judgeTables(&v, r, level, doubted == 1)
 	if n := r.Freed(); n > b.fallen || level == 1 && n < b.fallen {
 		v.say("%d entries were given up", r.Freed())
@@ -241,6 +253,14 @@ func (b *books) judge(r *Ring, level int) []string {
 	b.judgeContents(&v, r, doubted == 1)
 	b.judgeOrigins(&v, r)
 	return v.problems
+}
+
+// logged is the operation that the one had logged from whom a level has taken over; none of the ring at work.
+func (b *books) logged(level int) uint32 {
+	if level == 0 {
+		return phaseIdle
+	}
+	return b.phases[level-1]
 }
 
 // audit compares the ring at work with the books, between two steps.
@@ -254,11 +274,24 @@ func (b *books) audit(r *Ring) []string {
 }
 
 func (b *books) judgeTables(v *verdict, r *Ring, level int, doubted bool) {
+	b.judgeWords(v, r)
 	b.judgeChannel(v, r, level)
-	b.judgeCursors(v, r, doubted)
-	b.judgeClients(v, r)
+	b.judgeCursors(v, r, level, doubted)
+	b.judgeClients(v, r, level)
 	b.judgeDelivered(v, r, doubted)
 	b.judgeStrangers(v, r)
+}
+
+// judgeWords looks at the sequence words: while one is odd, readers of the status try again.
+func (b *books) judgeWords(v *verdict, r *Ring) {
+	if r.c.Word.Load()&1 != 0 {
+		v.say("the sequence word of the channel is odd for good")
+	}
+	for i := range r.cursorTable {
+		if r.cursorTable[i].Word.Load()&1 != 0 {
+			v.say("the sequence word of cursor entry %d is odd for good", i)
+		}
+	}
 }
 
 // judgeStrangers looks for what is in the tables and in no book.
@@ -289,7 +322,7 @@ func (b *books) judgeStrangers(v *verdict, r *Ring) {
 	}
 }
 
-func (b *books) judgeCursors(v *verdict, r *Ring, doubted bool) {
+func (b *books) judgeCursors(v *verdict, r *Ring, level int, doubted bool) {
 	accepted, lost, abandoned, out, unread := b.goneAccepted, b.goneLost, b.goneAbandoned, b.goneLeftOut, b.goneUnread
 	pending := false
 	for _, c := range b.cursors {
@@ -308,11 +341,16 @@ func (b *books) judgeCursors(v *verdict, r *Ring, doubted bool) {
 			}
 			continue
 		}
-		if c.there == gone {
-			v.say("%s is back", c.name())
+		if c.there == gone || c.there == vanishing && b.logged(level) == opRemove {
+			v.say("%s is back, or is there although its going was written down", c.name())
 			continue
 		}
-		c.judge(v, r, s, doubted)
+		for _, m := range c.members {
+			if m.there == vanishing && b.logged(level) == opRemove && r.Sink(m.id) != nil {
+				v.say("member %d of %s is there, although its going was written down", m.id, c.name())
+			}
+		}
+		c.judge(v, b, r, s, level, doubted)
 	}
 	got := [5]uint64{r.c.GoneAccepted.Load(), r.c.GoneLost.Load(), r.c.GoneAbandoned.Load(), r.c.GoneLeftOut.Load(), r.c.GoneUnread.Load()}
 	before := [5]uint64{b.goneAccepted, b.goneLost, b.goneAbandoned, b.goneLeftOut, b.goneUnread}
@@ -321,7 +359,7 @@ func (b *books) judgeCursors(v *verdict, r *Ring, doubted bool) {
 	}
 }
 
-func (c *cursorBook) judge(v *verdict, r *Ring, s *Cursor, doubted bool) {
+func (c *cursorBook) judge(v *verdict, b *books, r *Ring, s *Cursor, level int, doubted bool) {
 	e := s.e
 	cur, start, lost := e.Done.load(), e.Start.Load(), e.Lost.Load()
 	c.kept.judge(v, c.name(), unsafe.Pointer(e), silentOfCursor)
@@ -361,7 +399,7 @@ func (c *cursorBook) judge(v *verdict, r *Ring, s *Cursor, doubted bool) {
 		v.say("%s lagging: %v", c.name(), s.lagging)
 	}
 	if c.ack != nil {
-		c.judgeAck(v, r, s)
+		c.judgeAck(v, r, s, b.logged(level))
 		return
 	}
 	if known := e.Known.Load(); known != 0 {
@@ -412,9 +450,11 @@ func (b *books) channelDelivered(r *Ring) uint64 {
 	return b.delivered
 }
 
-func (b *books) judgeClients(v *verdict, r *Ring) {
+func (b *books) judgeClients(v *verdict, r *Ring, level int) {
 	for _, c := range b.clients {
 		switch there, attaching := c.find(r); {
+		case there && c.there == vanishing && b.logged(level) == opRemove:
+			v.say("client %d is there, although its going was written down", c.id)
 		case !there && c.there == present:
 			v.say("client %d is gone", c.id)
 		case there && c.there == gone:
@@ -424,7 +464,7 @@ func (b *books) judgeClients(v *verdict, r *Ring) {
 		}
 		if x := r.Client(c.id); x != nil {
 			c.kept.judge(v, fmt.Sprintf("client %d", c.id), unsafe.Pointer(x.e), silentOfClient)
-			c.judgeSource(v, r, x)
+			c.judgeSource(v, r, x, b.logged(level))
 		}
 	}
 	for _, s := range r.sinkByID {

@@ -18,36 +18,45 @@ import (
 
 // counted is what was found out by playing every scene once: which stores there are, and which follow each other.
 type counted struct {
-	stores  map[site][]scene
-	pairs   map[[2]site][]scene
-	classes map[site]map[class]bool
-	redone  map[site]bool // made by a successor, too
+	stores map[site][]scene
+	pairs  map[[2]site][]scene
+	redone map[site]bool      // made by a successor, too
+	differ map[[2]site]string // pairs that must not be taken for the same, whichever is first; nil: was not looked at
+	tried  [levels]int        // states that were compared for that
 }
 
-func census(t *testing.T) counted {
+// census counts. With same, two stores that change places are looked at, in the broker, and in what takes over each time of so many.
+func census(t *testing.T, same bool, part int) counted {
 	t.Helper()
-	c := counted{make(map[site][]scene), make(map[[2]site][]scene), make(map[site]map[class]bool), make(map[site]bool)}
+	c := counted{make(map[site][]scene), make(map[[2]site][]scene), make(map[site]bool), make(map[[2]site]string), [levels]int{}}
 	all, takes := scenes(), make(map[string]int)
 	counts := make(map[string]*mutation)
 	for _, s := range all {
 		m := counting()
+		n := 1
+		if same {
+			m.same = &sameness{part: part, differ: c.differ}
+			if part > 0 && !s.long {
+				n = 2
+			}
+		}
 		t.Run(s.name, func(t *testing.T) {
-			w := play(t, s, 1, m)
+			w := play(t, s, n, m)
 			takes[s.name] = w.steps + 10*w.points[1]
 			report(t, w)
 		})
-		counts[s.name] = m
+		if counts[s.name] = m; same {
+			for i, n := range m.same.tried {
+				c.tried[i] += n
+			}
+		}
 	}
 	// What takes little time first: most mistakes are noticed by the first scene that comes by them.
 	slices.SortStableFunc(all, func(a, b scene) int { return takes[a.name] - takes[b.name] })
 	for _, s := range all {
 		m := counts[s.name]
-		for at, classes := range m.stores {
+		for at := range m.stores {
 			c.stores[at] = append(c.stores[at], s)
-			if c.classes[at] == nil {
-				c.classes[at] = make(map[class]bool)
-			}
-			maps.Copy(c.classes[at], classes)
 		}
 		for pair := range m.pairs {
 			c.pairs[pair] = append(c.pairs[pair], s)
@@ -57,45 +66,23 @@ func census(t *testing.T) counted {
 	return c
 }
 
-// always is what the stores of a site were whenever they were made.
-func (c *counted) always(at site) class {
-	if len(c.classes[at]) == 1 {
-		for k := range c.classes[at] {
-			return k
-		}
-	}
-	return anywhere
-}
-
-// mistake is a mutation with its name, the scenes that come by it, and why nobody can notice it, if so.
+// mistake is a mutation with its name and the scenes that come by it.
 type mistake struct {
 	name   string
 	make   func() *mutation
 	scenes []scene
 	redone bool // a successor makes it, too
-	why    string
+	same   bool // what it makes of the files is the same, as far as anybody can tell
 }
 
-func mistakes(t *testing.T) (all []mistake) {
-	c := census(t)
+// mistakes are all there are.
+func (c *counted) mistakes() (all []mistake) {
 	for at, in := range c.stores {
-		m := mistake{"without " + string(at), func() *mutation { return &mutation{drop: at} }, in, c.redone[at], ""}
-		if c.always(at) == readers {
-			m.why = string(readers)
-		}
-		all = append(all, m)
+		all = append(all, mistake{"without " + string(at), func() *mutation { return &mutation{drop: at} }, in, c.redone[at], false})
 	}
 	for pair, in := range c.pairs {
-		m := mistake{string(pair[1]) + " before " + string(pair[0]), func() *mutation { return &mutation{swap: pair} }, in, c.redone[pair[0]] && c.redone[pair[1]], ""}
-		switch a, b := c.always(pair[0]), c.always(pair[1]); {
-		case a == readers || b == readers:
-			m.why = string(readers)
-		case b == unborn:
-			m.why = string(unborn)
-		case a == b || b.unseen(pair[0]):
-			m.why = string(b)
-		}
-		all = append(all, m)
+		all = append(all, mistake{string(pair[1]) + " before " + string(pair[0]), func() *mutation { return &mutation{swap: pair} }, in,
+			c.redone[pair[0]] && c.redone[pair[1]], c.differ[pair] == ""})
 	}
 	slices.SortFunc(all, func(a, b mistake) int { return strings.Compare(a.name, b.name) })
 	return all
@@ -122,43 +109,37 @@ func (m *mistake) noticed(t *testing.T) (what string, made bool) {
 	return "", made
 }
 
-// harmless are the mistakes that make no difference for a reason of their own.
-var harmless = []struct{ like, why string }{
-	{`\(Empty\) r.c.Slots.Store\(newSlots\(1, 1\)\) before .*r.done\("recv`, "the end of a connection is no message, whether it is landed or not"},
-	{`Phase.Store\(phaseIdle\) .* before .*redoRemove\) client.State.Store\(free\)`, "a client, which counts nothing, is gone now or a moment later"},
-	{`r.log\(op(Greet|Recv|Send|Take), .* before .* (l|fieldsOf.*)\.(Client|From|Maybe|Orphan|AsOwn)\.Store`, "the kernel was not asked yet, and its records, which say so, are all that is looked at then"},
-	{`^[a-z_]+.go:\d+\((NumberSources|NewID|Advance)\) .* before .*r.done\(`, "a word of its own, no part of the operation before, which is done again"},
-	{`\(Turn\) c.e.Owed.Store\(owed\) before .*\(Advance\)`, "what is owed and what time it is are each true by themselves"},
-	{`\((giveUp|adoptAll)\) .* before .*\((giveUp|adoptAll|begin)\)`, "what has fallen is found again by the next successor"},
-	{`\(Publish\) at\[header\]\(r.files.header, 0\).* before `, "the magic of one file makes no pair"},
-	{`\(Publish\) r.head.Magic.Store\(magic\) before .*\(Publish\)`, "a pair counts when both files have their magic, whichever was first"},
-	{`^without landing.go:\d+\(Empty\)`, "the end of a connection is no message, and APPEND takes it out as well"},
-	{`^without .*Seq.Store.*\(redoPut\) c.Done.store\(from\)`, "the number is what the case was chosen by"},
-	{`^publish.go:\d+\((publish|publishHead)\).*< (publish|ring).go:\d+\((begin|publish)\) .* before `, "what a broker publishes when it begins was published before, or nobody reads the ring yet; each word is true by itself"},
-	{`^publish.go:\d+\(publishHead\).*op_append.go.* before op_append.go:\d+\(applyAppend\)`, "APPEND is logged by then: a successor publishes the same head"},
-	{`^publish.go:\d+\(publishTail\) p.Tail.Store.*\(publish\) .* before ring.go`, "how often a ring was opened is no matter of its readers"},
-	{`\(checkPacket\) r.landing.Copy\(0, packet.first\) .* before .*r.done\("recv`, "no part of the packet lies there that it is copied to"},
+// alive says what was noticed of an exchange that makes the same of the files, in two scenes without kills: what the broker stores must
+// not hang on which store comes first.
+func (m *mistake) alive(t *testing.T) (what string) {
+	for _, s := range m.scenes[:min(2, len(m.scenes))] {
+		mut := m.make()
+		mut.alive = true
+		t.Run(m.name, func(t *testing.T) {
+			for p := range play(t, s, 0, mut).problems {
+				what = s.name + ": " + p
+			}
+		})
+	}
+	return what
 }
 
-// harmless is why nobody can notice a mistake, "" if somebody has to.
-func (m *mistake) harmless() string {
-	if m.why != "" {
-		return m.why
-	}
-	if i := m.listed(); i >= 0 {
-		return harmless[i].why
-	}
-	return ""
+// harmless are the mistakes that make no difference for a reason of their own.
+var harmless = []struct{ like, why string }{
+	{`^(op|recover).go:.*Phase.Store\(phaseIdle\) .* before op_remove.go:\d+\(redoRemove\) (sink|client).State.Store\(free\)`,
+		"an entry that counts nothing: as long as it is there, it has not been removed yet, and will be again"},
+	{`^without op_rejoin.go:\d+\(redoRejoin\) e.Acked.Store\(0\)`, "who has left is done with what he has said: LEAVE saw to that"},
+	{`^without op_append.go:\d+\(commit\) l.Offset.Store\(a.offset\) < stage.go`, "the offset is of what has landed, and that is nothing"},
+	{`^without op_send.go:\d+\(Send\) vec\[i\].Preset\(\) < op_send.go:\d+\(Send\) return r.Send\(s, fd\)`,
+		"the call before has sent nothing, and so it has written nothing there"},
+	{`\(Turn\) c.e.Owed.Store\(owed\) before .*\(Advance\)`, "what is owed and what time it is are each true by themselves"},
 }
 
 // listed is where in the list of those that make no difference a mistake stands, or -1.
 func (m *mistake) listed() int {
-	for i, n := range harmless {
-		if m.why == "" && regexp.MustCompile(n.like).MatchString(m.name) {
-			return i
-		}
-	}
-	return -1
+	return slices.IndexFunc(harmless, func(n struct{ like, why string }) bool {
+		return !m.same && regexp.MustCompile(n.like).MatchString(m.name)
+	})
 }
 
 // ops are the operations that a scene comes by.
@@ -168,67 +149,115 @@ func (s scene) ops(t *testing.T) map[uint32]bool {
 	return m.ops
 }
 
-// TestMistakesAreCaught makes mistakes in the code, one at a time: a store is left out, or changes places with the one
-// behind it. Each is noticed, or makes no difference, for a reason that is found by what the stores are or stands in a short
-// list.
+// TestMistakesAreCaught makes mistakes in the code, one at a time: a store is left out, or changes places with the one behind it.
+// Each is noticed, or makes the same of the files as far as anybody can tell (see sameness), or stands in a short list.
 //
-//	MSGMUX_MUTANTS   how many are made (30). 0 is all, and then those in the list are made, too, for their reasons must be true
-//	MSGMUX_SEED      which (1: the same ones each time, so that a change is judged by itself)
-//	MSGMUX_PARTS     that others make a part of them, in processes of their own: this one makes those of MSGMUX_PART, from 0 on
+//	MSGMUX_MUTANTS   how many are made (100). 0 is all; and then those that make the same are played, too, without kills, and those in
+//	                 the list, for their reasons must be true
+//	MSGMUX_SEED      which (1)
 //	MSGMUX_MISTAKE   an expression for the names of those that are looked at
 func TestMistakesAreCaught(t *testing.T) {
-	all := mistakes(t)
-	n, seed := number("MSGMUX_MUTANTS", 30), number("MSGMUX_SEED", 1)
-	part, parts := number("MSGMUX_PART", 0), number("MSGMUX_PARTS", 1)
-	reasons, applies := make(map[string]int), make([]bool, len(harmless))
-	var chosen, listed []mistake
-	only := regexp.MustCompile(os.Getenv("MSGMUX_MISTAKE"))
-	for _, m := range all {
+	n, seed, only := number("MSGMUX_MUTANTS", 100), number("MSGMUX_SEED", 1), regexp.MustCompile(os.Getenv("MSGMUX_MISTAKE"))
+	look := 16
+	if n == 0 {
+		look = 1
+	}
+	c := census(t, true, look)
+	var same, listed, open []mistake
+	applies := make([]int, len(harmless))
+	for _, m := range c.mistakes() {
 		if i := m.listed(); i >= 0 {
-			applies[i] = true
+			applies[i]++
+		}
+		switch {
+		case !only.MatchString(m.name):
+		case m.same:
+			same = append(same, m)
+		case m.listed() >= 0:
 			listed = append(listed, m)
-		}
-		if why := m.harmless(); why != "" {
-			reasons[why]++
-		} else if only.MatchString(m.name) {
-			chosen = append(chosen, m)
+		default:
+			open = append(open, m)
 		}
 	}
-	for i, n := range harmless {
-		if !applies[i] {
-			t.Errorf("there is no mistake any more that makes no difference since %s: %s", n.why, n.like)
+	fmt.Printf("mistakes: %d stores that are left out, %d pairs that change places; %d of the pairs make the same, by %d states in the broker and %d in what takes over\n",
+		len(c.stores), len(c.pairs), len(same), c.tried[0], c.tried[1])
+	for i, k := range applies {
+		if k == 0 {
+			t.Errorf("there is no mistake any more that makes no difference since %s: %s", harmless[i].why, harmless[i].like)
 		}
+		fmt.Printf("%4d in the list: %s\n", k, harmless[i].why)
 	}
-	possible := len(chosen)
-	rng := rand.New(rand.NewPCG(uint64(seed), 0))
-	rng.Shuffle(len(chosen), func(i, k int) { chosen[i], chosen[k] = chosen[k], chosen[i] })
+	possible := len(open)
 	if n > 0 {
-		chosen, listed = chosen[:min(n, len(chosen))], nil
+		rng := rand.New(rand.NewPCG(uint64(seed), 0))
+		rng.Shuffle(len(open), func(i, k int) { open[i], open[k] = open[k], open[i] })
+		open = open[:min(n, len(open))]
 	}
-	noticed := 0
-	for i := part; i < len(chosen); i += parts {
-		m := &chosen[i]
+	noticed := catch(t, open, only.String() != "")
+	fmt.Printf("seed %d: %d of %d others are made, %d are noticed\n", seed, len(open), possible, len(noticed))
+	if n == 0 {
+		believe(t, same, listed)
+	}
+	if n == 0 && only.String() == "" {
+		c.spread(t, noticed)
+	}
+}
+
+// catch makes mistakes that have to be noticed, and returns those that are.
+func catch(t *testing.T, all []mistake, tell bool) (noticed []string) {
+	for i := range all {
+		m := &all[i]
 		switch what, made := m.noticed(t); {
 		case what != "":
-			noticed++
-			t.Logf("noticed: %s, in %s", m.name, what)
+			noticed = append(noticed, m.name)
+			if tell {
+				t.Logf("noticed: %s, in %s", m.name, what)
+			}
 		case !made:
 			t.Errorf("does not come about: %s", m.name)
 		default:
 			t.Errorf("nobody notices: %s (in %d scenes)", m.name, len(m.scenes))
 		}
 	}
-	for i := part; i < len(listed); i += parts {
-		if what, _ := listed[i].noticed(t); what != "" {
-			t.Errorf("noticed, although %s: %s, in %s", listed[i].harmless(), listed[i].name, what)
+	return noticed
+}
+
+// believe makes mistakes that are said to make no difference. Where the broker itself notices one that makes the same of the files, what
+// it stores hangs on which store comes first: that is none of the same, and caught.
+func believe(t *testing.T, same, listed []mistake) {
+	lively := 0
+	for i := range same {
+		if what := same[i].alive(t); what != "" {
+			t.Logf("noticed without a kill: %s, in %s", same[i].name, what)
+			lively++
 		}
 	}
-	fmt.Printf("seed %d, part %d of %d: of %d mistakes %d noticed, of %d that can be; %d others make no difference\n", seed, part, parts,
-		(len(chosen)+parts-1-part)/parts, noticed, possible, len(all)-possible)
-	for _, why := range slices.Sorted(maps.Keys(reasons)) {
-		t.Logf("%4d make no difference: %s", reasons[why], why)
+	for i := range listed {
+		m := &listed[i]
+		if what, _ := m.noticed(t); what != "" {
+			t.Errorf("noticed, although %s: %s, in %s", harmless[m.listed()].why, m.name, what)
+		}
 	}
+	fmt.Printf("%d of the pairs that make the same are noticed without a kill; of the %d in the list none is\n", lively, len(listed))
 }
+
+// spread looks for files in which no mistake was noticed.
+func (c *counted) spread(t *testing.T, noticed []string) {
+	files := make(map[string]int)
+	for _, name := range noticed {
+		for _, file := range fileOf.FindAllString(name, -1) {
+			files[file]++
+		}
+	}
+	for at := range c.stores {
+		if file := fileOf.FindString(string(at)); files[file] == 0 {
+			t.Errorf("no mistake in %s was noticed", file)
+		}
+	}
+	t.Logf("noticed, by file: %v", files)
+}
+
+var fileOf = regexp.MustCompile(`\b[a-z_]+\.go`)
 
 // TestMisplacedLogIsNoticed breaks every operation on purpose, in the two ways in which the models break it: it stores its phase
 // before its fields, or after its work.

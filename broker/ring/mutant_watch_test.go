@@ -87,15 +87,17 @@ type mutation struct {
 
 	// With counting, no mistake is made, and what could be one is written down.
 	counting bool
-	stores   map[site]map[class]bool // what the stores of a site were, whenever they were made
-	pairs    map[[2]site]bool        // that came right behind each other
-	redone   map[site]bool           // made by a successor, too
-	ops      map[uint32]bool         // operations
+	stores   map[site]bool
+	pairs    map[[2]site]bool // that came right behind each other
+	redone   map[site]bool    // made by a successor, too
+	ops      map[uint32]bool  // operations
+	same     *sameness        // nil: what a swap would make is not looked at
 
-	class  class // of the store that is being made
-	part   part  // of an operation
-	paused bool  // what goes on is no broker
-	quiet  bool  // nobody would notice that two stores have changed places
+	alive bool // the mistake is made, and nobody is killed
+
+	part   part // of an operation
+	paused bool // what goes on is no broker
+	quiet  bool // nobody would notice that two stores have changed places
 	at     [levels]progress
 }
 
@@ -104,6 +106,8 @@ type progress struct {
 	last   site // the store that was made last
 	within bool // more of its words follow
 
+	before, now *made // of the last two stores, when sameness looks at them
+
 	held    []func() // the first of a swap
 	holding bool     // more of its words may follow
 	passing bool     // the second is being made
@@ -111,7 +115,7 @@ type progress struct {
 
 // counting is a mutation that makes no mistake and counts what could be one.
 func counting() *mutation {
-	return &mutation{counting: true, stores: make(map[site]map[class]bool), pairs: make(map[[2]site]bool), redone: make(map[site]bool),
+	return &mutation{counting: true, stores: make(map[site]bool), pairs: make(map[[2]site]bool), redone: make(map[site]bool),
 		ops: make(map[uint32]bool)}
 }
 
@@ -119,6 +123,16 @@ func counting() *mutation {
 func (m *mutation) pause(yes bool) {
 	if m != nil {
 		m.paused = yes
+	}
+}
+
+// tame says whether what nobody looks at has to stay what it was.
+func (m *mutation) tame() bool { return m != nil && (m.same != nil || m.alive) }
+
+// look says which world the stores are made in from now on.
+func (m *mutation) look(w *world) {
+	if m != nil && m.same != nil {
+		m.same.w = w
 	}
 }
 
@@ -152,8 +166,7 @@ func (m *mutation) make(level int, s *mem.Store, apply func(*mem.Store)) {
 	case m.op != 0:
 		m.misplace(p, s, apply)
 	case m.counting:
-		m.count(level, at, s)
-		apply(s)
+		m.count(level, at, s, apply)
 	case m.drop == at:
 		m.made++
 	case m.drop != "":
@@ -163,26 +176,36 @@ func (m *mutation) make(level int, s *mem.Store, apply func(*mem.Store)) {
 	}
 }
 
-func (m *mutation) count(level int, at site, s *mem.Store) {
+func (m *mutation) count(level int, at site, s *mem.Store, apply func(*mem.Store)) {
 	p := &m.at[level]
 	if level > 0 {
 		m.redone[at] = true
 	}
-	if m.stores[at] == nil {
-		m.stores[at] = make(map[class]bool)
-	}
-	m.stores[at][m.class] = true
+	m.stores[at] = true
 	if m.part == begins {
 		m.ops[binary.NativeEndian.Uint32(s.Value)] = true
 	}
 	if m.quiet {
 		*p = progress{}
+		apply(s)
 		return
 	}
-	if !p.within && p.last != "" {
-		m.pairs[[2]site{p.last, at}] = true
+	if !p.within {
+		if p.last != "" {
+			m.pairs[[2]site{p.last, at}] = true
+		}
+		p.before, p.now = p.now, &made{site: at}
 	}
 	p.last, p.within = at, s.More
+	if m.same == nil {
+		apply(s)
+		return
+	}
+	p.now.note(m.same.w, level, s)
+	apply(s)
+	if p.before != nil && !s.More {
+		m.same.compare(level, p.before, p.now)
+	}
 }
 
 // exchange holds the first store back until the second is made.

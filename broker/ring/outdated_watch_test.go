@@ -13,12 +13,14 @@ import (
 
 	"github.com/msgmux/msgmux/broker/ring/layout2"
 	"github.com/msgmux/msgmux/broker/ring/layout2/writer"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // Scenes in which a ring comes from elsewhere than from Create or a move.
 
-// newOutdated is a ring of the layout before, as package layout2 reads it, with something in every number.
-func newOutdated(w *world) *layout2.Ring {
+// newOutdated is a ring of the layout before, as package layout2 reads it, with something in every number. Nobody wants its first
+// record any more if begun.
+func newOutdated(w *world, begun bool) *layout2.Ring {
 	r, err := writer.Create(writer.Geometry{Size: writer.MinSize, MaxMessage: 300, MaxSinks: 6, MaxClients: 2}, 5, writer.Options{})
 	if err != nil {
 		w.t.Fatal(err)
@@ -51,17 +53,28 @@ func newOutdated(w *world) *layout2.Ring {
 	r.Append()
 	r.Advance(5 * time.Millisecond)
 	r.Send(a, out[0])
-	enter(40, 50)
+	r.Advance(5 * time.Millisecond)
+	enter(35)
 	r.Append()
-	add(writer.Spec{Kind: writer.Static, Label: "slow", Address: "/slow", Frames: true}, true, false)
+	r.Send(a, out[0])
+	enter(40)
+	r.Append()
+	slow := add(writer.Spec{Kind: writer.Static, Label: "slow", Address: "/slow", Frames: true}, true, false)
 	tap := add(writer.Spec{Kind: writer.Framed, Label: "tap", Tap: true}, true, false)
 	r.Skip(tap)
 	m := add(writer.Spec{Kind: writer.Dynamic, Label: "m1", Group: "g", UID: 8, Patience: time.Minute}, true, false)
 	add(writer.Spec{Kind: writer.Dynamic, Label: "m2", Group: "g", UID: 8, Patience: time.Minute}, false, false)
 	r.Send(m, out[0])
+	r.Advance(5 * time.Millisecond)
+	enter(50)
+	r.Append()
+	r.Send(m, out[0])
 	r.Remove(add(writer.Spec{Kind: writer.Dynamic, Label: "goes"}, true, false))
 	add(writer.Spec{Kind: writer.Framed, Label: "attaching", Frames: true}, false, true)
 	add(writer.Spec{Kind: writer.Source, Label: "source", UID: 9}, false, true)
+	if begun {
+		r.Remove(slow)
+	}
 	enter(60, 301, 70) // waits
 	data, state := r.Descriptors()
 	old, err := layout2.Open(data, state)
@@ -72,11 +85,69 @@ func newOutdated(w *world) *layout2.Ring {
 	t := &old.Totals
 	t.Starts, t.Attempts, t.Uncertain, t.GoneAccepted, t.GoneLost, t.NextID = 9, 2, 3, 11, 13, 99
 	t.Refused = [2]uint64{4, 5}
+	t.Since = 12345
 	old.Sinks[0].Cursor.Owed, old.Sinks[0].Cursor.Lagging = time.Second, true
 	for i := range reflect.ValueOf(t).Elem().NumField() {
 		if f := reflect.ValueOf(t).Elem(); f.Field(i).IsZero() && f.Type().Field(i).Name != "Tail" {
 			w.wrong("there is nothing in " + f.Type().Field(i).Name + " to be taken over")
 		}
+	}
+	return old
+}
+
+// newOutdatedFull is one that is full, with a packet a part of which has entered.
+func newOutdatedFull(w *world) *layout2.Ring {
+	r, err := writer.Create(writer.Geometry{Size: writer.MinSize, MaxMessage: 60_000, MaxSinks: 6}, 5, writer.Options{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(r.Retire)
+	in, packets, out := socketpair(w.t, unix.SOCK_DGRAM), socketpair(w.t, unix.SOCK_SEQPACKET), socketpair(w.t, unix.SOCK_DGRAM)
+	_ = unix.SetsockoptInt(out[0], unix.SOL_SOCKET, unix.SO_SNDBUF, 60_000) // takes two or so
+	slow, err := r.Add(writer.Spec{Kind: writer.Static, ID: r.NewID(), Label: "slow", Address: "/slow"}, true, false)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r.Connect(slow, true)
+	fill := func() {
+		for i := 0; !r.Full(); i++ {
+			m := text(i, 50_000)
+			if err := unix.Send(in[0], m, 0); err != nil {
+				w.t.Fatal(err)
+			}
+			w.books.hand(Sender{}, false, m)
+			r.Receive(in[1], writer.Datagrams, writer.MaxBatch)
+			r.Append()
+		}
+	}
+	fill()
+	r.Send(slow, out[0])
+	r.Append()
+	fill() // until there is room for less than one
+	for {
+		_, _, _ = unix.Recvfrom(out[1], w.buf, unix.MSG_DONTWAIT)
+		if n, _ := r.Send(slow, out[0]); n > 0 {
+			break
+		}
+	}
+	r.Append()
+	var packet []byte
+	for i := range 3 {
+		packet = wire.AppendRecord(packet, text(i, 20_000))
+		w.books.hand(Sender{}, false, text(i, 20_000))
+	}
+	if err := unix.Send(packets[0], packet, 0); err != nil {
+		w.t.Fatal(err)
+	}
+	r.Receive(packets[1], writer.Packets, 1)
+	r.Append()
+	data, state := r.Descriptors()
+	old, err := layout2.Open(data, state)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, _, offset := old.Landed(); offset == 0 || !r.Landed() {
+		w.wrong("nothing of a packet, or all of it, has entered")
 	}
 	return old
 }
@@ -88,7 +159,13 @@ func (w *world) outdated(o *layout2.Ring) {
 	b.channel.clock = [2]time.Duration{t.Clock, t.Clock}
 	b.attempts, b.uncertain, b.delivered = t.Attempts, t.Uncertain, t.Delivered.Seq
 	b.goneAccepted, b.goneLost, b.goneAbandoned = t.GoneAccepted, t.GoneLost, t.GoneAbandoned
-	b.refused = [numReasons]uint64{t.Refused[0] + 1, t.Refused[1]} // one waits
+	b.refused = t.Refused
+	_, waiting, _ := o.Landed()
+	for _, m := range waiting {
+		if m == nil { // it is too large
+			b.refused[TooLarge]++
+		}
+	}
 	b.from = 0
 	for seq := range t.Delivered.Seq {
 		b.at = append(b.at, o.FirstAccepted(seq))
@@ -168,6 +245,7 @@ func playSetAside(w *world) {
 		c.kept = nil
 	}
 	b.cursors, b.clients = was.cursors, was.clients
+	garbleTables(n)
 	w.become(n, "ring that is set aside", func() {
 		for _, s := range sinks {
 			n.Reserve(s.Spec.ID)
@@ -187,6 +265,26 @@ func playSetAside(w *world) {
 	w.keepAll()
 	w.datagram(text(2, 20))
 	w.take(Datagrams, w.in[1])
+}
+
+// garbleTables makes garbage of all entries of a ring that nobody looks at yet.
+func garbleTables(r *Ring) {
+	for i := range r.cursorTable {
+		garbleEntry(&r.cursorTable[i], unsafe.Offsetof(cursorEntry{}.Flags))
+	}
+	for i := range r.sinkTable {
+		garbleEntry(&r.sinkTable[i], unsafe.Offsetof(sinkEntry{}.Said))
+	}
+	for i := range r.clientTable {
+		garbleEntry(&r.clientTable[i], unsafe.Offsetof(clientEntry{}.Mark))
+	}
+}
+
+func garbleEntry[T any](e *T, from uintptr) {
+	b := unsafe.Slice((*byte)(unsafe.Pointer(e)), unsafe.Sizeof(*e))
+	for i := range b[from:] {
+		b[int(from)+i] = garbage
+	}
 }
 
 // playFallen has bits fall in the tables: the entries are given up, one by one, and nothing else.
@@ -217,6 +315,7 @@ func playFallen(w *world) {
 		w.plant(f.where, ^uint64(4))
 		w.books.fallen += f.entry
 	}
+	w.books.noRuns = true
 	books := []*cursorBook{w.cursorOf(sinks[0]), w.cursorOf(sinks[1])}
 	for _, c := range books {
 		c.there, c.members[0].there = gone, gone
@@ -224,7 +323,7 @@ func playFallen(w *world) {
 	pc.there, w.books.known = gone, uint64(len(w.books.origins))
 	w.where = "fallen bits"
 	w.point(0, "bits have fallen")
-	w.books.fallen, pc.there, w.books.known = 0, present, 0
+	w.books.fallen, pc.there, w.books.known, w.books.noRuns = 0, present, 0, false
 	for _, c := range books {
 		c.there, c.members[0].there = present, present
 	}

@@ -94,6 +94,11 @@ func playKept(w *world) {
 	w.away2(a)
 	w.back(a, w.newID(), 6, time.Hour) // it has stored more than it said
 	w.send(a, 1)
+	w.away(a)
+	w.rejoin(a, w.newID(), 6, time.Hour)
+	w.away(a) // before it has got its ok
+	w.back(a, w.newID(), 6, time.Hour)
+	w.send(a, 1)
 	w.say(a, []byte(wire.Leave))
 	w.hear(a)
 	w.remove(a)
@@ -170,6 +175,8 @@ func playSharedWork(w *world) {
 	w.done(five, 10)
 	w.away(five)
 	w.removeAll(five.cursor)
+	four4 := uint64(4)
+	w.acks(wish{Label: "first", Group: "another", UID: 7}, time.Minute, 1, &four4) // which has done what is before
 }
 
 func playGarbage(w *world) {
@@ -202,6 +209,8 @@ func playAckBehind(w *world) {
 	w.done(slow, at+1)
 	w.away(slow)
 	w.fillOver(slow, a) // away, and left behind
+	w.move(Geometry{Size: 2 * MinSize, MaxMessage: 60_000, MaxSinks: 9, MaxClients: 3})
+	slow = w.r.Sink(slow.ID())
 	w.back(slow, w.newID(), 0, 0)
 	w.send(slow, 1)
 }
@@ -278,6 +287,15 @@ func playAckTooLarge(w *world) {
 	w.tooLarge(two)
 	w.send(two, 2)
 	w.done(two, 3)
+	three := w.acks(wish{Label: "three", Group: "h"}, time.Minute, 0, nil)
+	small(three)
+	w.several(12, 500) // more than a packet of it holds
+	w.send(three, 1)
+	w.tooLarge(three) // for nobody
+	w.send(three, 1)
+	if !w.r.HasUnderWay(three) {
+		w.wrong("a shorter packet would do")
+	}
 }
 
 func playMarks(w *world) {
@@ -325,6 +343,8 @@ func playMarks(w *world) {
 		w.read(a)
 	}
 	w.sourceAway(p, pc)
+	w.sourceRejoins(p, pc, w.newID())
+	w.sourceAway(p, pc) // before it has got its ok
 	w.sourceBack(p, pc, w.newID())
 	w.raw([]byte(wire.Leave))
 	w.receiveFrom(p)
@@ -363,10 +383,14 @@ func playAckMove(w *world) {
 	w.say(a, []byte(wire.Leave))
 	w.hear(a)
 	grown := Geometry{Size: 2 * MinSize, MaxMessage: 60_000, MaxSinks: 9, MaxClients: 3}
+	tallest := Geometry{Size: 2 * MinSize, MaxMessage: 60_000, MaxSinks: 9, MaxClients: 4}
 	w.marked(p, 1<<40, text(1, 5), text(2, 6)) // landed
+	w.say(a, upTo(3))                          // heard, and not settled
+	w.sending = a
+	w.r.Hear(a, w.out[a][0])
 	w.move(grown)
 	w.append()
-	old := one.ID()
+	old, pc := one.ID(), w.books.clients[len(w.books.clients)-1]
 	one, two, p = w.r.Sink(one.ID()), w.r.Sink(two.ID()), w.r.Client(p.ID())
 	if one.ID() != old {
 		panic("another sink")
@@ -376,6 +400,10 @@ func playAckMove(w *world) {
 	w.away(one)
 	w.send(two, 1)
 	w.done(two, 1)
+	w.sourceAway(p, pc)
+	w.move(tallest)
+	p = w.r.Client(p.ID())
+	w.sourceBack(p, pc, w.newID())
 	for i, raw := range [][]byte{[]byte(wire.Leave), {1, 2, 3}, upTo(5)} {
 		w.raw(raw)
 		w.receiveFrom(p)

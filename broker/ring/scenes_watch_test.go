@@ -6,8 +6,11 @@ package ring
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 	"testing"
 	"time"
@@ -15,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/msgmux/msgmux/broker/ring/layout2"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -39,6 +43,7 @@ func scenes() []scene {
 		{"table", tiny(), playTable, false},
 		{"registration", tiny(), func(w *world) { w.consume(); w.consume() }, false},
 		{"full, bytes", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playFull, false},
+		{"left out by all", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playLeftOut, false},
 		{"in parts", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playParts, false},
 		{"wrap", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6}, playWrap, false},
 		{"large packets", Geometry{Size: MinSize, MaxMessage: MinSize / 2, MaxSinks: 6}, playLarge, false},
@@ -49,7 +54,10 @@ func scenes() []scene {
 		{"credentials", tiny(), playCredentials, false},
 		{"move", tiny(), playMove, false},
 		{"move what waits", Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6, MaxClients: 2}, playMoveWaiting, false},
-		{"upgrade", tiny(), playUpgrade, false},
+		{"upgrade", tiny(), func(w *world) { playUpgrade(w, newOutdated(w, false)) }, false},
+		{"upgrade, begun", tiny(), func(w *world) { playUpgrade(w, newOutdated(w, true)) }, false},
+		{"upgrade, full", full(), func(w *world) { playUpgrade(w, newOutdatedFull(w)) }, false},
+		{"descriptors", tiny(), playDescriptors, false},
 		{"set aside", tiny(), playSetAside, false},
 		{"fallen bits", tiny(), playFallen, false},
 		{"anything, 1", tiny(), playAnything(1), true},
@@ -193,7 +201,9 @@ func playPackets(w *world) {
 	w.do("end", func() {
 		w.kind, w.books.from = Packets, 77
 		w.r.Receive(w.packets[1], Packets, From{Client: 77}, 1)
-		w.r.Empty()
+		if !w.r.Empty() || w.r.Landed() {
+			w.wrong("the end of a connection is none, or waits for room")
+		}
 	})
 }
 
@@ -338,6 +348,36 @@ func playFull(w *world) {
 	w.send(slow, 2)
 }
 
+// playLeftOut has a message that nobody can take, so that nobody's accepting moves delivered: making room does.
+func playLeftOut(w *world) {
+	a := w.add(wish{Kind: Dynamic, Label: "a"}, false)
+	b := w.add(wish{Kind: Dynamic, Label: "b"}, false)
+	all := func(n int) {
+		for _, s := range []*Sink{a, b} {
+			w.send(s, n)
+			w.read(s)
+		}
+	}
+	w.several(1, 100)
+	all(2)
+	w.several(1, 40_000)
+	w.tooLarge(a)
+	w.tooLarge(b)
+	w.silently(func() {
+		for i := 0; w.r.Head().Pos+60_000 < MinSize; i++ {
+			w.several(1, 50_000)
+			all(3)
+		}
+	})
+	for range 2 {
+		w.several(1, 50_000)
+		all(3)
+	}
+	if w.r.Delivered() != w.r.Head() {
+		w.wrong("what nobody can take is still kept for somebody")
+	}
+}
+
 // playParts has packets enter in parts, as room comes.
 func playParts(w *world) {
 	a := w.add(wish{Kind: Framed, Frames: true, Label: "a"}, false)
@@ -394,6 +434,9 @@ func playWrap(w *world) {
 func playLarge(w *world) {
 	a := w.add(wish{Kind: Dynamic, Label: "a"}, false)
 	_ = unix.SetsockoptInt(w.out[a][0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20)
+	w.raw(append(binary.LittleEndian.AppendUint32(nil, 400_000), text(0, 200_000)...)) // its record ends outside
+	w.receive(Packets, w.packets[1], 1)
+	w.append()
 	w.raw(wire.AppendRecord(text(0, 70_000), text(1, 80_000))) // no records, and larger than its window
 	w.receive(Packets, w.packets[1], 1)
 	w.append()
@@ -562,6 +605,39 @@ func playRuns(w *world) {
 	w.send(meta, 9)
 }
 
+// playDescriptors has strangers attach descriptors to all that they send: the broker gets them, and closes them.
+func playDescriptors(w *world) {
+	s := w.acks(wish{Label: "a"}, time.Minute, 0, nil)
+	attached := func(fd int, b []byte) {
+		if err := unix.Sendmsg(fd, b, unix.UnixRights(w.in[0]), nil, unix.MSG_DONTWAIT); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	for round := range 3 {
+		w.closed = 0
+		for i := range 3 {
+			attached(w.in[0], text(i, 5))
+			w.attested = append(w.attested, w.attests)
+		}
+		w.take(Datagrams, w.in[1])
+		attached(w.packets[0], wire.AppendRecord(nil, text(round, 7)))
+		w.receive(Packets, w.packets[1], 1)
+		w.append()
+		w.send(s, 1)
+		for range 2 {
+			attached(w.out[s][1], upTo(uint64(4*round+2)))
+		}
+		w.hear(s)
+		w.registration = unix.UnixRights(w.in[0])
+		w.consume()
+		if w.registration = nil; w.closed != 7 {
+			w.wrong(fmt.Sprintf("7 descriptors were attached, and %d are closed", w.closed))
+		}
+	}
+}
+
+func full() Geometry { return Geometry{Size: MinSize, MaxMessage: 60_000, MaxSinks: 6, MaxClients: 2} }
+
 func playQueues(w *world) {
 	in, out := openQueue(w.t, "in"), openQueue(w.t, "out")
 	var k sys.Kernel
@@ -579,6 +655,8 @@ func playQueues(w *world) {
 		w.packet(text(round, 30)) // a packet before
 		w.receive(Packets, w.packets[1], 1)
 		w.append()
+		w.datagram(text(round, 301)) // one that was cut, in the same slot
+		w.take(Datagrams, w.in[1])
 		w.take(Queues, in)
 		for _, s := range []*Sink{q, m} {
 			w.sendTo(s, out, 1)
@@ -665,6 +743,7 @@ func playMove(w *world) {
 	w.plant(unsafe.Pointer(&a.cursor.e.Left), 5)
 	w.cursorOf(a).away = 5
 	w.keepChannel()
+	w.newID() // of nobody who is there
 	w.lag(b, true)
 	for i, to := range []Geometry{{Size: 2 * MinSize, MaxMessage: 500, MaxSinks: 9}, tiny()} {
 		if i == 1 {
@@ -765,10 +844,9 @@ func playMoveWaiting(w *world) {
 }
 
 // playUpgrade makes a ring of one of the layout before.
-func playUpgrade(w *world) {
-	old := newOutdated(w)
+func playUpgrade(w *world, old *layout2.Ring) {
 	defer old.Close()
-	n, err := Create(Geometry{Size: 2 * MinSize, MaxMessage: 300, MaxSinks: 9, MaxClients: 3}, old.Generation+1, Options{Ops: w.r.opt.Ops, Unpublished: true})
+	n, err := Create(Geometry{Size: 2 * MinSize, MaxMessage: w.geo.MaxMessage, MaxSinks: 9, MaxClients: 3}, old.Generation+1, Options{Ops: w.r.opt.Ops, Unpublished: true})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -777,7 +855,11 @@ func playUpgrade(w *world) {
 	w.outdated(old)
 	w.books.channel.kept = nil
 	for _, f := range silentOfControl {
-		w.books.channel.kept = append(w.books.channel.kept, f.bytesOf(unsafe.Pointer(n.c))...)
+		b := f.bytesOf(unsafe.Pointer(n.c))
+		if f.name == "control.Since" {
+			b = binary.NativeEndian.AppendUint64(nil, uint64(old.Totals.Since))
+		}
+		w.books.channel.kept = append(w.books.channel.kept, b...)
 	}
 	w.become(n, "upgrade", func() {
 		if err := n.takeFrom(old); err != nil {
@@ -801,8 +883,10 @@ func playUpgrade(w *world) {
 		}
 	}
 	w.append()
-	for s := range w.out {
-		w.send(s, 1)
+	for _, id := range slices.Sorted(maps.Keys(w.r.sinkByID)) {
+		if s := w.r.Sink(id); !s.Attaching() {
+			w.send(s, 1)
+		}
 	}
 }
 
@@ -841,7 +925,9 @@ func (w *world) move(to Geometry) {
 	is, tried := w.books.channel, old.points
 	w.books.channel = was
 	stop := old.watch()
+	w.mutation.look(&old)
 	old.do("after a move", func() {}) // the old ring is as it was
+	w.mutation.look(w)
 	stop()
 	w.books.channel = is
 	for i := range tried {
@@ -855,6 +941,8 @@ func (w *world) become(n *Ring, what string, f func()) {
 	was := *ch
 	ch.geometry, ch.generation = n.geo, was.generation+1
 	other := &world{t: w.t, from: w.from, books: w.books, problems: w.problems, mutation: w.mutation}
+	w.mutation.look(other)
+	defer w.mutation.look(w)
 	other.over(n, len(w.twins)-1)
 	stop := other.watch()
 	other.do(what, func() {
@@ -862,6 +950,9 @@ func (w *world) become(n *Ring, what string, f func()) {
 		n.Publish()
 	})
 	stop()
+	if !other.published() {
+		w.wrong("the new ring is none")
+	}
 	for i, k := range other.points {
 		w.points[i] += k
 	}
@@ -871,8 +962,16 @@ func (w *world) become(n *Ring, what string, f func()) {
 
 // play plays one scene, and returns what went wrong and how many kills were tried.
 func play(t *testing.T, s scene, levels int, m *mutation) (w *world) {
-	w = newWorld(t, s.geo, levels, m)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	if w = newWorld(t, s, levels, m); m != nil && !m.counting && len(w.problems) > 0 {
+		return w
+	}
 	defer w.watch()()
+	m.look(w)
+	if !w.published() {
+		w.problems["a ring that was made is none"]++
+		return w
+	}
 	defer func() {
 		switch p := recover().(type) {
 		case nil:
@@ -880,7 +979,7 @@ func play(t *testing.T, s scene, levels int, m *mutation) (w *world) {
 		case ranAway:
 			w.problems["it never came to an end"]++
 		default:
-			if m == nil {
+			if m == nil || m.counting {
 				panic(p)
 			}
 			w.problems[fmt.Sprintf("panic: %v", p)]++

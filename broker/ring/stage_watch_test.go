@@ -202,16 +202,16 @@ func playStage(w *world) {
 	w.takeStage(p, pc, math.MaxInt64)
 	// A move takes over how far stages are taken.
 	w.move(Geometry{Size: 2 * MinSize, MaxMessage: 300, MaxSinks: 9, MaxClients: 3})
-	p, q = w.r.Client(p.ID()), w.r.Client(q.ID())
+	q = w.r.Client(q.ID())
 	qc.stage.states[len(qc.stage.states)-1].seq = uint64(len(w.books.entering))
 	w.stages(qc, 11, text(8, 2))
 	w.takeStage(q, qc, math.MaxInt64)
 	// On another connection it has another stage.
 	w.sourceAway(q, qc)
-	mark := qc.stage.states[len(qc.stage.states)-1].mark
+	mark, conn := qc.stage.states[len(qc.stage.states)-1].mark, w.newID()
 	qc.stage = nil
 	qc.mark = &markBook{starting: mark}
-	w.sourceBack(q, qc, w.newID())
+	w.sourceBack(q, qc, conn)
 	if q.Staged() != 0 || q.Mark() != mark {
 		w.wrong("a source that is back has its stage taken")
 	}

@@ -27,6 +27,9 @@ type twin struct {
 
 	// scratch says which words hold what means nothing in another process. A successor finds garbage there.
 	scratch []bool
+	// bound has a twin keep the addresses that it has written itself, which a thousand successors need not write once more each: for
+	// tests of something else.
+	bound bool
 	// stale is where this twin's files may differ from those of the level above.
 	stale []span
 	lower *twin
@@ -121,7 +124,11 @@ func (t *twin) store(s *mem.Store) (changed bool) {
 				t.scratch[w] = true
 			}
 		}
-		t.touch(p)
+		if t.bound && p.scratch {
+			t.lower.touched(p)
+		} else {
+			t.touch(p)
+		}
 	}
 	return changed && s.Kind != mem.Scratch
 }
@@ -141,8 +148,13 @@ func (t *twin) touch(s span) {
 	if t.level > 0 {
 		t.stale = append(t.stale, s) // it differs from what the level above has
 	}
-	if t.lower != nil {
-		t.lower.stale = append(t.lower.stale, s)
+	t.lower.touched(s)
+}
+
+// touched says that the level above has changed something.
+func (t *twin) touched(s span) {
+	if t != nil {
+		t.stale = append(t.stale, s)
 	}
 }
 

@@ -29,26 +29,29 @@ type world struct {
 	reading reading // of a sink in view
 
 	quiet    int // above 0, no successor is tried
+	events   int // how often the kernel has taken or given something
 	mutation *mutation
 	points   [3]int // how many kills were tried, by level
 	steps    int    // stores made by the broker
 	problems map[string]int
 	where    string // what the broker is about
 
-	in       [2]int // datagrams: [0] is written to
-	packets  [2]int
-	out      map[*Sink][2]int
-	kind     uint32 // what is being received
-	from     Sender // and from whom
-	attests  bool   // the kernel attests who sends datagrams
-	attested []bool // of each that was not received yet, whether it has
-	clients  uint64 // the id of the client that it comes from
-	kept     int    // bytes written by keep
-	sending  *Sink
-	dead     []int32 // pids of which the kernel says that there are no such processes
-	greeting *clientBook
-	ok       string // what it is told
-	buf      []byte
+	in           [2]int // datagrams: [0] is written to
+	packets      [2]int
+	out          map[*Sink][2]int
+	kind         uint32 // what is being received
+	from         Sender // and from whom
+	attests      bool   // the kernel attests who sends datagrams
+	attested     []bool // of each that was not received yet, whether it has
+	clients      uint64 // the id of the client that it comes from
+	closed       int    // descriptors that were attached by strangers
+	registration []byte // control data of the next registration
+	kept         int    // bytes written by keep
+	sending      *Sink
+	dead         []int32 // pids of which the kernel says that there are no such processes
+	greeting     *clientBook
+	ok           string // what it is told
+	buf          []byte
 }
 
 // runaway is how many stores a scene may make: a mutant may never come to an end.
@@ -57,13 +60,14 @@ const runaway = 400_000
 type ranAway struct{}
 
 // newWorld makes an empty ring and watches it. levels is how many successors in a row are tried.
-func newWorld(t *testing.T, g Geometry, levels int, m *mutation) *world {
+func newWorld(t *testing.T, s scene, levels int, m *mutation) *world {
 	t.Helper()
+	g := s.geo
 	w := &world{t: t, geo: g, books: &books{began: time.Now().UnixNano()}, mutation: m, problems: map[string]int{}, out: map[*Sink][2]int{},
 		in: socketpair(t, unix.SOCK_DGRAM), packets: socketpair(t, unix.SOCK_SEQPACKET), buf: make([]byte, 5<<20)}
 	from := time.Now()
 	stop := w.watch()
-	r, err := Create(g, 1, Options{Ops: &watchedKernel{w: w}, Credentials: true})
+	r, err := Create(g, 1, Options{Ops: &watchedKernel{w: w}, Credentials: true, Descriptors: s.name == "descriptors", Closer: w.close})
 	stop()
 	if err != nil {
 		t.Fatal(err)
@@ -73,9 +77,17 @@ func newWorld(t *testing.T, g Geometry, levels int, m *mutation) *world {
 	w.books.channel.begin(&v, r, from)
 	w.over(r, levels)
 	for _, p := range v.problems {
-		w.wrong(p)
+		w.problems[p]++
 	}
 	return w
+}
+
+// close is Options.Closer.
+func (w *world) close(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+		w.closed++
+	}
 }
 
 // over has the world watch a ring.
@@ -96,6 +108,7 @@ func (w *world) over(r *Ring, levels int) {
 			w.t.Fatal(err)
 		}
 		w.t.Cleanup(t.close)
+		t.bound = w.mutation != nil
 		w.twins = append(w.twins, t)
 	}
 }
@@ -145,9 +158,7 @@ func (w *world) store(s *mem.Store) {
 		apply(s)
 		return
 	}
-	if m.quiet, m.class = w.quiet > 0 || level < 0, unborn; m.counting && level >= 0 {
-		m.class = w.classOf(w.twins[level], s)
-	}
+	m.quiet = w.quiet > 0 || level < 0
 	if m.part = work; level >= 0 && (m.op != 0 || m.counting) {
 		m.part = partOf(w.twins[level], w.geo, s)
 	}
@@ -174,6 +185,9 @@ func (w *world) apply(t *twin, s *mem.Store) {
 		part.At, part.Value = unsafe.Add(s.At, half), s.Value[half:]
 		s = &part
 	}
+	if t.level == 0 && w.quiet == 0 && !w.guarded(t.find(s.At)) && !bytes.Equal(unsafe.Slice((*byte)(s.At), len(s.Value)), s.Value) {
+		w.wrong(w.where + ": readers of the status may see a half: a word was changed without its sequence word")
+	}
 	changed := t.store(s)
 	w.publishes(t, s)
 	if t.level == 0 {
@@ -186,6 +200,9 @@ func (w *world) apply(t *twin, s *mem.Store) {
 
 // settled makes garbage of what nobody looks at between two operations, when one is over.
 func (w *world) settled(s *mem.Store) {
+	if w.mutation.tame() {
+		return // the log is looked at once more, as it was
+	}
 	if l := &w.r.c.Log; uintptr(s.At) == uintptr(unsafe.Pointer(&l.Phase)) && l.Phase.Load() == phaseIdle {
 		w.garble()
 	}
@@ -198,6 +215,7 @@ func (w *world) point(level int, what string) {
 	}
 	above, t := w.twins[level], w.twins[level+1]
 	t.sync(above)
+	w.litter(t)
 	w.points[level+1]++
 	if !w.published() {
 		if _, err := readGeometry(t.f.dataFD, t.f.stateFD); err == nil {
@@ -208,6 +226,7 @@ func (w *world) point(level int, what string) {
 	r := newRing(w.geo, t.f, Options{Ops: silent{}})
 	before := seenIn(t)
 	w.mutation.begin(level + 1)
+	w.books.phases[level] = r.c.Log.Phase.Load()
 	err := r.takeOver()
 	w.mutation.begin(level + 1)
 	if err != nil {
@@ -226,6 +245,36 @@ func (w *world) point(level int, what string) {
 	taken := before.judge(r) // before the books have it go on
 	for _, p := range append(taken, w.books.judge(r, level+1)...) {
 		w.problem(level, what, p)
+	}
+}
+
+// litter makes garbage, in what a successor is about to take over, of what nobody looks at while no operation is going on: what the
+// kernel reads and writes, and what is behind head.
+func (w *world) litter(t *twin) {
+	g, sec := w.geo, w.geo.sections()
+	c := at[control](t.f.state, sec.control)
+	if w.mutation != nil || !w.published() || c.Log.Phase.Load() != phaseIdle {
+		return
+	}
+	state := func(from int64, n int) span { return span{ringOffset + int(g.Size) + int(from), n, false} }
+	spans := []span{state(sec.send, int(sec.landing-sec.send))}
+	if slots, head := c.Slots.Load(), c.Head.Pos.Load(); slots.next() == slots.landed() {
+		spans = append(spans, state(sec.recv, int(unsafe.Sizeof(recvArea{}))), state(sec.landing, 256))
+		if head-c.Tail.Pos.Load()+256 <= g.Size {
+			spans = append(spans, t.pieces(span{ringOffset + int(head&(g.Size-1)), 256, false})...)
+		}
+		next := (head + pieceSize - 1) / pieceSize % uint64(g.index())
+		spans = append(spans, state(sec.index+int64(next)*int64(unsafe.Sizeof(piece{})), int(unsafe.Sizeof(piece{}))))
+		run := state(sec.origins+int64(c.Runs.Load()%uint64(g.runs()))*int64(unsafe.Sizeof(run{})), int(unsafe.Sizeof(run{})))
+		spans = append(spans, run)
+	}
+	for _, s := range spans {
+		for _, b := range [][]byte{t.bytes[s.off:][:s.n], t.live(s)} {
+			for i := range b {
+				b[i] = garbage
+			}
+		}
+		t.touch(s)
 	}
 }
 
@@ -324,6 +373,7 @@ func (k *watchedKernel) QueueReceive(seam string, fd int, buf []byte, priority *
 	if e != 0 {
 		return n, e
 	}
+	k.w.events++
 	top := k.w.twins[0]
 	top.wrote(unsafe.Pointer(priority), 4)
 	top.wrote(unsafe.Pointer(&buf[0]), n)
@@ -338,6 +388,7 @@ func (k *watchedKernel) QueueSend(seam string, fd int, b []byte) unix.Errno {
 	if e := k.Kernel.QueueSend(seam, fd, b); e != 0 {
 		return e
 	}
+	k.w.events++
 	k.w.gave(b)
 	k.w.cursorOf(k.w.sending).giving = true
 	k.w.point(0, "message given to a queue")
@@ -359,6 +410,7 @@ func pieces(h *sys.Mmsghdr, n int) (parts [][]byte) {
 // received is the kernel having put a message into h and where h points.
 func (w *world) received(seam string, h *sys.Mmsghdr) {
 	top, b := w.twins[0], w.books
+	w.events++
 	for _, p := range pieces(h, int(h.Len)) {
 		w.overwrites(top, unsafe.Pointer(&p[0]), len(p), nil)
 		top.wrote(unsafe.Pointer(&p[0]), len(p))
@@ -412,6 +464,7 @@ func (w *world) received(seam string, h *sys.Mmsghdr) {
 
 // sent is the kernel having taken over the message that h points to.
 func (w *world) sent(seam string, h *sys.Mmsghdr) {
+	w.events++
 	w.twins[0].wrote(unsafe.Pointer(&h.Len), 4)
 	message := bytes.Join(pieces(h, int(h.Len)), nil)
 	if seam == "greet" {
@@ -534,8 +587,10 @@ func (w *world) cursorOf(s *Sink) *cursorBook {
 func (w *world) do(what string, f func()) {
 	before := w.where
 	w.where = what
-	w.garble()
-	w.garbleFree()
+	if !w.mutation.tame() {
+		w.garble()
+		w.garbleFree()
+	}
 	f()
 	if err := w.twins[0].bypassed(); err != nil {
 		w.wrong(what + ": " + err.Error())
@@ -563,6 +618,8 @@ func (w *world) garble() {
 	w.spoil(unsafe.Pointer(&c.Offset), unsafe.Sizeof(c.Offset))
 	w.spoil(unsafe.Pointer(&c.Land), unsafe.Sizeof(c.Land))
 	w.spoil(unsafe.Pointer(&c.From), unsafe.Sizeof(c.From))
+	w.spoil(unsafe.Pointer(&c.Received), unsafe.Sizeof(c.Received))
+	w.spoil(unsafe.Pointer(&c.Sender), unsafe.Sizeof(c.Sender))
 }
 
 // garbleFree makes garbage of the entries that are free, their states left out.
@@ -945,7 +1002,7 @@ func (w *world) number(names ...string) {
 func (w *world) consume() {
 	w.do("consume", func() {
 		b := w.books
-		if err := unix.Send(w.in[0], []byte("@a\n"), 0); err != nil {
+		if err := unix.Sendmsg(w.in[0], []byte("@a\n"), w.registration, nil, 0); err != nil {
 			w.t.Fatal(err)
 		}
 		w.kind = 0
@@ -954,6 +1011,7 @@ func (w *world) consume() {
 		}
 		w.silently(func() { w.r.Attempt(); w.r.Attempt() })
 		b.attempts += 2
+		w.point(0, "attempts")
 		w.r.Consume(w.in[1])
 	})
 }
