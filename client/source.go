@@ -221,8 +221,8 @@ func (s *Source) connect(ctx context.Context) (_ *net.UnixConn, told int, stage 
 
 // Send sends one message, of any bytes and of 0 to MaxMessage in length, and waits while its queue is full, because no sink
 // is there or one has to be waited for. When it returns nil the message is in the channel, and payload may be used
-// again; when it returns ctx's error the message was not sent. What is in the channel outlives a kill of a broker under
-// systemd; stopping the channel, or killing a broker that was started by hand, gives up what no sink has had. Small messages
+// again; when it returns ctx's error the message was not sent, but if the source has a stage, and ctx ended while the broker was
+// hanging up, it may have been. What is in the channel outlives a kill of a broker under systemd; stopping the channel, or killing a broker that was started by hand, gives up what no sink has had. Small messages
 // go several times as fast through a Batch.
 //
 // If the channel was stopped and started since the last message, Send connects again; while it is stopped, Send fails with
