@@ -29,7 +29,8 @@ type listing struct {
 	Senders []sender  // those that --senders asks for
 	Readers []sinkEnd // and --readers
 
-	circle string // a process of the sink that is waited for, if it sends to the channel as well
+	holders string // who holds the socket of the sink that is waited for
+	circle  string // one of these, if it sends to the channel as well
 }
 
 // worthALook is after how many seconds of waiting for a sink a status looks at its program. That takes longer than all else.
@@ -119,7 +120,7 @@ func showStatus(where *location, asJSON, withSenders, withReaders bool) error {
 	}
 	if b := l.Status.Sources; b.Blocked && b.Sink != "" && b.ForSeconds >= worthALook {
 		if e, err := endsOf(l.Status.RuntimeDir, l.Sinks); err == nil {
-			l.circle = e.circle(b.Sink)
+			l.holders, l.circle = e.holders(b.Sink), e.circle(b.Sink)
 		}
 	}
 	text := appendStatus(nil, l, now)
@@ -208,8 +209,11 @@ func appendStatus(dst []byte, l listing, now time.Time) []byte {
 	if s.Sources.Blocked && s.Sources.Sink == "" {
 		row("", "msgmux sub prints what comes, and msgmux-discard.service throws it away; doctor says how")
 	}
-	if l.circle != "" {
+	switch {
+	case l.circle != "":
 		row("", "its program %s sends to this channel too, so that it may wait for itself: have it log elsewhere", visible(l.circle))
+	case l.holders != "":
+		row("", "its socket is held by %s", l.holders)
 	}
 	if len(s.Sources.Sockets) > ownSockets || s.Sources.Blocked {
 		for _, k := range s.Sources.Sockets {

@@ -121,20 +121,10 @@ func (p *patient) holders(label string) string {
 	if e == nil {
 		return ""
 	}
-	var all []string
-	for _, r := range e.of(label) {
-		for _, o := range r.held {
-			text := o.String()
-			if unit := unitOf(o.pid); unit != "" {
-				text += " of " + unit
-			}
-			all = append(all, text)
-		}
+	if held := e.holders(label); held != "" {
+		return " (" + held + ")"
 	}
-	if len(all) == 0 {
-		return ""
-	}
-	return " (" + some(all) + ")"
+	return ""
 }
 
 // circle is found where the program of a sink that is waited for sends to the channel that it reads. It may be waiting for itself.

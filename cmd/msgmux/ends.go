@@ -181,6 +181,24 @@ func (e *ends) of(label string) (found []sinkEnd) {
 	return found
 }
 
+// holders are the processes that hold a socket of a sink with that label, and their units; "" if none is known.
+func (e *ends) holders(label string) string {
+	var all []string
+	for _, r := range e.of(label) {
+		for _, o := range r.held {
+			text := o.String()
+			if unit := unitOf(o.pid); unit != "" {
+				text += " of " + unit
+			}
+			all = append(all, text)
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return some(all)
+}
+
 // circle is a process that holds a socket of a sink with that label, and one to send to the channel; "" if there is none.
 func (e *ends) circle(label string) string {
 	for _, r := range e.of(label) {
