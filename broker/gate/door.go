@@ -181,8 +181,8 @@ func (d *door) attach(v *visitor, h wire.Hello) *wire.Error {
 		return refusal
 	}
 	n.fd, n.seams = v.fd, seams{stored: "attach.stored", settled: "attach.barrier"}
-	if _, _, refusal = d.gate.join(n); refusal != nil && n.page != nil {
-		n.page.Close()
+	if _, _, refusal = d.gate.join(n); refusal != nil && n.memory != nil {
+		n.memory.Close()
 	}
 	return refusal
 }
@@ -228,7 +228,7 @@ func (g *Gate) sink(v *visitor, h wire.Hello) (newcomer, *wire.Error) {
 		n = aKeptSink(spec, how, h.Replace, greet)
 	}
 	if page != nil {
-		n.page = page
+		n.memory = page
 	}
 	return n, nil
 }
@@ -255,7 +255,7 @@ func (g *Gate) source(v *visitor, h wire.Hello) (newcomer, *wire.Error) {
 		n = aMarkedSource(spec, h.Replace, greet)
 	}
 	if stage != nil {
-		n.page = stage
+		n.memory = stage
 	}
 	return n, nil
 }

@@ -11,10 +11,10 @@ import (
 
 // newcomer is who wants to be let in.
 type newcomer struct {
-	uid   uint32
-	fd    int    // its socket; not used if the store keeps none for what it is
-	page  memory // of a sink in view the page, of a source its stage; nil: neither
-	seams seams
+	uid    uint32
+	fd     int    // its socket; not used if the store keeps none for what it is
+	memory memory // of a sink in view the page, of a source its stage; nil: neither
+	seams  seams
 
 	// find looks whether it is in the channel already, and gives it what it has come for if so. nil: it is not.
 	find func(*loop.Roster) (id uint64, there bool, refusal *wire.Error)
@@ -127,12 +127,12 @@ func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 		return id, false, refusal
 	}
 	g.seam(n.seams.reserved)
-	name, page := n.name(id), ""
-	if n.page != nil {
-		page = store.PageName(id)
+	name, beside := n.name(id), ""
+	if n.memory != nil {
+		beside = store.PageName(id)
 	}
 	if name != "" {
-		refusal = g.keep(name, page, &n)
+		refusal = g.keep(name, beside, &n)
 	}
 	if refusal == nil {
 		asked = g.thread.Call(func(r *loop.Roster) { refusal = n.enter(r, id) })
@@ -142,17 +142,17 @@ func (g *Gate) join(n newcomer) (id uint64, entered bool, refusal *wire.Error) {
 	}
 	if refusal != nil {
 		g.store.Forget(name)
-		g.store.Forget(page)
+		g.store.Forget(beside)
 		return 0, false, refusal
 	}
 	return id, true, nil
 }
 
-// keep has the service manager keep the newcomer's socket, and its page if it has one, and returns when that is certain.
-func (g *Gate) keep(name, page string, n *newcomer) *wire.Error {
+// keep has the service manager keep the newcomer's socket, and its memory if it has any, and returns when that is certain.
+func (g *Gate) keep(name, beside string, n *newcomer) *wire.Error {
 	err := g.store.Put(name, n.fd)
-	if err == nil && page != "" {
-		err = g.store.Put(page, n.page.FD())
+	if err == nil && beside != "" {
+		err = g.store.Put(beside, n.memory.FD())
 	}
 	g.seam(n.seams.stored)
 	if err == nil {

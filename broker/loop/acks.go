@@ -72,7 +72,7 @@ func (r *Roster) hearAll(o *outlet) {
 		n, more = r.ring.Hear(o.sink, o.fd)
 	}
 	if o.view != nil {
-		_, _ = r.ring.View(o.sink, o.view.page.Done())
+		_, _ = r.ring.View(o.sink, o.view.words.Done())
 	}
 }
 
@@ -81,7 +81,7 @@ func (r *Roster) settle(o *outlet) (moved, there bool) {
 	moved, bad := r.ring.Settle(o.sink)
 	if o.view != nil && !bad {
 		var more bool
-		more, bad = r.ring.View(o.sink, o.view.page.Done())
+		more, bad = r.ring.View(o.sink, o.view.words.Done())
 		moved = moved || more
 	}
 	switch {

@@ -32,10 +32,10 @@ func (r *Roster) greet(s *ring.Sink, fd int, page *Page) bool {
 	}
 	if page != nil {
 		at := c.Place()
-		page.page.Begin(at.Pos, at.Seq)
+		page.words.Begin(at.Pos, at.Seq)
 	}
 	if r.ring.Greet(s, fd, ok.Append(nil)) != 0 {
-		r.finish(page, s.Spec())
+		finish(r, page, s.Spec().Connection())
 	} else if r.openConnection(s, fd, page) {
 		return true
 	}
@@ -71,7 +71,7 @@ func (r *Roster) greetSource(c *ring.Client, fd int, stage *Stage) bool {
 	if r.ring.GreetClient(c, fd, ok.Append(nil)) == 0 && r.openSource(c, fd, stage) {
 		return true
 	}
-	r.finishStage(stage, c.Spec())
+	finish(r, stage, c.Spec().Connection())
 	r.forgetSource(c, false)
 	return false
 }
@@ -95,7 +95,7 @@ func (r *Roster) reattachSource(c *ring.Client, fd int, stage *Stage) bool {
 		return r.greetSource(c, fd, stage)
 	}
 	if !r.openSource(c, fd, stage) {
-		r.finishStage(stage, c.Spec())
+		finish(r, stage, c.Spec().Connection())
 		r.forgetSource(c, false)
 		return false
 	}
@@ -124,7 +124,7 @@ func (r *Roster) end(s *source, why *wire.Error) { r.endSource(s, why, false) }
 func (r *Roster) endSource(s *source, why *wire.Error, leaves bool) {
 	spec := s.client.Spec()
 	if s.stage != nil {
-		s.stage.stage.End()
+		s.stage.words.End()
 	}
 	if why != nil {
 		sys.Reply(s.fd, wire.Reply{Err: why}.Append(nil))
@@ -134,6 +134,6 @@ func (r *Roster) endSource(s *source, why *wire.Error, leaves bool) {
 	}
 	r.dropSource(s)
 	r.forgetSource(s.client, leaves) // before its stage goes, in which a successor finds whether it leaves
-	r.finishStage(s.stage, spec)
+	finish(r, s.stage, spec.Connection())
 	r.store.Finish(s.fd, store.ClientName(spec))
 }

@@ -264,7 +264,7 @@ func (r *Roster) hushSource(s *source, why *wire.Error) {
 func (r *Roster) hushIn(s *source) {
 	sys.Hush(s.fd)
 	if s.stage != nil {
-		s.stage.stage.End()
+		s.stage.words.End()
 		s.close()
 	}
 	r.enqueue(s) // asked once more, whatever epoll has told

@@ -278,7 +278,7 @@ func (l *loop) hear(s *source, events uint32) {
 		if events&^uint32(sys.Readable) != 0 {
 			s.close()
 			if s.unreceived() == 0 {
-				l.endSource(s, nil, s.stage.stage.Leaves())
+				l.endSource(s, nil, s.stage.words.Leaves())
 				return
 			}
 		}
@@ -450,7 +450,7 @@ func (l *loop) isIdle() bool {
 		return false
 	}
 	for _, o := range l.outlets {
-		if l.ring.Behind(o.sink) || o.view != nil && o.view.page.Sleeps() == 0 && o.view.page.Done() < l.ring.Head().Seq {
+		if l.ring.Behind(o.sink) || o.view != nil && o.view.words.Sleeps() == 0 && o.view.words.Done() < l.ring.Head().Seq {
 			return false
 		}
 	}

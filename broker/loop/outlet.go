@@ -64,7 +64,7 @@ func (l *loop) wakeUp(o *outlet, events uint32) {
 func (r *Roster) open(s *ring.Sink, fd int, cookie uint64, page *Page) *outlet {
 	o := &outlet{sink: s, fd: fd, writable: true, unread: unread{found: -1, before: -1}, connected: s.Spec().Kind == ring.Framed, ack: s.Acknowledges()}
 	if page != nil {
-		o.view = &viewer{Page: page, given: page.page.Given() == r.ring.Generation()}
+		o.view = &viewer{Page: page, given: page.words.Given() == r.ring.Generation()}
 		r.views++
 	}
 	if o.connected {
@@ -101,8 +101,7 @@ func (r *Roster) shut(o *outlet) {
 	}
 	if o.view != nil {
 		r.views--
-		o.view.page.End()
-		r.finish(o.view.Page, o.sink.Spec())
+		finish(r, o.view.Page, o.sink.Spec().Connection())
 	}
 	r.outlets = slices.DeleteFunc(r.outlets, func(x *outlet) bool { return x == o })
 	r.publishBlocked()

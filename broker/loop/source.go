@@ -123,7 +123,7 @@ func (r *Roster) addClient(c *ring.Client, fd int, stage *Stage) error {
 	if err == nil && stage != nil {
 		s := r.sources[c.ID()]
 		s.stage = stage
-		stage.stage.Take(c.Staged())
+		stage.words.Take(c.Staged())
 		r.stages++
 		if s.hasRoom() { // a predecessor may have made some, and not lived to tell
 			s.untold, r.untold = true, true
@@ -174,11 +174,11 @@ func (s *source) waits() bool {
 // unreceived is how many bytes a connected source has sent, in packets, or written to its stage, that are not received.
 func (s *source) unreceived() uint64 {
 	if s.stage != nil {
-		head, taken := s.stage.stage.Head(), s.client.Staged()
+		head, taken := s.stage.words.Head(), s.client.Staged()
 		if s.closing {
 			head = s.last
 		}
-		if head-taken > s.stage.stage.Size() {
+		if head-taken > s.stage.words.Size() {
 			return 0 // what cannot be is refused in its turn
 		}
 		return head - taken
@@ -192,7 +192,7 @@ func (s *source) unreceived() uint64 {
 
 // sleep gives up the turn of a source that has nothing: what comes next will be told of. Of a stage that is not so before the broker
 // has said there that it sleeps: false, something has come meanwhile.
-func (s *source) sleep() bool { return s.stage == nil || s.stage.stage.Sleep(s.client.Staged()) }
+func (s *source) sleep() bool { return s.stage == nil || s.stage.words.Sleep(s.client.Staged()) }
 
 // anyWaits says whether there is a message that is not received yet. Sources that have none give up their turn: epoll tells when
 // that changes.

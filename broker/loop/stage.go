@@ -5,8 +5,6 @@ package loop
 import (
 	"syscall"
 
-	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/store"
 	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/view"
 	"github.com/msgmux/msgmux/internal/wire"
@@ -20,65 +18,29 @@ import (
 // sink.
 const stageTurn = 256 << 10
 
-// Stage is the stage of a source, and the descriptor of its file.
-type Stage struct {
-	stage *view.Stage
-	fd    int
-}
-
-// StageBytes is how much memory a stage for messages of at most so many bytes may take.
-func StageBytes(maxMessage uint64) uint64 { return uint64(view.StageSize(maxMessage)) }
-
-// NewStage makes a stage for messages of at most so many bytes. Whoever it is given to owns it.
-func NewStage(maxMessage uint64) (*Stage, *wire.Error) {
-	s, fd, err := view.NewStage(view.StageSize(maxMessage))
-	if err != nil {
-		return nil, wire.Refuse(wire.CodeUnsupported, "cannot make a stage: %v", err)
-	}
-	return &Stage{s, fd}, nil
-}
-
-// FD is the descriptor of its file.
-func (s *Stage) FD() int { return s.fd }
-
-// Close unmaps it and closes the descriptor. It is for one that no roster has.
-func (s *Stage) Close() {
-	s.stage.Close()
-	sys.Close(s.fd)
-}
-
-// finishStage is Close for one that the store has, of a source that may have it mapped still. A nil Stage is none.
-func (r *Roster) finishStage(s *Stage, spec *ring.ClientSpec) {
-	if s != nil {
-		s.stage.End()
-		s.stage.Close()
-		r.store.Finish(s.fd, store.PageName(spec.Connection()))
-	}
-}
-
 // giveStage sends a source its stage, unless it has been sent it. It says whether it has it: one that has written there has, also if a
 // predecessor was killed before it noted that, and the source has gone meanwhile.
 func giveStage(fd int, s *Stage) bool {
-	if s == nil || s.stage.Given() {
+	if s == nil || s.words.Given() {
 		return true
 	}
 	if sys.SendDescriptors(fd, []byte{0}, s.fd) != 0 {
-		return s.stage.Head() != 0
+		return s.words.Head() != 0
 	}
-	s.stage.Give()
+	s.words.Give()
 	return true
 }
 
 // close notes that nothing that a source writes to its stage from now on counts: its connection has ended, or is to.
 func (s *source) close() {
 	if !s.closing {
-		s.closing, s.last = true, s.stage.stage.Head()
+		s.closing, s.last = true, s.stage.words.Head()
 	}
 }
 
 // takeStaged is takeTurn for a source with a stage.
 func (l *loop) takeStaged(s *source) (n int) {
-	taken, stage := s.client.Staged(), s.stage.stage
+	taken, stage := s.client.Staged(), s.stage.words
 	if s.closing && taken-s.last < 1<<63 {
 		l.endSource(s, nil, stage.Leaves())
 		return 0
@@ -141,7 +103,7 @@ func (l *loop) unring(s *source) (there bool) {
 
 // hasRoom says whether a source waits for room in its stage, and is to be told of it now: half of that is free, so any message has room.
 func (s *source) hasRoom() bool {
-	stage := s.stage.stage
+	stage := s.stage.words
 	return stage.Head()-s.client.Staged() <= stage.Size()/2 && stage.Wants()
 }
 
@@ -171,7 +133,7 @@ func (l *loop) tellUntold() {
 
 // unstaged is how many records are in the stage of a source, as it says. Marks are none.
 func (s *source) unstaged() (n uint64) {
-	stage := s.stage.stage
+	stage := s.stage.words
 	end := stage.Head()
 	for at := s.client.Staged(); at < end && end-at <= stage.Size(); {
 		size, mark := view.StagedSize(stage.Bytes(at, wire.RecordHeader))

@@ -130,7 +130,7 @@ func TestStageToldByTheNext(t *testing.T) {
 	if refusal != nil {
 		t.Fatal(refusal)
 	}
-	stage.stage.Give()
+	stage.words.Give()
 	w, err := view.NewWriter(stage.FD())
 	if err != nil {
 		t.Fatal(err)

@@ -5,48 +5,13 @@ package loop
 import (
 	"syscall"
 
-	"github.com/msgmux/msgmux/broker/ring"
-	"github.com/msgmux/msgmux/broker/store"
 	"github.com/msgmux/msgmux/internal/sys"
-	"github.com/msgmux/msgmux/internal/view"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // Sinks in view read the ring by themselves. What is sent to them are packets without records: the descriptors of the ring and of the
 // sink's page, and later on that something is there, to who sleeps. How far they are done they store in their pages, which are looked
 // at when there is no room, when patience looks, when the connection ends, and by time: see package view.
-
-// Page is the page of a sink in view, and the descriptor of its file.
-type Page struct {
-	page *view.Page
-	fd   int
-}
-
-// NewPage makes a page. Whoever it is given to owns it.
-func NewPage() (*Page, *wire.Error) {
-	p, fd, err := view.NewPage()
-	if err != nil {
-		return nil, wire.Refuse(wire.CodeInternal, "cannot make a page: %v", err)
-	}
-	return &Page{p, fd}, nil
-}
-
-// FD is the descriptor of its file.
-func (p *Page) FD() int { return p.fd }
-
-// Close unmaps it and closes the descriptor. It is for one that no roster has.
-func (p *Page) Close() {
-	p.page.Close()
-	sys.Close(p.fd)
-}
-
-// finish is Close for one that the store has. A nil Page is none.
-func (r *Roster) finish(p *Page, spec *ring.Spec) {
-	if p != nil {
-		p.page.Close()
-		r.store.Finish(p.fd, store.PageName(spec.Connection()))
-	}
-}
 
 // viewer is what the outlet of a sink in view has beside its connection.
 type viewer struct {
@@ -72,7 +37,7 @@ func (l *loop) serve(o *outlet) (called bool) {
 	if !o.writable || v.given && v.seen == head.Seq {
 		return false
 	}
-	sleeps := v.page.Sleeps()
+	sleeps := v.words.Sleeps()
 	switch {
 	case v.given && (sleeps == 0 || sleeps == v.woken):
 		v.seen = head.Seq
@@ -101,7 +66,7 @@ func (l *loop) rouse(o *outlet, sleeps, head uint64) {
 	})
 	switch {
 	case errno == 0 && !v.given:
-		v.page.Give(l.ring.Generation())
+		v.words.Give(l.ring.Generation())
 		v.given = true
 	case errno == syscall.EAGAIN && !v.given:
 		l.stall(o)
@@ -141,7 +106,7 @@ func (l *loop) costing(e *effort, bytes int, call func() syscall.Errno) (errno s
 func (l *loop) want(o *outlet) (moved, there bool) {
 	if !o.view.asked {
 		o.view.asked = true
-		o.view.page.Ask()
+		o.view.words.Ask()
 	}
 	return l.Roster.settle(o) // what it stored before it could see that
 }
