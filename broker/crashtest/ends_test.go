@@ -370,12 +370,16 @@ func TestPromise10_EverySeam(t *testing.T) {
 	t.Logf("%d kills, %d messages, %d done again by those who store no place", e.kills, messages, again)
 }
 
-// TestPromise10_TracesArePathsOfTheModel kills everybody, and compares what each broker came by with what the models allow. Of those who
-// share memory with the broker the models do not know who else is there, so there are none.
-func TestPromise10_TracesArePathsOfTheModel(t *testing.T) {
+// TestPromise10_TracesArePathsOfTheModel kills everybody, and compares what each broker came by with what the models allow.
+func TestPromise10_TracesArePathsOfTheModel(t *testing.T) { tracesOfEverybody(t, false) }
+
+// TestPromise12_TracesArePathsOfTheModel is the same where some share memory with the broker, by their pages and stages.
+func TestPromise12_TracesArePathsOfTheModel(t *testing.T) { tracesOfEverybody(t, true) }
+
+func tracesOfEverybody(t *testing.T, memory bool) {
 	random := rand.New(rand.NewPCG(seed(t), 0))
-	e := newEverybody(t, random.Uint64(), false)
-	known := tracing(t, e.k)
+	e := newEverybody(t, random.Uint64(), memory)
+	known := tracing(t, e.k, memory)
 	e.begin()
 	for e.kills < 40 {
 		e.kill(random)

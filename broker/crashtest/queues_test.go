@@ -120,7 +120,7 @@ func (q *queueUser) receiving(t *Traffic) {
 func TestPromise7_MessageQueuesAreTheException(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed(t), 0))
 	k := newKeeper(t)
-	known := tracing(t, k)
+	known := tracing(t, k, false)
 	mountQueues(t, filepath.Join(k.Setup.Dir, "queues"))
 	traffic := Traffic{Seed: random.Uint64(), Largest: 4 << 10}
 	_, from := newQueue(t, filepath.Join(k.Setup.Dir, "queues"), "from")

@@ -14,8 +14,9 @@ import (
 )
 
 // tracing has the brokers of a channel write down what they come by. It is to be called before the first of them starts; the
-// function that it returns says whether the models know each step, and how many there were.
-func tracing(t *testing.T, k *Keeper) (known func()) {
+// function that it returns says whether the models know each step, and how many there were. memory says that clients share memory with the
+// broker.
+func tracing(t *testing.T, k *Keeper, memory bool) (known func()) {
 	t.Helper()
 	k.Setup.Trace = filepath.Join(k.Setup.Dir, "trace")
 	return func() {
@@ -32,7 +33,7 @@ func tracing(t *testing.T, k *Keeper) (known func()) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		steps, err := paths.Check(lives)
+		steps, err := paths.Check(lives, memory)
 		if err != nil {
 			t.Errorf("a broker went where no model goes: %v", err)
 		}
@@ -54,7 +55,7 @@ func TestPromise7_TracesArePathsOfTheModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(k.Close)
-	known := tracing(t, k)
+	known := tracing(t, k, false)
 	l, err := NewLoad(k, s.traffic(random.Uint64()), Shape{Sources: everyWay, Comers: 6, Abrupt: true})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, k.Log())

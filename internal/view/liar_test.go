@@ -148,6 +148,11 @@ var brokersLies = []struct {
 		l.say("\x00", l.stage(map[int]uint64{StageOverAt: 1}))
 		l.say("error bad-packet it")
 	}},
+	{"source", "use: Message too long after some, ok", func(l lies) { // another stage, with more taken than was written
+		l.say(granted)
+		l.say("\x00", l.stage(nil))
+		l.say("\x00", l.stage(map[int]uint64{StageSizeAt: 4096, StageTakenAt: 4*20004 - 100}))
+	}},
 	{"source", "use: Broken pipe after none, ok", func(l lies) { // more taken than was written
 		l.say(granted)
 		l.say("\x00", l.stage(map[int]uint64{StageTakenAt: 1 << 40}))

@@ -904,6 +904,13 @@ inline settle() {
 	:: acked[s] > first_of(s) -> d_step { m = acked[s]; h = m }; advance()
 	:: else
 	fi
+#if VIEW
+	;
+	if
+	:: page > first_of(s) -> d_step { m = page; h = m }; advance()
+	:: else
+	fi
+#endif
 }
 
 /* s is done with what it has before m. */
@@ -1155,7 +1162,8 @@ inline books() {
 			n = n + (with[i] == GIVEN_UP); i++
 		:: else -> break
 		od;
-		assert(!ACKS || n == lost[1]);
+		/* What it has stored at the moment at which it was left behind, and nobody has looked at, counts as lost, too. */
+		assert(!ACKS || n == lost[1] || VIEW && n < lost[1] && lost[1] - n <= page);
 		i = 0; n = 0;
 		assert(SINK == queue || ACKS || accepted[0] == gave[0] && accepted[1] == gave[1] && accepted[2] == gave[2]);
 		assert(uncertain <= kills && repeats + missing <= uncertain);

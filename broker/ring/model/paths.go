@@ -50,6 +50,9 @@ func KnownPaths() (*Paths, error) {
 			return nil, fmt.Errorf("cannot read the table of paths: %q", line)
 		}
 		p.all[path{f[0], f[1], f[2], f[3], f[4]}] = true
+		if f[0] == withMemory {
+			continue // there are no points in it that are not in the other
+		}
 		if p.points[f[0]] == nil {
 			p.points[f[0]] = make(map[string]bool)
 		}
@@ -57,6 +60,10 @@ func KnownPaths() (*Paths, error) {
 	}
 	return p, nil
 }
+
+// withMemory is, in the table, what the variants with memory found of the model "data" and the others did not: ways of brokers some of
+// whose clients share memory with them.
+const withMemory = "memory"
 
 // anyOrder are the models in which clients decide which operation follows which: there the order tells nothing.
 var anyOrder = map[string]bool{"table": true}
@@ -73,9 +80,10 @@ var beyond = map[path]string{
 }
 
 // Check says which steps of the lives, those of one channel in order from its first broker on, no model knows; nil if they
-// are paths of all models. The steps that a model does not have are left out for it. How many were looked at is returned too.
-func (p *Paths) Check(lives []Life) (steps int, err error) {
-	f := follower{known: p, unknown: make(map[path]bool)}
+// are paths of all models. The steps that a model does not have are left out for it. memory says that clients may have shared memory with
+// the broker. How many steps were looked at is returned too.
+func (p *Paths) Check(lives []Life, memory bool) (steps int, err error) {
+	f := follower{known: p, memory: memory, unknown: make(map[path]bool)}
 	for name := range p.points {
 		f.follow(name, lives)
 	}
@@ -85,6 +93,7 @@ func (p *Paths) Check(lives []Life) (steps int, err error) {
 // follower goes along lives.
 type follower struct {
 	known   *Paths
+	memory  bool
 	steps   int
 	unknown map[path]bool // each way is told once
 	errs    []error
@@ -132,8 +141,9 @@ func (f *follower) follow(name string, lives []Life) {
 
 // step is one way taken by broker nr.
 func (f *follower) step(w path, nr int, life Life, i int) {
-	short := path{model: w.model, from: w.from, to: w.to}
-	if f.known.all[w] || beyond[short] != "" || f.unknown[w] {
+	short, shared := path{model: w.model, from: w.from, to: w.to}, w
+	shared.model = withMemory
+	if f.known.all[w] || f.memory && w.model == "data" && f.known.all[shared] || beyond[short] != "" || f.unknown[w] {
 		return
 	}
 	f.unknown[w] = true

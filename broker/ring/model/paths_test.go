@@ -41,9 +41,34 @@ func TestWrongPathsAreNoticed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		steps, err := paths.Check(lives)
+		steps, err := paths.Check(lives, false)
 		if (err == nil) != (c.from == "") {
 			t.Errorf("%s: %d steps, %v", name, steps, err)
+		}
+	}
+}
+
+// TestPathsOfMemory: what only a broker may do some of whose clients share memory with it, and what not even that one may.
+func TestPathsOfMemory(t *testing.T) {
+	paths, err := KnownPaths()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for trace, memory := range map[string]bool{
+		"append.logged|append.head|append.done|append.logged|append.head|append.done|done.logged|done.sent|send.cursor|done.done": true,
+		"append.logged|append.head|append.done|append.head":                                                                       false,
+		"append.logged|append.done":             false,
+		"append.logged|append.head|done.logged": false,
+	} {
+		lives, err := ReadLives("life\n1 " + strings.ReplaceAll(trace, "|", "\n1 ") + "\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := paths.Check(lives, false); err == nil {
+			t.Errorf("%s: known without memory", trace)
+		}
+		if _, err := paths.Check(lives, true); (err == nil) != memory {
+			t.Errorf("%s: %v", trace, err)
 		}
 	}
 }

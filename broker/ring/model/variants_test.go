@@ -8,9 +8,17 @@ type variant struct {
 	name    string
 	defines []string
 
-	// memory says that clients share memory with the broker. Who stores what he has done says so nowhere else, so with them anything may
-	// follow: their paths are left out of the table, and no traces of such brokers are compared with it.
+	// memory says that clients share memory with the broker. Who stores there what he has done says so nowhere else, so that more may
+	// follow upon a step: what these find is a table of its own, for the traces of such brokers.
 	memory bool
+}
+
+// finds is the name under which the table has what a variant finds.
+func (v *variant) finds() string {
+	if v.memory {
+		return withMemory
+	}
+	return v.model
 }
 
 // sound are the variants that must hold.
@@ -64,6 +72,14 @@ var sound = []variant{
 	{model: "data", name: "a stage beside packets, one kill", defines: []string{"STAGE=1", "SOURCE=packets", "EMPTIES=1", "STALLS=0", "N=2", "KILLS=1"}, memory: true},
 	{model: "data", name: "a page, one kill", defines: []string{"VIEW=1", "ACKS=1", "STALLS=0", "N=2", "KILLS=1"}, memory: true},
 	{model: "data", name: "a page and a stage, one kill", defines: []string{"VIEW=1", "ACKS=1", "STAGE=2", "STALLS=0", "N=2", "RING=1", "KILLS=1"}, memory: true},
+	{model: "data", name: "a page, and no room, one kill", defines: []string{"VIEW=1", "ACKS=1", "STALLS=0", "STALLS0=1", "N=3", "RING=1", "KILLS=1"}, memory: true},
+	{model: "data", name: "a page, left behind, one kill", defines: []string{"VIEW=1", "ACKS=1", "LAGS=1", "STALLS=0", "N=2", "RING=1", "KILLS=1"}, memory: true},
+	{model: "data", name: "a page that is kept, one kill", defines: []string{"VIEW=1", "ACKS=1", "GOES=1", "STALLS=0", "N=2", "RING=1", "KILLS=1"}, memory: true},
+	{model: "data", name: "others come and go beside a page, one kill", defines: []string{"VIEW=1", "ACKS=1", "OTHER=1", "LEAVES=1", "EMPTIES=1", "STALLS=0",
+		"N=2", "RING=1", "KILLS=1"}, memory: true},
+	{model: "data", name: "others come and go beside a stage, one kill", defines: []string{"STAGE=2", "OTHER=1", "LEAVES=1", "EMPTIES=1", "STALLS=0", "N=2", "RING=1",
+		"KILLS=1"}, memory: true},
+	{model: "data", name: "a page beside packets, one kill", defines: []string{"VIEW=1", "ACKS=1", "SOURCE=packets", "WINDOW=1", "STALLS=0", "N=2", "KILLS=1"}, memory: true},
 	{model: "table", name: "registrations, three kills", defines: []string{"KILLS=3"}},
 	{model: "table", name: "members of a share", defines: []string{"SHARE=1"}},
 	{model: "table", name: "connections, three kills", defines: []string{"ATTACH=1", "KILLS=3"}},

@@ -196,14 +196,14 @@ static inline int msgmux_publish(struct msgmux *m) {
 /* Room for a message of so many bytes behind the others, which it publishes if it has to wait. NULL: errno, and there is none. */
 static inline void *msgmux_room(struct msgmux *m, uint32_t len) {
 	uint64_t n = ((uint64_t)len + 7) & ~UINT64_C(3);
-	if (n > m->size / 2) return errno = EMSGSIZE, (void *)NULL;
 	if (m->pos - m->taken + n > m->size) m->taken = MSGMUX_LOAD(m->stage->taken);
-	while (m->pos - m->taken + n > m->size) {
+	while (n <= m->size / 2 && m->pos - m->taken + n > m->size) {
 		if (msgmux_publish(m) || m->gone) return errno = EPIPE, (void *)NULL; /* pos is behind the last one that was put */
 		MSGMUX_STORE(m->stage->want, ++m->sleeps);
 		m->taken = MSGMUX_LOAD(m->stage->taken);
 		if (m->pos - m->taken + n > m->size && msgmux_hear(m) < 0) return NULL;
 	}
+	if (n > m->size / 2) return errno = EMSGSIZE, (void *)NULL;
 	char *at = m->bytes + (m->pos & (m->size - 1));
 	memset(at + n - 4, 0, 4); /* of which some are behind the message */
 	memcpy(at, &len, 4);

@@ -39,7 +39,7 @@ int main(int argc, char **argv) {
 				}
 			} else {
 				char *at;
-				while (!(got = (at = (char *)msgmux_room(&m, 3000)) ? 0 : -1) && (memset(at, 'x', 3000), !(got = msgmux_publish(&m)))) count++;
+				while (!(got = (at = (char *)msgmux_room(&m, 20000)) ? 0 : -1) && (memset(at, 'x', 20000), !(got = msgmux_publish(&m)))) count++;
 			}
 		}
 		printf("%s: %s after %s, %s\n", where, got ? strerror(errno) : "end", count ? "some" : "none", m.said);
