@@ -3,6 +3,7 @@
 package view
 
 import (
+	"context"
 	"encoding/binary"
 	"maps"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -215,7 +217,9 @@ func TestPromise12_LyingBrokers(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	out, err := exec.Command(program, args...).CombinedOutput()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // one that spins does not outlive the test
+	defer cancel()
+	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 	if err != nil {
 		t.Errorf("%v", err)
 	}
