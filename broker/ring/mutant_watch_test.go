@@ -176,6 +176,22 @@ func (m *mutation) make(level int, s *mem.Store, apply func(*mem.Store)) {
 	}
 }
 
+// address makes a store of an address by the broker, or leaves it out. What comes before it, or behind, makes no difference to anybody: a
+// successor has other addresses.
+func (m *mutation) address(s *mem.Store, apply func(*mem.Store)) {
+	switch at := siteOf(); {
+	case at == "" || m.paused:
+		apply(s)
+	case m.counting:
+		m.stores[at] = true
+		apply(s)
+	case m.drop == at:
+		m.made++
+	default:
+		apply(s)
+	}
+}
+
 func (m *mutation) count(level int, at site, s *mem.Store, apply func(*mem.Store)) {
 	p := &m.at[level]
 	if level > 0 {

@@ -507,9 +507,11 @@ func playOrigins(w *world) {
 	w.datagram(text(8, 8))
 	w.take(Datagrams, w.in[1])
 	meta = w.add(wish{Kind: Dynamic, Frames: true, Meta: true, Label: "late"}, true)
+	without := w.add(wish{Kind: Framed, Frames: true, Label: "without"}, true)
 	w.datagram(text(9, 9))
 	w.take(Datagrams, w.in[1])
 	w.send(meta, 9)
+	w.send(without, 9) // a packet of two pieces after one of three
 }
 
 // playCredentials has sinks that get the senders' credentials beside one that shares their slots and does not, with senders that

@@ -154,8 +154,12 @@ func (w *world) store(s *mem.Store) {
 		apply = func(s *mem.Store) { w.apply(w.twins[level], s) }
 	}
 	m := w.mutation
-	if m == nil || s.Kind == mem.Scratch {
+	if m == nil || s.Kind == mem.Scratch && level != 0 {
 		apply(s)
+		return
+	}
+	if s.Kind == mem.Scratch {
+		m.address(s, apply)
 		return
 	}
 	m.quiet = w.quiet > 0 || level < 0
