@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-
 /* Both ends of a channel in shared memory, in C11 or C++11 for Linux, with _GNU_SOURCE. docs/protocol.md: "In view", "Staging".
- *
  *	sink    msgmux_open, msgmux_next for each message, msgmux_done once in a while, msgmux_close; or, without a copy, msgmux_look for
  *	        each until that is 0, msgmux_whole before anything comes of what was read, and so on
  *	source  msgmux_open, msgmux_room for each message, msgmux_publish behind one or many, msgmux_close
- *
  * One thread at a time may use a struct msgmux. -1 or NULL is an error, in errno. EINTR: a signal came, call again. EAGAIN: see flags.
  * EMSGSIZE: too long. With any other the end has come, and said has the reason, if one was told: EPROTO, it is refused; EPIPE, ECONNRESET,
  * the broker has hung up; EBADMSG, what it says cannot be. Then close it, and open it anew, not more than once a second. */
@@ -21,11 +18,9 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
-
 /* Words are loaded and stored whole, and in order: no load passes a store in front of it, which sleeping and waking need. */
 #define MSGMUX_LOAD(word) __atomic_load_n(&(word), __ATOMIC_SEQ_CST)
 #define MSGMUX_STORE(word, value) __atomic_store_n(&(word), value, __ATOMIC_SEQ_CST)
-
 /* What stands at 4096 in the file of a ring; the page of a sink; the beginning of the file of a stage. */
 struct msgmux_ring { uint64_t magic, at, size, generation, epoch, _1[3], head, _2[7], tail, tail_seq, tail_again; };
 struct msgmux_page { uint64_t done, sleep, _1[6] /* the sink's */, ask, given, start, start_seq, over /* the broker's */; };
@@ -61,8 +56,8 @@ static inline char *msgmux_map(int fd, int prot, uint64_t n, uint64_t *all) {
 	int seals = fcntl(fd, F_GET_SEALS);
 	off_t end = lseek(fd, 0, SEEK_END);
 	if (seals < 0 || !(seals & F_SEAL_SHRINK) || end < 0 || (*all = end) < n) return errno = EBADMSG, (char *)NULL;
-	void *p = mmap(NULL, n, prot, MAP_SHARED, fd, 0);
-	return p == MAP_FAILED ? NULL : (char *)p;
+	char *p = (char *)mmap(NULL, n, prot, MAP_SHARED, fd, 0);
+	return p == (char *)MAP_FAILED ? NULL : p;
 }
 
 /* Maps what has come, in place of what was there. Where the ring is, and of what size, is read once, and checked. -1: errno. */
@@ -90,12 +85,12 @@ static inline int msgmux_hear(struct msgmux *m) {
 	union { struct cmsghdr c; char room[CMSG_SPACE(2 * sizeof(int))]; } control;
 	char text[sizeof m->said - 1];
 	struct iovec iov = {text, sizeof text};
-	struct msghdr h; ssize_t n = 0;
-	int fds[2], count = 0, failed = 0;
+	struct msghdr h;
+	int n = 0, fds[2], count = 0, failed = 0;
 	for (int looks = 0; looks < 2 && n <= 0; looks++) { /* the end may be told before what was sent last: the second time it is true */
 		memset(&h, 0, sizeof h);
 		h.msg_iov = &iov, h.msg_iovlen = 1, h.msg_control = &control, h.msg_controllen = sizeof control;
-		if ((n = recvmsg(m->fd, &h, m->flags | MSG_CMSG_CLOEXEC)) < 0 && errno != ECONNRESET) return -1;
+		if ((n = (int)recvmsg(m->fd, &h, m->flags | MSG_CMSG_CLOEXEC)) < 0 && errno != ECONNRESET) return -1;
 	}
 	if (n <= 0) return m->gone = 1, 0;
 	if (CMSG_FIRSTHDR(&h) && control.c.cmsg_type == SCM_RIGHTS) count = (int)((control.c.cmsg_len - CMSG_LEN(0)) / sizeof(int));
