@@ -6,7 +6,6 @@
  * One thread at a time may use a struct msgmux. -1 or NULL is an error, in errno. EINTR: a signal came, call again. EAGAIN: see flags.
  * EMSGSIZE: too long. With any other the end has come, and said has the reason, if one was told: EPROTO, it is refused; EPIPE, ECONNRESET,
  * the broker has hung up; EBADMSG, what it says cannot be. Then close it, and open it anew, not more than once a second. */
-
 #pragma once
 #include <errno.h>
 #include <fcntl.h>
@@ -26,7 +25,6 @@ struct msgmux_ring { uint64_t magic, at, size, generation, epoch, _1[3], head, _
 struct msgmux_page { uint64_t done, sleep, _1[6] /* the sink's */, ask, given, start, start_seq, over /* the broker's */; };
 struct msgmux_stage { uint64_t head, want, leave, _1[5] /* the source's */, magic, at, size, given, _2[4], taken, _3[7], sleep, over; };
 enum msgmux_kind { MSGMUX_SOURCE = 1, MSGMUX_SINK = 2 }; /* as many descriptors come */
-
 struct msgmux {
 	enum msgmux_kind kind;
 	int fd, flags, gone;        /* MSG_DONTWAIT in flags: EAGAIN instead of waiting, until poll(2) finds fd readable; the broker has gone */
@@ -53,9 +51,8 @@ static inline void msgmux_close(struct msgmux *m) {
 
 /* Maps the beginning of a file that cannot shrink, so that no access ends in SIGBUS. NULL: errno. */
 static inline char *msgmux_map(int fd, int prot, uint64_t n, uint64_t *all) {
-	int seals = fcntl(fd, F_GET_SEALS);
-	off_t end = lseek(fd, 0, SEEK_END);
-	if (seals < 0 || !(seals & F_SEAL_SHRINK) || end < 0 || (*all = end) < n) return errno = EBADMSG, (char *)NULL;
+	int seals = fcntl(fd, F_GET_SEALS); /* what has some has a size, too */
+	if (seals < 0 || !(seals & F_SEAL_SHRINK) || (*all = lseek(fd, 0, SEEK_END)) < n) return errno = EBADMSG, (char *)NULL;
 	char *p = (char *)mmap(NULL, n, prot, MAP_SHARED, fd, 0);
 	return p == (char *)MAP_FAILED ? NULL : p;
 }
@@ -107,8 +104,7 @@ static inline int msgmux_open(struct msgmux *m, enum msgmux_kind kind, const cha
 	struct sockaddr_un to = {AF_UNIX, ""};
 	char hello[4096];
 	int got, n = snprintf(hello, sizeof hello, "msgmux/1\n%s=yes\n%s", kind == MSGMUX_SINK ? "view" : "stage", options);
-	memset(m, 0, sizeof *m);
-	m->kind = kind, m->fd = -1;
+	memset(m, 0, sizeof *m), m->kind = kind, m->fd = -1;
 	if (strlen(path) >= sizeof to.sun_path || n >= (int)sizeof hello) return errno = ENAMETOOLONG, -1;
 	memcpy(to.sun_path, path, strlen(path));
 	if ((m->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)) < 0 || connect(m->fd, (struct sockaddr *)&to, sizeof to) ||
@@ -159,14 +155,13 @@ static inline int msgmux_look(struct msgmux *m, const void **message, uint32_t *
 
 /* A copy of the next message, valid until the next call; seq is the number behind its own. 1; 0: the broker has gone, and all is read; -1. */
 static inline int msgmux_next(struct msgmux *m, const void **message, uint32_t *len) {
-	for (int got; (got = msgmux_look(m, message, len));) {
-		char *copy = got < 0 || *len < m->room ? m->copy : (char *)realloc(m->copy, (size_t)*len + 1);
-		if (got < 0 || !copy) return m->pos = m->from, m->seq = m->from_seq, -1;
+	for (int got;;) {
+		char *copy = (got = msgmux_look(m, message, len)) <= 0 || *len < m->room ? m->copy : (char *)realloc(m->copy, (size_t)*len + 1);
+		if (got <= 0 || !copy) return m->pos = m->from, m->seq = m->from_seq, got ? -1 : 0;
 		if (*len >= m->room) m->copy = copy, m->room = (size_t)*len + 1;
 		memcpy(copy, *message, *len);
 		if ((got = msgmux_whole(m))) return *message = copy, got;
 	}
-	return 0;
 }
 
 /* Says that everything numbered below seq is done. The broker may be waiting to be told. */
@@ -191,12 +186,10 @@ static inline int msgmux_publish(struct msgmux *m) {
 /* Room for a message of so many bytes behind the others, which it publishes if it has to wait. NULL: errno, and there is none. */
 static inline void *msgmux_room(struct msgmux *m, uint32_t len) {
 	uint64_t n = ((uint64_t)len + 7) & ~UINT64_C(3);
-	if (m->pos - m->taken + n > m->size) m->taken = MSGMUX_LOAD(m->stage->taken);
-	while (n <= m->size / 2 && m->pos - m->taken + n > m->size) {
+	while (n <= m->size / 2 && m->pos - m->taken + n > m->size && m->pos - (m->taken = MSGMUX_LOAD(m->stage->taken)) + n > m->size) {
 		if (msgmux_publish(m) || m->gone) return errno = EPIPE, (void *)NULL; /* pos is behind the last one that was put */
 		MSGMUX_STORE(m->stage->want, ++m->sleeps);
-		m->taken = MSGMUX_LOAD(m->stage->taken);
-		if (m->pos - m->taken + n > m->size && msgmux_hear(m) < 0) return NULL;
+		if (m->pos - (m->taken = MSGMUX_LOAD(m->stage->taken)) + n > m->size && msgmux_hear(m) < 0) return NULL;
 	}
 	if (n > m->size / 2) return errno = EMSGSIZE, (void *)NULL;
 	char *at = m->bytes + (m->pos & (m->size - 1));
