@@ -9,7 +9,7 @@ import (
 )
 
 // Origin is who sent a message, as the kernel attested it at the moment of sending, and when the broker received it. The
-// zero Origin: the sink did not ask (SinkOptions.Origin), or the message was received before anybody did.
+// zero Origin: the message was received before any sink asked for that.
 type Origin struct {
 	// Known says that PID, UID and GID are the sender's, or those of the process that made its connection. They are not
 	// known of what was sent before a sink asked for origins, and of what came through a message queue. Root may name

@@ -31,7 +31,7 @@ type Message struct {
 	// stopped and started. It is 0 on an inherited socket without frames.
 	Seq uint64
 
-	Origin Origin // who sent it and when, if SinkOptions.Origin asked for that
+	Origin *Origin // who sent it and when; nil if SinkOptions.Origin did not ask. Messages share it: it is only to be read
 }
 
 // Gap is what is missing before a message.
@@ -43,14 +43,14 @@ type Gap struct {
 
 // inlet is what a sink has received and not given out yet. It belongs to who has the turn.
 type inlet struct {
-	buffer  []byte // grows to what comes
-	at, end int    // the records that are left of a packet
-	origins []byte // whose they are: origins that hold from a later one on
-	each    int    // from one origin to the next
-	until   uint64 // the number from which the next of them holds; math.MaxUint64: there is none
-	origin  Origin // that of the records before
-	whole   bool   // or a datagram is there, maybe an empty one,
-	size    int    // of so many bytes
+	buffer  []byte  // grows to what comes
+	at, end int     // the records that are left of a packet
+	origins []byte  // whose they are: origins that hold from a later one on
+	each    int     // from one origin to the next
+	until   uint64  // the number from which the next of them holds; math.MaxUint64: there is none
+	origin  *Origin // that of the records before
+	whole   bool    // or a datagram is there, maybe an empty one,
+	size    int     // of so many bytes
 
 	joined time.Time // when this connection was asked for
 	epoch  uint64    // which life of the channel's numbers; 0: the broker did not tell
@@ -189,7 +189,8 @@ func (in *inlet) record() Message {
 // nextOrigin takes the origins that hold up to the record that was just taken.
 func (in *inlet) nextOrigin() {
 	for in.seq > in.until {
-		in.origin, in.origins, in.until = originOf(in.origins), in.origins[in.each:], math.MaxUint64
+		origin := originOf(in.origins)
+		in.origin, in.origins, in.until = &origin, in.origins[in.each:], math.MaxUint64
 		if len(in.origins) > 0 {
 			in.until, _ = wire.ParseOrigin(in.origins)
 		}

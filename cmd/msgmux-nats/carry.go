@@ -138,7 +138,7 @@ func receiveEach(ctx context.Context, sink *msgmux.Sink, to chan<- parcel) error
 }
 
 // originOf is what the stream says of an origin.
-func originOf(o msgmux.Origin) string {
+func originOf(o *msgmux.Origin) string {
 	text := "unknown"
 	if o.Known {
 		text = fmt.Sprintf("pid=%d uid=%d gid=%d", o.PID, o.UID, o.GID)

@@ -26,7 +26,7 @@ func (f *filter) wants(m *message) bool {
 	switch {
 	case f.match != nil && !f.match.Match(m.Payload):
 		return false
-	case len(f.uids) > 0 && !(m.Origin.Known && slices.Contains(f.uids, m.Origin.UID)):
+	case len(f.uids) > 0 && !(m.from().Known && slices.Contains(f.uids, m.from().UID)):
 		return false
 	}
 	return len(f.units) == 0 || slices.Contains(f.units, m.sender().unit)

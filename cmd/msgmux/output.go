@@ -30,16 +30,24 @@ type message struct {
 	senders *processes
 }
 
+// from is the message's origin, as far as it is known.
+func (m *message) from() msgmux.Origin {
+	if m.Origin == nil {
+		return msgmux.Origin{}
+	}
+	return *m.Origin
+}
+
 // received is when the broker received it, or where that is not known, this program.
 func (m *message) received() time.Time {
-	if m.Origin.Received.IsZero() {
-		return m.at
+	if at := m.from().Received; !at.IsZero() {
+		return at
 	}
-	return m.Origin.Received
+	return m.at
 }
 
 // sender is what can be found out about the process that sent it.
-func (m *message) sender() process { return m.senders.of(m.Origin, m.at) }
+func (m *message) sender() process { return m.senders.of(m.from(), m.at) }
 
 // formats are the values of sub --output. What raw prints is exact in any case: that is what it is for.
 var formats = map[string]format{
@@ -141,7 +149,7 @@ func messageAsJSON(m *message) jsonMessage {
 	} else {
 		j.Base64 = new(base64.StdEncoding.EncodeToString(m.Payload))
 	}
-	if o := m.Origin; o != (msgmux.Origin{}) {
+	if o := m.from(); o != (msgmux.Origin{}) {
 		j.Origin = &originJSON{PID: o.PID, Source: o.Source}
 		if !o.Received.IsZero() {
 			j.Origin.Time = &moment{o.Received}

@@ -41,10 +41,11 @@ const notKnown = '-'
 // attested is a number of a message's origin.
 func attested(number func(msgmux.Origin) int64) func(dst []byte, m *message) []byte {
 	return func(dst []byte, m *message) []byte {
-		if !m.Origin.Known {
+		o := m.from()
+		if !o.Known {
 			return append(dst, notKnown)
 		}
-		return strconv.AppendInt(dst, number(m.Origin), 10)
+		return strconv.AppendInt(dst, number(o), 10)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 func aMessageFrom(text string, seq uint64, command, unit string) *message {
 	m := aMessage(text, seq)
 	m.text = m.Payload
-	m.Origin = msgmux.Origin{Known: true, PID: 815, UID: 1000, GID: 100, Received: aTime.Add(-time.Second), Source: 1}
+	m.Origin = &msgmux.Origin{Known: true, PID: 815, UID: 1000, GID: 100, Received: aTime.Add(-time.Second), Source: 1}
 	m.senders = &processes{since: m.at, found: map[int]process{815: {command, unit}}}
 	return m
 }
