@@ -54,7 +54,7 @@ func TestOrigin(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		check(m)
+		check(*m)
 		if m.Seq == 3 {
 			break
 		}

@@ -150,7 +150,7 @@ func TestPromise12_GoLeftBehind(t *testing.T) {
 	done := flooding(t, broker.Channel, stop)
 	received := 0
 	for m, err := range quick.Messages(inTime(t)) {
-		if err != nil || numberOf(m) != received {
+		if err != nil || numberOf(*m) != received {
 			t.Fatalf("%d is %q, %v", received, m.Payload, err)
 		}
 		if received++; received > 40_000 {
@@ -198,9 +198,9 @@ func TestPromise12_GoEnds(t *testing.T) {
 			}
 			break
 		}
-		if numberOf(m) == 50 {
+		if numberOf(*m) == 50 {
 			within.Close()
-		} else if numberOf(m) > 50 {
+		} else if numberOf(*m) > 50 {
 			t.Fatal("it goes on after Close")
 		}
 	}

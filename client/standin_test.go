@@ -92,7 +92,7 @@ func each(ctx context.Context, sink *msgmux.Sink, f func(msgmux.Message) error) 
 		if err != nil {
 			return err
 		}
-		if err := f(m); err != nil {
+		if err := f(*m); err != nil {
 			return err
 		}
 	}

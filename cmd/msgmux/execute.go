@@ -75,7 +75,7 @@ func (s *subscriber) takeNext(ctx context.Context) (done uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return m.Seq + 1, s.take(m)
+	return m.Seq + 1, s.take(&m)
 }
 
 // run runs the command with input on its standard input, and waits for it.

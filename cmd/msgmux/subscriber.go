@@ -97,7 +97,7 @@ func (s *subscriber) receive() error {
 }
 
 // each calls f with every message until ctx is done or f returns an error, which it returns.
-func (s *subscriber) each(ctx context.Context, f func(msgmux.Message) error) error {
+func (s *subscriber) each(ctx context.Context, f func(*msgmux.Message) error) error {
 	for message, err := range s.sink.Messages(ctx) {
 		if err == nil {
 			err = f(message)
@@ -110,19 +110,19 @@ func (s *subscriber) each(ctx context.Context, f func(msgmux.Message) error) err
 }
 
 // take prints one message, if it is wanted; errCounted means that it was the last one.
-func (s *subscriber) take(received msgmux.Message) error {
+func (s *subscriber) take(received *msgmux.Message) error {
 	if s.failed != nil {
 		return s.failed
 	}
 	m := &s.current
-	*m = message{Message: received, at: time.Now(), senders: &s.senders}
+	*m = message{Message: *received, at: time.Now(), senders: &s.senders}
 	if s.trim {
 		m.Payload = bytes.TrimRight(m.Payload, "\n\x00")
 	}
 	if !s.filter.wants(m) {
 		s.passedOver.Add(1)
 		if s.exec == nil {
-			s.acknowledge(&received)
+			s.acknowledge(received)
 		}
 		return nil
 	}
@@ -133,7 +133,7 @@ func (s *subscriber) take(received msgmux.Message) error {
 		return err
 	}
 	if s.exec == nil {
-		s.acknowledge(&received)
+		s.acknowledge(received)
 	}
 	s.size.Add(uint64(len(m.Payload)))
 	if count := s.count.Add(1); s.most != nil && count >= *s.most {
