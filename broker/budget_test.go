@@ -344,8 +344,8 @@ func TestPromise9_WantOfMemory(t *testing.T) {
 		}
 		n += p.Count
 	}
-	test.Eventually(t, "none is stalled", func() bool { return b.Channel.Status().Sinks.Stalled == 0 })
-	if st := b.Channel.Status(); st.Lost+st.Abandoned+st.Unread != 0 || st.Sinks.Total != len(ids) {
+	test.Eventually(t, "none is stalled", func() bool { return counted(b).Sinks.Stalled == 0 })
+	if st := counted(b); st.Lost+st.Abandoned+st.Unread != 0 || st.Sinks.Total != len(ids) {
 		t.Errorf("%+v", st)
 	}
 }

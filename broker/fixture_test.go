@@ -127,10 +127,15 @@ func sinkOf(t *testing.T, b *brokertest.Broker, id uint64) wire.Sink {
 	return s
 }
 
-func findSink(b *brokertest.Broker, id uint64) (wire.Sink, bool) {
-	// Its last message may be in the middle of being sent: received already, and not accounted for yet. The data thread
-	// carries this out between two operations.
+// counted is the status with everything counted that was received: the last message may be in the middle of being sent, received
+// already, and not accounted for yet. The data thread carries out commands between two operations.
+func counted(b *brokertest.Broker) wire.Status {
 	b.Channel.Drop(0, "nobody")
+	return b.Channel.Status()
+}
+
+func findSink(b *brokertest.Broker, id uint64) (wire.Sink, bool) {
+	counted(b)
 	_, sinks := b.Channel.List()
 	for _, s := range sinks {
 		if s.ID == id {

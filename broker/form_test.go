@@ -68,8 +68,8 @@ func TestPromise5_Form(t *testing.T) {
 	for _, s := range sinks {
 		s.Close()
 	}
-	test.Eventually(t, "the sinks are gone", func() bool { return b.Channel.Status().Sinks.Total == 0 })
-	if after := b.Channel.Status(); after.LeftOut != before.LeftOut || after.Lost != 0 || after.LeftOut != 12*rounds {
+	test.Eventually(t, "the sinks are gone", func() bool { return counted(b).Sinks.Total == 0 })
+	if after := counted(b); after.LeftOut != before.LeftOut || after.Lost != 0 || after.LeftOut != 12*rounds {
 		t.Errorf("left out %d before, %d after, of %d; lost %d", before.LeftOut, after.LeftOut, 12*rounds, after.Lost)
 	}
 }

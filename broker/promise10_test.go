@@ -76,7 +76,7 @@ func TestPromise10_KeptSink(t *testing.T) {
 		t.Errorf("begins with %d, and the ok said %d", first, ok.Next)
 	}
 	s := sinkOf(t, b, ok.ID)
-	if s.Accepted != 0 || s.Waiting != 10 || b.Channel.Status().Delivered != ok.Next {
+	if s.Accepted != 0 || s.Waiting != 10 || counted(b).Delivered != ok.Next {
 		t.Errorf("before it has acknowledged: %+v", s)
 	}
 	ack(t, c, ok.Next+4)
@@ -139,7 +139,7 @@ func TestPromise10_OnlyDoneLeaves(t *testing.T) {
 		}
 	}()
 	last := <-got
-	if st := b.Channel.Status(); st.Delivered != ok.Next || st.Tail > ok.Next || !st.Sources.Blocked {
+	if st := counted(b); st.Delivered != ok.Next || st.Tail > ok.Next || !st.Sources.Blocked {
 		t.Errorf("nothing is done, and the channel says %+v", st)
 	}
 	ack(t, c, last)
@@ -428,7 +428,7 @@ func TestPromise10_SharedWork(t *testing.T) {
 	if _, messages := numbered(t, two, 1); fmt.Sprint(messages) != "[3]" {
 		t.Errorf("got %q", messages)
 	}
-	if st := b.Channel.Status(); st.Delivered != ok.Next {
+	if st := counted(b); st.Delivered != ok.Next {
 		t.Errorf("0 is not done, and delivered is %d", st.Delivered)
 	}
 	ack(t, one, ok.Next+1) // of its two, one

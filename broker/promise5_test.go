@@ -148,7 +148,7 @@ func TestPromise5_EveryLossIsCounted(t *testing.T) {
 		}
 		log.logged(t, want, "sink-lagging", "sink="+s.Label+" ")
 	}
-	st := b.Channel.Status()
+	st := counted(b)
 	if st.Lost != lost || st.Accepted != uint64(total)+4*uint64(total-early)-lost || st.Received != total {
 		t.Errorf("%+v; lost %d", st, lost)
 	}
@@ -197,7 +197,7 @@ func TestPromise5_Abandoned(t *testing.T) {
 				framed.Close()
 			}
 			gone(t, b, id)
-			if st := b.Channel.Status(); st.Abandoned != before.Waiting || st.Accepted != total+before.Accepted || st.Lost != 0 {
+			if st := counted(b); st.Abandoned != before.Waiting || st.Accepted != total+before.Accepted || st.Lost != 0 {
 				t.Errorf("%+v after %+v", st, before)
 			}
 			if how == "removed" {
@@ -274,7 +274,7 @@ func TestPromise5_Share(t *testing.T) {
 		}
 		had[seq] = true
 	}
-	if st := b.Channel.Status(); st.Lost != s1.Lost || st.Accepted != 2*total-s1.Lost {
+	if st := counted(b); st.Lost != s1.Lost || st.Accepted != 2*total-s1.Lost {
 		t.Errorf("accepted %d, lost %d; the share lost %d", st.Accepted, st.Lost, s1.Lost)
 	}
 	// A member that leaves takes nothing from the account; the last one closes it.
@@ -283,7 +283,7 @@ func TestPromise5_Share(t *testing.T) {
 			t.Fatal(r.Err)
 		}
 	}
-	if st := b.Channel.Status(); st.Lost != s1.Lost || st.Accepted != 2*total-s1.Lost || st.Abandoned != 0 || st.Sinks.Total != 1 {
+	if st := counted(b); st.Lost != s1.Lost || st.Accepted != 2*total-s1.Lost || st.Abandoned != 0 || st.Sinks.Total != 1 {
 		t.Errorf("%+v", st)
 	}
 }

@@ -566,7 +566,7 @@ func TestStaticBoundAnew(t *testing.T) {
 				t.Fatal(err)
 			}
 			receiveSeq(t, anew, 1, 1, 2)
-			if s := sinkOf(t, b, id); s.Accepted != 2 || s.Lost != 0 || s.Unread != 1 || b.Channel.Status().Unread != 1 {
+			if s := sinkOf(t, b, id); s.Accepted != 2 || s.Lost != 0 || s.Unread != 1 || counted(b).Unread != 1 {
 				t.Errorf("%+v; of the channel %d are unread", s, b.Channel.Status().Unread)
 			}
 		})
