@@ -130,7 +130,7 @@ func (s *Setup) ops() (sys.Ops, error) {
 			return nil, err
 		}
 		k.trace = f
-		fmt.Fprintln(f, "life")
+		fmt.Fprint(f, "\nlife\n") // see model.ReadLives
 	}
 	return k, nil
 }

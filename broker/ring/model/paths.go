@@ -184,16 +184,17 @@ func around(life Life, i int) string {
 	return b.String()
 }
 
-// ReadLives reads a trace: a line "life" for each broker, followed by a line "GOROUTINE POINT" for each point. A last line
-// that was cut short is left out.
+// ReadLives reads a trace: an empty line and a line "life" for each broker, followed by a line "GOROUTINE POINT" for each point. A
+// line that its broker was killed in is left out, the last one, and one without an empty line between it and the next broker: the
+// write to a file may end in the middle then, between two pages.
 func ReadLives(trace string) (lives []Life, err error) {
-	for line := range strings.Lines(trace) {
-		text, whole := strings.CutSuffix(line, "\n")
-		if !whole {
-			break
-		}
+	lines := strings.Split(trace, "\n")
+	for i, text := range lines[:len(lines)-1] {
 		if text == "life" {
 			lives = append(lives, nil)
+			continue
+		}
+		if text == "" || lines[i+1] == "life" {
 			continue
 		}
 		var s Step

@@ -3,6 +3,7 @@
 package model
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -37,7 +38,7 @@ func TestWrongPathsAreNoticed(t *testing.T) {
 		"what has gone not done again":         {"1 rejoin.done|", "1 rejoin.done|1 leave.logged|1 leave.sent|life|1 recover.begin|1 recover.done|"},
 	} {
 		trace := strings.Replace(right, c.from, c.to, 1)
-		lives, err := ReadLives(strings.ReplaceAll(trace, "|", "\n") + "1 cut sho")
+		lives, err := ReadLives(strings.NewReplacer("|", "\n", "life", "\nlife").Replace(trace) + "1 cut sho")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,6 +46,18 @@ func TestWrongPathsAreNoticed(t *testing.T) {
 		if (err == nil) != (c.from == "") {
 			t.Errorf("%s: %d steps, %v", name, steps, err)
 		}
+	}
+}
+
+// TestReadLives: lines that a broker was killed in are nobody's, also where the next one has gone on behind them.
+func TestReadLives(t *testing.T) {
+	lives, err := ReadLives("\nlife\n7 send.logged\n7 send a\nlife\n8 recover.begin\n\nlife\n9 send.lo\nlife\n1\nlife\n10 recover.begin\n10 recov")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprint(lives)
+	if want := fmt.Sprint([]Life{{{7, "send.logged"}}, {{8, "recover.begin"}}, nil, nil, {{10, "recover.begin"}}}); got != want {
+		t.Errorf("%s instead of %s", got, want)
 	}
 }
 
@@ -60,7 +73,7 @@ func TestPathsOfMemory(t *testing.T) {
 		"append.logged|append.done":             false,
 		"append.logged|append.head|done.logged": false,
 	} {
-		lives, err := ReadLives("life\n1 " + strings.ReplaceAll(trace, "|", "\n1 ") + "\n")
+		lives, err := ReadLives("\nlife\n1 " + strings.ReplaceAll(trace, "|", "\n1 ") + "\n")
 		if err != nil {
 			t.Fatal(err)
 		}
