@@ -81,7 +81,7 @@ test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, unde
 	@.ci/need unit python3 socat gcc tmux journalctl dbus-daemon dbus-broker || [ $$? = 2 ]
 	@command -v promtool >/dev/null || docs/recipes/prepare.sh build/unit prometheus >/dev/null || echo "unit: cannot unpack prometheus" >&2
 	go vet ./...
-	go test -count=1 -p 1 -timeout 6m $(UNIT_PACKAGES)
+	.ci/again "-count=1 -p 1 -timeout 6m" $(UNIT_PACKAGES)
 	@$(MAKE) --no-print-directory test-race fuzz
 
 .PHONY: test-proof
@@ -102,30 +102,30 @@ model: ## the models of the crash protocol: every state of those that must hold,
 
 .PHONY: test-systemd
 test-systemd: ## boots Debian's systemd 252 and 257 in containers; root, some minutes
-	go test -count=1 -timeout 35m ./units/...
+	.ci/again "-count=1 -timeout 35m" ./units/...
 
 .PHONY: test-packages
 test-packages: ## builds the packages, installs, upgrades and purges them under load in containers; root, ten minutes
 	@.ci/need packages git lintian rpmlint rpm cpio shellcheck mandoc || [ $$? = 2 ]
-	go test -count=1 -timeout 30m ./packaging/...
+	.ci/again "-count=1 -timeout 30m" ./packaging/...
 
 .PHONY: test-recipes
 test-recipes: ## runs the programs of docs/recipes beside a broker; root, some minutes
 	@.ci/need recipes python3 socat gcc jq curl logger journalctl || [ $$? = 2 ]
-	cd docs/recipes && go vet ./... && go test -count=1 -p 1 -timeout 20m ./...
-	cd docs/recipes/statsd && go vet ./... && go test -count=1 -timeout 10m ./...
-	cd docs/recipes/agents && go vet ./... && go test -count=1 -timeout 20m ./...
+	cd docs/recipes && go vet ./... && ../../.ci/again "-count=1 -p 1 -timeout 20m" ./...
+	cd docs/recipes/statsd && go vet ./... && ../../../.ci/again "-count=1 -timeout 10m" ./...
+	cd docs/recipes/agents && go vet ./... && ../../../.ci/again "-count=1 -timeout 20m" ./...
 
 # One after the other: both build the server on their first run, and the second is for hosts that are network namespaces.
 .PHONY: test-bridge
 test-bridge: ## the bridge to NATS with real servers, one and a cluster, killed BRIDGE_KILLS (100) times with all beside it; root, under six minutes
 	@.ci/need bridge ip || [ $$? = 2 ]
-	cd cmd/msgmux-nats && go vet ./... && MSGMUX_BRIDGE_KILLS=$(BRIDGE_KILLS) go test -count=1 -p 1 -timeout 10m ./...
+	cd cmd/msgmux-nats && go vet ./... && MSGMUX_BRIDGE_KILLS=$(BRIDGE_KILLS) ../../.ci/again "-count=1 -p 1 -timeout 10m" ./...
 	@cd cmd/msgmux-nats && ../../.ci/fuzz $(FUZZTIME)
 
 .PHONY: test-race
 test-race: ## the client and the core packages under the race detector
-	@if .ci/need unit gcc; then CGO_ENABLED=1 go test -race -count=1 -timeout 4m -skip '$(RACE_SKIP)' $(RACE_PACKAGES); else [ $$? = 2 ]; fi
+	@if .ci/need unit gcc; then CGO_ENABLED=1 .ci/again "-race -count=1 -timeout 4m -skip $(RACE_SKIP)" $(RACE_PACKAGES); else [ $$? = 2 ]; fi
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (20s)

@@ -524,6 +524,7 @@ func TestHungUpOn(t *testing.T) {
 	if p, err := stays.Receive(); err != nil || len(p.Records) != wire.Padded(8) {
 		t.Fatal(p, err)
 	}
+	test.Eventually(t, "the other one has been sent it, too", func() bool { return sinkOf(t, b, dropped.ID).Accepted == 1 })
 	if a := brokertest.Ask(t, b.Dir, wire.Request{Op: wire.OpDrop, Sink: fmt.Sprint("#", dropped.ID)}); !a.OK {
 		t.Fatal(a.Error)
 	}
