@@ -81,7 +81,7 @@ test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, unde
 	@.ci/need unit python3 socat gcc tmux journalctl dbus-daemon dbus-broker || [ $$? = 2 ]
 	@command -v promtool >/dev/null || docs/recipes/prepare.sh build/unit prometheus >/dev/null || echo "unit: cannot unpack prometheus" >&2
 	go vet ./...
-	.ci/again "-count=1 -p 1 -timeout 6m" $(UNIT_PACKAGES)
+	.ci/again "-count=1 -p 1 -timeout 8m" $(UNIT_PACKAGES)
 	@$(MAKE) --no-print-directory test-race fuzz
 
 .PHONY: test-proof
@@ -125,7 +125,7 @@ test-bridge: ## the bridge to NATS with real servers, one and a cluster, killed 
 
 .PHONY: test-race
 test-race: ## the client and the core packages under the race detector
-	@if .ci/need unit gcc; then CGO_ENABLED=1 .ci/again "-race -count=1 -timeout 4m -skip $(RACE_SKIP)" $(RACE_PACKAGES); else [ $$? = 2 ]; fi
+	@if .ci/need unit gcc; then CGO_ENABLED=1 .ci/again "-race -count=1 -timeout 8m -skip $(RACE_SKIP)" $(RACE_PACKAGES); else [ $$? = 2 ]; fi
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (20s)

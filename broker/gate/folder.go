@@ -107,7 +107,7 @@ func (f *folder) run(ctx context.Context) {
 	defer f.watchers.Wait()
 	for _, d := range f.fixed {
 		if d.handed {
-			d.options = f.optionsOf(d.name)
+			d.options = f.optionsOf(d.name, d.options)
 		}
 		f.declare(d)
 	}
@@ -243,7 +243,7 @@ func (f *folder) scan(ctx context.Context) {
 		case d.fixed || present[name]:
 			d.gone = time.Time{}
 			if d.handed {
-				f.change(d, f.optionsOf(d.name))
+				f.change(d, f.optionsOf(d.name, d.options))
 			}
 			f.look(ctx, d)
 		case d.gone.IsZero() && unread:
@@ -300,12 +300,12 @@ func (f *folder) entry(name string, present map[string]bool) {
 		return
 	}
 	present[addr.Name] = true
-	options := f.optionsOf(name)
-	if d := f.declared[addr.Name]; d != nil {
-		f.change(d, options)
+	d := f.declared[addr.Name]
+	if d == nil {
+		f.declare(&declared{addr: addr, name: name, options: f.optionsOf(name, wire.Options{})})
 		return
 	}
-	f.declare(&declared{addr: addr, name: name, options: options})
+	f.change(d, f.optionsOf(name, d.options))
 }
 
 // change gives a sink other options, if they are.
@@ -316,8 +316,9 @@ func (f *folder) change(d *declared, options wire.Options) {
 	}
 }
 
-// optionsOf reads the options of a static sink. A bad file means defaults, and one log line.
-func (f *folder) optionsOf(name string) wire.Options {
+// optionsOf reads the options of a static sink. A bad file means defaults, and one log line; one that cannot be read now because its
+// file system does not answer means those from before.
+func (f *folder) optionsOf(name string, before wire.Options) wire.Options {
 	if f.optionsDir == "" {
 		return wire.Options{}
 	}
@@ -336,6 +337,9 @@ func (f *folder) optionsOf(name string) wire.Options {
 	if !errors.Is(err, fs.ErrNotExist) {
 		f.gate.log.Limited(f.limiter, 0, "conf:"+name, slog.LevelWarn, journal.EventStatic, "options of a static sink are not used",
 			slog.String("file", path), slog.Any("error", err))
+	}
+	if owner.NoAnswer(err) {
+		return before
 	}
 	return wire.Options{}
 }

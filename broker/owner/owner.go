@@ -141,7 +141,7 @@ func (p *Prover) Known(sender sys.Credentials) bool {
 
 // Join connects a new socket to addr, a dynamic sink or the target of a reply, on behalf of the sender of a datagram,
 // and proves that it is the sender's; anybody's is taken if anyones is true. sndbuf is as in sys.ConnectDatagram. The caller owns
-// the descriptor in the result; with a refusal there is none. It may block for a second, where a file system on the way does not
+// the descriptor in the result; with a refusal there is none. It may block for ten seconds. where a file system on the way does not
 // answer.
 func (p *Prover) Join(addr wire.Address, sender sys.Credentials, sndbuf int, anyones bool) (Proven, *wire.Error) {
 	if !p.Known(sender) {
@@ -160,7 +160,7 @@ func (p *Prover) Join(addr wire.Address, sender sys.Credentials, sndbuf int, any
 
 // Renamed is where a socket of the sender's lies by now that was bound to a path, and whose file has another name in the same folder
 // since: the name that the kernel tells is the one it was bound to, and no way to it. Whoever joins that address proves it
-// again. It may block for a second.
+// again. It may block for ten seconds.
 func (p *Prover) Renamed(bound wire.Address, sender sys.Credentials) (wire.Address, bool) {
 	if bound.Abstract || p.Blind() {
 		return wire.Address{}, false
@@ -223,8 +223,13 @@ func (p *Prover) JoinStatic(addr wire.Address, sndbuf int) (Declared, *wire.Erro
 	return d, nil
 }
 
-// Options reads a small file beside the sinks, as sys.ReadSmallFile does. It may block for a second.
+// Options reads a small file beside the sinks, as sys.ReadSmallFile does. It may block for ten seconds.
 func (p *Prover) Options(path string, limit int) ([]byte, error) { return p.scout.Read(path, limit) }
+
+// NoAnswer says whether what Options could not read is only not known, because a file system does not answer.
+func NoAnswer(err error) bool {
+	return errors.Is(err, scout.ErrSilent) || errors.Is(err, scout.ErrBusy)
+}
 
 // Look is the file that the path of a static sink leads to now; false if there is none, or it cannot be looked at. It may
 // block as JoinStatic does.
