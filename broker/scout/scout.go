@@ -32,8 +32,8 @@ var (
 const (
 	// patience is how long somebody's path may take where a file system may never answer.
 	patience = time.Second
-	// declaredPatience is how long what an administrator declared may take, where somebody waits for it: a machine that is just being
-	// upgraded may take seconds to start the process that is asked.
+	// declaredPatience is the same of what an administrator declared, where somebody waits for it: a machine that is just being upgraded
+	// may take seconds to start the process that is asked.
 	declaredPatience = 10 * time.Second
 	// paidBack is which part of real time a user may take in the long run: one in so many.
 	paidBack = 10
@@ -130,7 +130,7 @@ func (s *Scout) Find(folder string, inode uint32, who uint32) (string, error) {
 	return string(a.Text), a.err()
 }
 
-// Read is sys.ReadSmallFile, of a file that an administrator declared. It blocks for ten seconds where a file system does not answer.
+// Read is sys.ReadSmallFile, of a file that an administrator declared. It blocks for up to ten seconds where a file system does not answer.
 func (s *Scout) Read(path string, limit int) ([]byte, error) {
 	a := s.ask(question{Op: askRead, Path: path, Limit: limit}, Declared, true)
 	return a.Text, a.err()
@@ -161,10 +161,7 @@ func (s *Scout) ask(q question, who uint32, bounded bool) answer {
 	if !bounded {
 		return <-answers
 	}
-	limit := patience
-	if who == Declared {
-		limit = declaredPatience
-	}
+	limit := patienceWith(who)
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
@@ -182,6 +179,14 @@ func (s *Scout) ask(q question, who uint32, bounded bool) answer {
 	}
 }
 
+// patienceWith is how long the questions of one user may take together, before he gets a tenth of the time.
+func patienceWith(who uint32) time.Duration {
+	if who == Declared {
+		return declaredPatience
+	}
+	return patience
+}
+
 // begin counts a question, unless its user has too many, or they have taken too long.
 func (s *Scout) begin(who uint32) error {
 	s.mu.Lock()
@@ -192,7 +197,7 @@ func (s *Scout) begin(who uint32) error {
 		s.users[who] = u
 	}
 	u.payBack()
-	if s.all >= maxSilentAll || who != Declared && (u.asked >= maxSilent || u.spent >= patience) {
+	if s.all >= maxSilentAll || u.asked >= maxSilent || u.spent >= patienceWith(who) {
 		return ErrBusy
 	}
 	u.asked++
