@@ -2,6 +2,8 @@
 
 package view
 
+import "sync/atomic"
+
 // What a ring publishes, from PublishedAt on in its data file. All are little-endian u64. Head and tail have cache lines of their
 // own.
 const (
@@ -36,3 +38,8 @@ const (
 	StartSeqAt = 88 // and the number of the record there
 	OverAt     = 96 // of the broker: not 0 once it has ended the connection, where the sink finds why
 )
+
+// publish stores v in a word that the other end looks at. No load behind it comes before it, which is what "I store, then I look" of both
+// ends rests on: an atomic Store is that everywhere but under the race detector, whose stores are only releases. A Swap is that there too,
+// and on x86 the same instruction.
+func publish(word *atomic.Uint64, v uint64) { word.Swap(v) }

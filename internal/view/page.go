@@ -52,7 +52,7 @@ func (p *Page) Sleeps() uint64 { return p.sleep.Load() }
 
 // Ask asks the sink to send an acknowledgement when it has stored Done next. What it has stored before may be there by now: the
 // caller looks again.
-func (p *Page) Ask() { p.ask.Store(p.ask.Load() + 1) }
+func (p *Page) Ask() { publish(p.ask, p.ask.Load()+1) }
 
 // Given is the generation of the ring that the sink has been sent, as far as that is known.
 func (p *Page) Given() uint64 { return p.given.Load() }
@@ -61,7 +61,7 @@ func (p *Page) Given() uint64 { return p.given.Load() }
 func (p *Page) Give(generation uint64) { p.given.Store(generation) }
 
 // End tells a sink that is busy, and does not look, that its connection is over.
-func (p *Page) End() { p.over.Store(1) }
+func (p *Page) End() { publish(p.over, 1) }
 
 // Begin says where the sink begins. Everything before is done.
 func (p *Page) Begin(pos, seq uint64) {

@@ -21,7 +21,7 @@ type Reader struct {
 
 	sleeps   uint64 // how many times it has gone to sleep
 	answered uint64 // the last Ask that was answered
-	fence    atomic.Uint32
+	fence    atomic.Uint64
 }
 
 // ring is a ring, mapped for reading.
@@ -219,7 +219,7 @@ func (r *Reader) Keep(b Batch) (whole bool) {
 // A load may come before loads that stand in front of it. An atomic store does not (release), nor does an atomic load come before
 // an atomic store: on Arm STLR and LDAR, on x86 an XCHG.
 func (r *Reader) overtaken() bool {
-	r.fence.Store(1)
+	publish(&r.fence, 1)
 	return r.ring.tail.Load() > r.pos
 }
 
@@ -271,7 +271,7 @@ func (r *Reader) jump() (lost uint64, sure bool) {
 
 // Say stores how far the sink is done, and says whether the broker asks to be told by an acknowledgement.
 func (r *Reader) Say(done uint64) (asked bool) {
-	r.page.done.Store(done)
+	publish(r.page.done, done)
 	ask := r.page.ask.Load()
 	asked = ask != r.answered
 	r.answered = ask
@@ -281,9 +281,9 @@ func (r *Reader) Say(done uint64) (asked bool) {
 // Sleep says in the page that the sink sleeps, and whether it may: nothing has come meanwhile. What it is done with it has said.
 func (r *Reader) Sleep() (may bool) {
 	r.sleeps++
-	r.page.sleep.Store(r.sleeps)
+	publish(r.page.sleep, r.sleeps)
 	return r.ring.head.Load() == r.pos
 }
 
 // Wake says that the sink does not sleep any more.
-func (r *Reader) Wake() { r.page.sleep.Store(0) }
+func (r *Reader) Wake() { publish(r.page.sleep, 0) }

@@ -140,7 +140,7 @@ func StagedSize(b []byte) (n uint64, mark bool) {
 }
 
 // Take says how far the broker has taken what was written: what lies before may be overwritten.
-func (s *Stage) Take(pos uint64) { s.taken.Store(pos) }
+func (s *Stage) Take(pos uint64) { publish(s.taken, pos) }
 
 // Wants says whether the source waits for room and has not been told since that there is some. It is to be called after Take.
 func (s *Stage) Wants() bool {
@@ -155,7 +155,7 @@ func (s *Stage) Wants() bool {
 // Sleep says in the stage that the broker sleeps, and whether it may: nothing has come behind pos meanwhile.
 func (s *Stage) Sleep(pos uint64) (may bool) {
 	s.sleeps++
-	s.sleep.Store(s.sleeps)
+	publish(s.sleep, s.sleeps)
 	return s.head.Load() == pos
 }
 
@@ -169,7 +169,7 @@ func (s *Stage) Given() bool { return s.given.Load() != 0 }
 func (s *Stage) Give() { s.given.Store(1) }
 
 // End tells a source that is busy, and does not look, that its connection is over.
-func (s *Stage) End() { s.over.Store(1) }
+func (s *Stage) End() { publish(s.over, 1) }
 
 // Writer is the source's end of a stage. It is for one goroutine at a time.
 type Writer struct {
@@ -218,7 +218,7 @@ func (w *Writer) Put(records []byte, mark uint64, marked bool) (done, wake bool)
 		binary.LittleEndian.PutUint64(b[8:], mark)
 	}
 	w.pos += n
-	w.head.Store(w.pos)
+	publish(w.head, w.pos)
 	if sleeps := w.sleep.Load(); sleeps != w.woken || w.Over() {
 		w.woken, wake = sleeps, true
 	}
@@ -240,7 +240,7 @@ func (w *Writer) fits(n uint64) bool {
 // none yet.
 func (w *Writer) Want(n int) (must bool) {
 	w.wants++
-	w.want.Store(w.wants)
+	publish(w.want, w.wants)
 	return !w.fits(uint64(n) + StageMarkSize)
 }
 
@@ -248,7 +248,7 @@ func (w *Writer) Want(n int) (must bool) {
 func (w *Writer) Taken() bool { return w.taken.Load() == w.pos }
 
 // Leave says that nothing is to be kept for the source. Its connection is to be closed after that.
-func (w *Writer) Leave() { w.leave.Store(1) }
+func (w *Writer) Leave() { publish(w.leave, 1) }
 
 // Over says whether the broker has ended the connection.
 func (w *Writer) Over() bool { return w.over.Load() != 0 }

@@ -77,12 +77,12 @@ type Uint64 struct{ v atomic.Uint64 }
 // Load is its value.
 func (w *Uint64) Load() uint64 { return w.v.Load() }
 
-// Store sets it, after every store before it and before every one behind.
+// Store sets it, after every store before it and before every load and store behind.
 func (w *Uint64) Store(v uint64) {
 	if Watched && watch(Word, unsafe.Pointer(&w.v), unsafe.Pointer(&v), unsafe.Sizeof(v)) {
 		return
 	}
-	w.v.Store(v)
+	w.v.Swap(v) // under the race detector an atomic store lets loads behind it go first
 }
 
 // Int64 is a word that other threads may read at any time.
