@@ -3,8 +3,12 @@
 package ring
 
 import (
+	"errors"
 	"fmt"
+	"iter"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/internal/sys"
@@ -23,9 +27,10 @@ import (
 //	                  totals     of ring                             ring      control   ends
 //
 // Every section of the state begins on a page of 4096. The ring begins at 65536, for kernels with pages of 16 and 64 KiB map
-// nothing in between. Where a section is follows from the geometry alone, so there are no offsets to get wrong. All of the
-// state is written once at start and locked: the kernel writes into it after its point of no return, when a missing page
-// would lose a datagram or deliver it twice.
+// nothing in between. Where a section is follows from the geometry alone, so there are no offsets to get wrong. What the
+// kernel writes to, after its point of no return, is made present at start and locked: a page that it missed there would lose a
+// datagram or deliver it twice. The tables, from the cursors to the origins, only this program writes to. Their pages come, and are
+// locked, as they are used: one that cannot be had ends the broker between two stores.
 //
 // A record in the ring:
 //
@@ -479,7 +484,7 @@ func (g Geometry) sections() (s sections) {
 // DataBytes is the size of the data file.
 func (g Geometry) DataBytes() int64 { return ringOffset + int64(g.Size) }
 
-// StateBytes is the size of the state, all of it locked in memory.
+// StateBytes is the size of the state. All of it but pages of the tables that are not in use is locked in memory.
 func (g Geometry) StateBytes() int64 { return g.sections().end }
 
 // Layouts that others depend on; a change must raise the layout number.
@@ -504,6 +509,37 @@ func at[T any](b []byte, off int64) *T { return (*T)(unsafe.Pointer(&b[off])) }
 // slice is n objects of type T at offset off of b.
 func slice[T any](b []byte, off int64, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(&b[off])), n)
+}
+
+// inUse are the numbers of those entries of a table that may be in use. It begins at offset at of the state. A page of it that nobody has
+// written to is not there, so it has free ones alone; to look there would make it.
+func inUse[T any](f files, at int64, table []T) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		size := int64(unsafe.Sizeof(table[0]))
+		end := at + int64(len(table))*size
+		for next, from := 0, at; from < end; {
+			begin, behind, err := sys.NextData(f.stateFD, from)
+			if errors.Is(err, unix.ENXIO) {
+				return
+			} else if err != nil { // that cannot be told
+				begin, behind = from, end
+			}
+			from = behind
+			for next = max(next, int((begin-at)/size)); next < len(table) && at+int64(next)*size < behind; next++ {
+				if !yield(next) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (r *Ring) cursorsInUse() iter.Seq[int] {
+	return inUse(r.files, r.geo.sections().cursors, r.cursorTable)
+}
+func (r *Ring) sinksInUse() iter.Seq[int] { return inUse(r.files, r.geo.sections().sinks, r.sinkTable) }
+func (r *Ring) clientsInUse() iter.Seq[int] {
+	return inUse(r.files, r.geo.sections().clients, r.clientTable)
 }
 
 // bind points the kernel's structures to where the mapping is in this process. It does not touch any length: recovery

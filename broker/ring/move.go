@@ -71,21 +71,21 @@ func (r *Ring) copyRecords(from, head Place, part func(pos, k uint64) []byte, si
 
 func moveTables(n, r *Ring) {
 	slot := 0
-	for i := range r.cursorTable {
+	for i := range r.cursorsInUse() {
 		if e := &r.cursorTable[i]; e.State.Load() != free {
 			n.cursorTable[slot].take(e)
 			slot++
 		}
 	}
 	slot = 0
-	for i := range r.sinkTable {
+	for i := range r.sinksInUse() {
 		if e := &r.sinkTable[i]; e.State.Load() != free {
 			n.sinkTable[slot].take(e)
 			slot++
 		}
 	}
 	slot = 0
-	for i := range r.clientTable {
+	for i := range r.clientsInUse() {
 		if e := &r.clientTable[i]; e.State.Load() != free {
 			n.clientTable[slot].take(e)
 			slot++

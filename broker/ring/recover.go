@@ -147,7 +147,7 @@ func unusable(what string, err error) error {
 // may have fallen; afterwards the whole ring is checked.
 func (r *Ring) recover() error {
 	settle(&r.c.Word)
-	for i := range r.cursorTable {
+	for i := range r.cursorsInUse() {
 		settle(&r.cursorTable[i].Word)
 	}
 	r.dirty, r.heard = len(r.recv.Hdr), len(r.acks.Hdr)
@@ -271,7 +271,7 @@ func (r *Ring) checkLanded() error {
 // goes with it: the caller finds its descriptor without an entry.
 func (r *Ring) adoptAll() error {
 	cursors := make(map[uint64]*Cursor)
-	for i := range r.cursorTable {
+	for i := range r.cursorsInUse() {
 		e := &r.cursorTable[i]
 		if e.State.Load() == free {
 			continue
@@ -295,7 +295,7 @@ func (r *Ring) adoptAll() error {
 		}
 		cursors[spec.ID] = r.adoptCursor(i, spec)
 	}
-	for i := range r.sinkTable {
+	for i := range r.sinksInUse() {
 		e := &r.sinkTable[i]
 		if e.State.Load() == free {
 			continue
@@ -318,7 +318,7 @@ func (r *Ring) adoptAll() error {
 			return fmt.Errorf("sink %d has %d/%d to %d/%d under way", spec.ID, begin.Pos, begin.Seq, end.Pos, end.Seq)
 		}
 	}
-	for i := range r.clientTable {
+	for i := range r.clientsInUse() {
 		e := &r.clientTable[i]
 		if e.State.Load() == free {
 			continue

@@ -169,7 +169,8 @@ type files struct {
 	state           []byte
 }
 
-// mapFiles maps the files; it checks nothing but that the mappings can be had. All of the state is made present.
+// mapFiles maps the files; it checks nothing but that the mappings can be had. What the kernel writes to, of the state, is made present.
+// The tables are not: most of their pages are never used.
 func mapFiles(g Geometry, dataFD, stateFD int, o Options) (f files, err error) {
 	f = files{dataFD: dataFD, stateFD: stateFD}
 	if f.header, err = sys.Map(dataFD, 0, ringOffset); err == nil {
@@ -181,11 +182,18 @@ func mapFiles(g Geometry, dataFD, stateFD int, o Options) (f files, err error) {
 		f.unmap()
 		return files{}, fmt.Errorf("cannot map the ring, which takes %d MiB of addresses: %w", (2*g.Size+uint64(g.StateBytes()))>>20, err)
 	}
-	sys.Populate(f.state)
-	if o.Lock {
-		if err := sys.Lock(f.state); err != nil && o.LockError != nil {
-			o.LockError(err)
+	s := g.sections()
+	for _, b := range [][]byte{f.state[:s.cursors], f.state[s.recv:]} {
+		sys.Populate(b)
+		if o.Lock && err == nil {
+			err = sys.Lock(b)
 		}
+	}
+	if o.Lock && err == nil {
+		err = sys.LockUsed(f.state[s.cursors:s.recv])
+	}
+	if err != nil && o.LockError != nil {
+		o.LockError(err)
 	}
 	return f, nil
 }
@@ -249,21 +257,25 @@ func (r *Ring) begin() {
 	r.findFree()
 }
 
-// findFree lists the entries of the tables that are free.
+// findFree lists the entries of the tables that are free: the first ones are taken first.
 func (r *Ring) findFree() {
 	r.freeCursors, r.freeSinks, r.freeClients = nil, nil, nil
-	for i := len(r.cursorTable) - 1; i >= 0; i-- {
-		if r.cursorTable[i].State.Load() == free {
+	taken := make([]bool, len(r.cursorTable))
+	for _, c := range r.cursors {
+		taken[c.slot] = true
+	}
+	for i := len(taken) - 1; i >= 0; i-- {
+		if !taken[i] {
 			r.freeCursors.give(i)
 		}
 	}
-	for i := len(r.sinkTable) - 1; i >= 0; i-- {
-		if r.sinkTable[i].State.Load() == free {
+	for i := len(r.sinks) - 1; i >= 0; i-- {
+		if r.sinks[i].Load() == nil {
 			r.freeSinks.give(i)
 		}
 	}
-	for i := len(r.clientTable) - 1; i >= 0; i-- {
-		if r.clientTable[i].State.Load() == free {
+	for i := len(r.clients) - 1; i >= 0; i-- {
+		if r.clients[i].Load() == nil {
 			r.freeClients.give(i)
 		}
 	}

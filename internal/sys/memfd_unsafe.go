@@ -136,6 +136,28 @@ func Populate(b []byte) {
 // Lock keeps b in memory (mlock(2)); it fails with EPERM or ENOMEM above RLIMIT_MEMLOCK.
 func Lock(b []byte) error { return os.NewSyscallError("mlock", unix.Mlock(b)) }
 
+// LockUsed keeps those pages of b in memory that are there, and others as soon as they are (mlock2(2), MLOCK_ONFAULT). It fails as Lock
+// does.
+func LockUsed(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_MLOCK2, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MLOCK_ONFAULT); errno != 0 {
+		return os.NewSyscallError("mlock2", errno)
+	}
+	return nil
+}
+
+// NextData says where in fd's file, from offset at on, the next pages are that somebody has written to, and where they end: nothing but
+// zeros is before, and pages that are not there. It fails with ENXIO if there are none up to the end of the file. It moves the file's
+// offset.
+func NextData(fd int, at int64) (begin, end int64, err error) {
+	if begin, err = unix.Seek(fd, at, unix.SEEK_DATA); err == nil {
+		end, err = unix.Seek(fd, begin, unix.SEEK_HOLE)
+	}
+	return begin, end, err
+}
+
 // Guard takes the write lock on byte at of fd's file for this process. It is a record lock of fcntl(2): it belongs to
 // the process, ends with it, and falls with ANY close of ANY descriptor of that file in this process, so fd must never
 // be duplicated, wrapped in an os.File, or closed before the end. flock(2) would be of no use here: it belongs to the
