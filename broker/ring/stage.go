@@ -73,17 +73,24 @@ func (r *Ring) appendStaged(out *Outcome) {
 	a := r.begun(g.client, start)
 	// A longer record is copied at once, if the stage tells the truth.
 	for want := min(g.left(), max(stageChunk, recordSize(g.lengthAt(a.taken)))); ; {
-		need := r.enterStaged(&a, start, min(want, r.geo.Size-(start.Pos-r.c.Tail.Pos.Load())), out)
-		if need == 0 {
-			break
-		}
-		// Not even one record is there as a whole: it is longer than what was to be copied, or there is no room for it.
-		if need > want {
+		room := r.geo.Size - (start.Pos - r.c.Tail.Pos.Load())
+		need := r.enterStaged(&a, start, min(want, room), out)
+		if need > want { // the first record is longer than what was to be copied
 			want = need
-		} else if !r.reclaim(need) {
-			r.full = true
-			return
+			continue
 		}
+		if need > room {
+			if !r.reclaim(need) {
+				r.full = true
+				return
+			}
+			continue
+		}
+		if need > 0 { // a mark was there, in front of which there is nothing, and is no more
+			a.refuse[BadPacket]++
+			out.refuse(wire.Refuse(wire.CodeBadPacket, "what is written in the stage changes"))
+		}
+		break
 	}
 	if a.head != start {
 		r.attribute(&a, g.origin, start.Seq)
