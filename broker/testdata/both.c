@@ -34,10 +34,14 @@ static void fail(const char *what, struct msgmux *m) {
 
 static uint32_t length(int i) { return (uint32_t)(i * 2654435761u >> 20) + 4 * sizeof i; }
 
+/* open_end opens an end. No signal comes meanwhile: a broker that takes longer than from one to the next would be asked for ever. */
 static void open_end(struct msgmux *m, enum msgmux_kind kind, const char *path, const char *options) {
-	while (msgmux_open(m, kind, path, options)) {
-		if (errno != EINTR) fail(path, m);
-	}
+	sigset_t alarm, before;
+	sigemptyset(&alarm);
+	sigaddset(&alarm, SIGALRM);
+	pthread_sigmask(SIG_BLOCK, &alarm, &before);
+	if (msgmux_open(m, kind, path, options)) fail(path, m);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	m->flags = flags;
 }
 
