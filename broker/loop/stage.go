@@ -80,19 +80,23 @@ const unringAtOnce = 8
 // several if something has come whenever the broker was about to sleep. All go, or they would fill the queue in the course of time,
 // and the packet that is needed would find no room.
 func (l *loop) unring(s *source) (there bool) {
-	most := s.effort.most(unringAtOnce)
-	_ = l.costing(&s.effort, 1, func() syscall.Errno {
-		n, attached, _ := l.broom.Take(s.fd, most)
-		if s.rung = n == most; len(attached) > 0 {
-			l.store.Discard(attached)
+	for n := 0; s.rung && n < unringAtOnce; n++ {
+		_ = l.costing(&s.effort, 1, func() syscall.Errno {
+			attached, err := sys.Take(s.fd)
+			if s.rung = err == nil; len(attached) > 0 {
+				l.store.Discard(attached)
+			}
+			return 0
+		})
+		costly := l.wasCostly(&s.effort)
+		l.audit(&s.effort)
+		if s.effort.excessive(l.now) {
+			l.dismissSource(s)
+			return false
 		}
-		return 0
-	})
-	l.readClock()
-	l.audit(&s.effort)
-	if s.effort.excessive(l.now) {
-		l.dismissSource(s)
-		return false
+		if costly {
+			break
+		}
 	}
 	return true
 }
