@@ -46,10 +46,18 @@ func (f *folder) disconnect(d *declared, why string) {
 
 // connect tries the absent sinks whose time has come, each in a goroutine: a path may lead to a file system that hangs.
 func (f *folder) connect(ctx context.Context) {
+	if len(f.declared) == 0 {
+		return
+	}
 	now := time.Now()
-	connected := make(map[uint64]bool)
+	connected := make(map[uint64]bool, len(f.declared)) // only theirs: there may be thousands of others, and this is done each second
+	for _, d := range f.declared {
+		connected[d.id] = false
+	}
 	for spec := range f.gate.thread.Connected {
-		connected[spec.ID] = true
+		if _, ours := connected[spec.ID]; ours {
+			connected[spec.ID] = true
+		}
 	}
 	for _, d := range f.declared {
 		if d.trying || !d.gone.IsZero() {

@@ -29,6 +29,7 @@ func (g *Gate) reap(ctx context.Context) {
 		return // where the kernel tells nothing, only a send notices
 	}
 	defer diag.Close()
+	own := make(map[uint64]reader)
 	tick := time.NewTicker(reapEvery)
 	defer tick.Stop()
 	for {
@@ -37,16 +38,19 @@ func (g *Gate) reap(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		g.reapOnce(ctx, diag)
+		clear(own) // its memory serves again: with thousands of sinks that is much of what an idle broker costs
+		g.reapOnce(ctx, diag, own)
 	}
 }
 
-func (g *Gate) reapOnce(ctx context.Context, diag *sys.SockDiag) {
-	type reader struct {
-		sink *ring.Sink
-		took uint64
-	}
-	own := make(map[uint64]reader)
+// reader is a sink, and what it had taken before the dump.
+type reader struct {
+	sink *ring.Sink
+	took uint64
+}
+
+// reapOnce looks once. own is empty, and filled.
+func (g *Gate) reapOnce(ctx context.Context, diag *sys.SockDiag, own map[uint64]reader) {
 	for s, cookie := range g.thread.Sockets {
 		own[cookie] = reader{s, s.Took()}
 	}

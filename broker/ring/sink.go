@@ -171,7 +171,12 @@ type Look struct {
 }
 
 // SeenTo notes a look. It may be used on any goroutine.
-func (s *Sink) SeenTo(look Look) { s.seen.Store(&look) }
+func (s *Sink) SeenTo(look Look) {
+	if last := s.seen.Load(); last == nil || *last != look {
+		news := look // which is allocated here, and not for each look that is the same
+		s.seen.Store(&news)
+	}
+}
 
 // Seen is the last look, nil if there was none.
 func (s *Sink) Seen() *Look { return s.seen.Load() }
