@@ -5,6 +5,7 @@ package control_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,7 +25,8 @@ func TestBusComesBackFromAFlood(t *testing.T) {
 		other, flooding := d.connect(), d.connect()
 		o := object(t, other)
 		const calls = 60_000
-		heard, tries := 0, 0
+		var heard atomic.Int32
+		tries := 0
 		stop, counted := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(counted)
@@ -37,14 +39,14 @@ func TestBusComesBackFromAFlood(t *testing.T) {
 				tries++
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				if o.CallWithContext(ctx, iface+".ListSinks", 0).Err == nil {
-					heard++
+					heard.Add(1)
 				}
 				cancel()
 				time.Sleep(20 * time.Millisecond)
 			}
 		}()
 		began := time.Now()
-		for range calls {
+		flood := func() {
 			flooding.Send(&dbus.Message{Type: dbus.TypeMethodCall, Flags: dbus.FlagNoReplyExpected, Headers: map[dbus.HeaderField]dbus.Variant{
 				dbus.FieldDestination: dbus.MakeVariant(control.BusName("")),
 				dbus.FieldPath:        dbus.MakeVariant(dbus.ObjectPath(control.BusPath)),
@@ -52,7 +54,18 @@ func TestBusComesBackFromAFlood(t *testing.T) {
 				dbus.FieldMember:      dbus.MakeVariant("ListSinks"),
 			}}, nil)
 		}
+		for range calls {
+			flood()
+		}
 		t.Logf("%d calls sent in %v", calls, time.Since(began))
+		for n := 1; heard.Load() < 3; n++ { // it goes on, so that there is time for others
+			if flood(); n%1000 == 0 {
+				time.Sleep(10 * time.Millisecond)
+			}
+			if time.Since(began) > 2*within {
+				t.Fatalf("others were heard %d times in %v", heard.Load(), 2*within)
+			}
+		}
 		began = time.Now()
 		answered := make(chan error, 1)
 		go func() {
@@ -80,10 +93,7 @@ func TestBusComesBackFromAFlood(t *testing.T) {
 		t.Logf("back after %v", time.Since(began))
 		close(stop)
 		<-counted
-		t.Logf("others were heard %d times of %d", heard, tries)
-		if heard < 3 {
-			t.Errorf("others were heard %d times of %d", heard, tries)
-		}
+		t.Logf("others were heard %d times of %d", heard.Load(), tries)
 	})
 }
 
