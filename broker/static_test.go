@@ -419,6 +419,27 @@ func TestStaticFolderGone(t *testing.T) {
 	becomes(t, b, "b", "ready")
 }
 
+// TestStaticFolderHeld: that the folder was made anew is noticed soon, also where there was nothing in the old one, and somebody has that
+// open still, so that the kernel tells of nothing.
+func TestStaticFolderHeld(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Start(t)
+	held, err := os.Open(b.Dir + "/sinks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	time.Sleep(100 * time.Millisecond) // it is watched
+	if err := os.RemoveAll(b.Dir + "/sinks"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(b.Dir+"/sinks", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	brokertest.NewSocket(t, b.Dir+"/sinks/b")
+	becomes(t, b, "b", "ready")
+}
+
 // cpuTime is what a process has used so far.
 func cpuTime(t *testing.T, pid int) time.Duration {
 	t.Helper()

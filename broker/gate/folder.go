@@ -117,17 +117,11 @@ func (f *folder) run(ctx context.Context) {
 	f.forgetUndeclared()
 	// A link that leads to an agent's socket says nothing when the agent's successor binds another one there, and while somebody
 	// has the old one open, neither does a send.
-	looks, looking := time.NewTicker(lookEvery), true
+	looks := time.NewTicker(lookEvery)
 	defer looks.Stop()
 	for {
 		f.watch(ctx, events)
 		f.connect(ctx)
-		if some := len(f.declared) > 0; some != looking { // with none there is nothing to be woken for
-			if looks.Stop(); some {
-				looks.Reset(lookEvery)
-			}
-			looking = some
-		}
 		timer := time.NewTimer(f.wait())
 		select {
 		case <-ctx.Done():

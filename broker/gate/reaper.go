@@ -49,7 +49,7 @@ type reader struct {
 	took uint64
 }
 
-// reapOnce looks once. own is empty, and filled.
+// reapOnce looks once. own, which is empty, is its to use.
 func (g *Gate) reapOnce(ctx context.Context, diag *sys.SockDiag, own map[uint64]reader) {
 	for s, cookie := range g.thread.Sockets {
 		own[cookie] = reader{s, s.Took()}

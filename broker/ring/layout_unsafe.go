@@ -511,8 +511,8 @@ func slice[T any](b []byte, off int64, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(&b[off])), n)
 }
 
-// inUse are the numbers of those entries of a table that may be in use. It begins at offset at of the state. A page of it that nobody has
-// written to is not there, so it has free ones alone; to look there would make it.
+// inUse are the numbers of those entries of a table that may be in use; the table begins at offset at of the state. A page that nobody has
+// written to is not there, and all its entries are free; to look at them would make it.
 func inUse[T any](f files, at int64, table []T) iter.Seq[int] {
 	return func(yield func(int) bool) {
 		size := int64(unsafe.Sizeof(table[0]))

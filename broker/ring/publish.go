@@ -40,7 +40,7 @@ func (r *Ring) publishTail(tail Place) {
 	p.TailSeq.Store(tail.Seq)
 	p.TailAgain.Store(tail.Pos)
 	// An atomic store may be overtaken by plain stores behind it, those of a record, but not by an atomic load, which they cannot
-	// overtake in turn: on Arm STLR and LDAR.
+	// overtake in turn: on Arm a store with release, and LDAR.
 	_ = p.TailAgain.Load()
 }
 

@@ -32,7 +32,7 @@ type Options struct {
 	// Closer is given descriptors to close, and must not block. It may be nil if Descriptors is not set.
 	Closer func(fds []int)
 
-	// Lock keeps the state in memory (mlock). LockError is told when that fails; the ring is used all the same.
+	// Lock keeps the state in memory (mlock), but for pages of the tables that are not in use. LockError is told when that fails; the ring is used all the same.
 	Lock      bool
 	LockError func(error)
 
@@ -182,6 +182,7 @@ func mapFiles(g Geometry, dataFD, stateFD int, o Options) (f files, err error) {
 		f.unmap()
 		return files{}, fmt.Errorf("cannot map the ring, which takes %d MiB of addresses: %w", (2*g.Size+uint64(g.StateBytes()))>>20, err)
 	}
+	sys.SmallPages(f.state)
 	s := g.sections()
 	for _, b := range [][]byte{f.state[:s.cursors], f.state[s.recv:]} {
 		sys.Populate(b)

@@ -86,7 +86,7 @@ func (r *Ring) appendStaged(out *Outcome) {
 			}
 			continue
 		}
-		if need > 0 { // a mark was there, in front of which there is nothing, and is no more
+		if need > 0 { // there is room for it, and all of it was to be copied: a mark has come or gone between two looks
 			a.refuse[BadPacket]++
 			out.refuse(wire.Refuse(wire.CodeBadPacket, "what is written in the stage changes"))
 		}

@@ -24,7 +24,7 @@ func TestUnusedEntriesTakeNoMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := shape.sections()
-		if there, tables := st.Blocks*512, s.recv-s.cursors; tables < 3<<20 || there > s.end-tables+64<<10 {
+		if there, tables := st.Blocks*512, s.recv-s.cursors; tables < 3<<20 || there > s.end-tables+int64(16*unix.Getpagesize()) {
 			t.Errorf("%s: %d of %d bytes are there, of which the tables may have %d", when, there, s.end, tables)
 		}
 	}
@@ -81,42 +81,44 @@ func TestEntriesInUseAreFound(t *testing.T) {
 
 // TestInUseByPages: what lies in a page that was written to may be in use, with the entries of which a part does.
 func TestInUseByPages(t *testing.T) {
-	const size, n = 264, 100
-	fd, err := sys.CreateMemfd("tables", 16*int64(sys.PageSize))
+	const size = 264
+	page := unix.Getpagesize()
+	fd, err := sys.CreateMemfd("tables", int64(16*page))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sys.Close(fd) })
-	f, table, at := files{stateFD: fd}, make([][size]byte, n), int64(sys.PageSize)
-	numbers := func(first, last int) (all []int) {
-		for i := first; i <= last; i++ {
-			all = append(all, i)
-		}
-		return all
-	}
-	look := func(want []int) {
+	f, table := files{stateFD: fd}, make([][size]byte, 6*page/size+10) // from page 1 into page 7
+	look := func(pages ...int) {
 		t.Helper()
-		if got := slices.Collect(inUse(f, at, table)); !slices.Equal(got, want) {
+		var want []int
+		for i := range table {
+			first, last := 1+i*size/page, 1+(i*size+size-1)/page
+			if slices.Contains(pages, first) || slices.Contains(pages, last) {
+				want = append(want, i)
+			}
+		}
+		if got := slices.Collect(inUse(f, int64(page), table)); !slices.Equal(got, want) {
 			t.Errorf("entries %v instead of %v", got, want)
 		}
 	}
-	write := func(page int64) {
+	write := func(n int) {
 		t.Helper()
-		if _, err := unix.Pwrite(fd, []byte{1}, page*int64(sys.PageSize)); err != nil {
+		if _, err := unix.Pwrite(fd, []byte{1}, int64(n*page)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	look(nil)
+	look()
 	write(0) // in front of the table
 	write(9) // behind it
-	look(nil)
+	look()
 	write(2)
-	look(numbers(15, 31)) // bytes 4096 to 8191 of the table
+	look(2)
 	write(1)
-	look(numbers(0, 31))
+	look(1, 2)
 	write(7)
-	look(append(numbers(0, 31), numbers(93, 99)...))
-	for i := range inUse(f, at, table) {
+	look(1, 2, 7)
+	for i := range inUse(f, int64(page), table) {
 		if i != 0 {
 			t.Errorf("entry %d comes after the end", i)
 		}

@@ -161,16 +161,27 @@ func (t *twin) touched(s span) {
 // garbage is what a successor finds where its predecessor had an address.
 const garbage = 0x5a
 
+// spread writes all of the state but pages that are nothing and were nothing: those of the tables are not there then, as in a ring in use.
+func (t *twin) spread(state []byte) {
+	nothing := make([]byte, sys.PageSize)
+	for at := 0; at < len(state); at += sys.PageSize {
+		news, had := state[at:at+sys.PageSize], t.bytes[ringOffset+t.size+at:][:sys.PageSize]
+		if !bytes.Equal(news, nothing) || !bytes.Equal(had, nothing) {
+			copy(t.f.state[at:], news)
+		}
+	}
+}
+
 // sync makes the files what those of the level above hold.
 func (t *twin) sync(above *twin) {
 	stale := t.stale
 	t.stale = nil
 	for _, s := range stale {
 		if s.off == 0 && s.n == len(t.bytes) {
+			t.spread(above.bytes[ringOffset+t.size:])
 			copy(t.bytes, above.bytes)
 			copy(t.f.header, t.bytes)
 			copy(t.f.twice[:t.size], t.bytes[ringOffset:])
-			copy(t.f.state, t.bytes[ringOffset+t.size:])
 			copy(t.scratch, above.scratch)
 		} else {
 			to, live := t.bytes[s.off:][:s.n], t.live(s)

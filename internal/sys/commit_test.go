@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -457,4 +458,65 @@ func TestQueueReceiveWritesThePriority(t *testing.T) {
 	if n, errno := (Kernel{}).QueueReceive("", int(fd), b, &priority); errno != 0 || priority != 0 || !bytes.Equal(b[:n], []byte("text")) {
 		t.Errorf("%q, %v, priority %#x", b[:n], errno, priority)
 	}
+}
+
+// TestWrittenPagesAreData: lseek finds the pages of a memfd that a process has written to in its mapping, also when it was killed, and when
+// they are not in memory any more, and no others.
+func TestWrittenPagesAreData(t *testing.T) {
+	const writes = "MSGMUX_WRITES_PAGES"
+	page := unix.Getpagesize()
+	if os.Getenv(writes) != "" {
+		b, err := Map(3, 0, 8*page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[2*page], b[3*page+5], b[6*page] = 1, 1, 1
+		unix.Kill(unix.Getpid(), unix.SIGKILL)
+	}
+	fd, err := CreateMemfd("pages", int64(8*page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	look := func(when string, want ...int) {
+		t.Helper()
+		var got []int
+		for at := int64(0); ; {
+			begin, end, err := NextData(fd, at)
+			if err == unix.ENXIO {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, at = append(got, int(begin)/page, int(end)/page), end
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: data in pages %v instead of %v", when, got, want)
+		}
+	}
+	look("new")
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestWrittenPagesAreData$")
+	cmd.Env = append(os.Environ(), writes+"=yes")
+	copied, err := Duplicate(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(copied), "")}
+	defer cmd.ExtraFiles[0].Close()
+	if err := cmd.Run(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatalf("it was not killed: %v", err)
+	}
+	look("killed", 2, 4, 6, 7)
+	b, err := Map(fd, 0, 8*page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Unmap(b)
+	if err := unix.Madvise(b, unix.MADV_PAGEOUT); err != nil {
+		t.Fatal(err)
+	}
+	look("paged out", 2, 4, 6, 7)
+	Populate(b[page+1 : 2*page+1]) // which begins within a page
+	look("populated", 1, 4, 6, 7)
 }

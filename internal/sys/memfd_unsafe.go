@@ -122,8 +122,11 @@ func UnmapTwice(b []byte) error {
 }
 
 // Populate makes every page of b present and writable now, without changing a byte. A page that cannot be had in the
-// middle of a receive would lose the datagram.
+// middle of a receive would lose the datagram. b may begin within a page, as where pages have 16 or 64 KiB.
 func Populate(b []byte) {
+	if within := int(uintptr(unsafe.Pointer(unsafe.SliceData(b))) % uintptr(unix.Getpagesize())); within > 0 {
+		b = unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b)), -within)), within+len(b))
+	}
 	// One call for all (Linux 5.14) takes half the time of a fault for each, and meanwhile nothing is received.
 	if unix.Madvise(b, unix.MADV_POPULATE_WRITE) == nil {
 		return
@@ -148,14 +151,20 @@ func LockUsed(b []byte) error {
 	return nil
 }
 
-// NextData says where in fd's file, from offset at on, the next pages are that somebody has written to, and where they end: nothing but
-// zeros is before, and pages that are not there. It fails with ENXIO if there are none up to the end of the file. It moves the file's
-// offset.
+// NextData says where in fd's file, from offset at on, the next pages are that are there, and where they end. Nobody has written to those
+// before, which would be zeros. A page is there from when somebody has written to it, or looked at it in a mapping. It fails with ENXIO if
+// there are none up to the end of the file. It moves the file's offset.
 func NextData(fd int, at int64) (begin, end int64, err error) {
 	if begin, err = unix.Seek(fd, at, unix.SEEK_DATA); err == nil {
 		end, err = unix.Seek(fd, begin, unix.SEEK_HOLE)
 	}
 	return begin, end, err
+}
+
+// SmallPages has the pages of b come and go one by one, where the kernel would gather them to larger ones (madvise(2), MADV_NOHUGEPAGE).
+// Before Linux 6.4, while it does that, NextData may not find what is there.
+func SmallPages(b []byte) {
+	_ = unix.Madvise(b, unix.MADV_NOHUGEPAGE) // EINVAL: this kernel has no larger ones
 }
 
 // Guard takes the write lock on byte at of fd's file for this process. It is a record lock of fcntl(2): it belongs to

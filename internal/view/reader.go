@@ -217,7 +217,7 @@ func (r *Reader) Keep(b Batch) (whole bool) {
 // overtaken says whether what has been read from pos on may have been overwritten meanwhile.
 //
 // A load may come before loads that stand in front of it. An atomic store does not (release), nor does an atomic load come before
-// an atomic store: on Arm STLR and LDAR, on x86 an XCHG.
+// an atomic store: on Arm a store with release and LDAR, on x86 an XCHG.
 func (r *Reader) overtaken() bool {
 	publish(&r.fence, 1)
 	return r.ring.tail.Load() > r.pos

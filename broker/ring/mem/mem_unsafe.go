@@ -77,7 +77,7 @@ type Uint64 struct{ v atomic.Uint64 }
 // Load is its value.
 func (w *Uint64) Load() uint64 { return w.v.Load() }
 
-// Store sets it, after every store before it and before every load and store behind.
+// Store sets it, after every store before it and before every atomic load and store behind.
 func (w *Uint64) Store(v uint64) {
 	if Watched && watch(Word, unsafe.Pointer(&w.v), unsafe.Pointer(&v), unsafe.Sizeof(v)) {
 		return

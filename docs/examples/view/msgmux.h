@@ -3,9 +3,9 @@
  *	sink    msgmux_open, msgmux_next for each message, msgmux_done once in a while, msgmux_close; or, without a copy, msgmux_look for
  *	        each until that is 0, msgmux_whole before anything comes of what was read, and so on
  *	source  msgmux_open, msgmux_room for each message, msgmux_publish behind one or many, msgmux_close
- * One thread at a time may use a struct msgmux. -1 or NULL is an error, in errno. EINTR: a signal came, call again. EAGAIN: see flags.
- * EMSGSIZE: too long. With any other the end has come, and said has the reason, if one was told: EPROTO, it is refused; EPIPE, ECONNRESET,
- * the broker has hung up; EBADMSG, what it says cannot be. Then close it, and open it anew, not more than once a second. */
+ * One thread at a time may use a struct msgmux. -1 or NULL is an error, in errno. EINTR: a signal came, call again (but msgmux_open begins
+ * anew: block what comes often). EAGAIN: see flags. EMSGSIZE: too long. Else it is over, and said has the reason, if one was told: EPROTO,
+ * it is refused; EPIPE, ECONNRESET, the broker hung up; EBADMSG, what it says cannot be. Close it, and open it, at most once a second. */
 #pragma once
 #include <errno.h>
 #include <fcntl.h>
