@@ -56,6 +56,7 @@ type loop struct {
 	seed     uint32
 	idle     func(*ring.Cursor) bool // bound once: a method value allocates
 	taken    takings
+	broom    *sys.Broom
 	events   [128]sys.Event
 }
 
@@ -74,7 +75,7 @@ func (l *loop) init(c *Config, commands chan func(*loop)) error {
 		ep.Close()
 		return err
 	}
-	*l = loop{commands: commands, beat: c.Beat, beatEvery: c.BeatEvery, seed: 1, Roster: Roster{
+	*l = loop{commands: commands, beat: c.Beat, beatEvery: c.BeatEvery, seed: 1, broom: sys.NewBroom(unringAtOnce), Roster: Roster{
 		ring: c.Ring, ops: c.Ops, store: c.Store, log: c.Log, limits: c.Limits, ep: ep, wake: wake,
 		limiter: make(journal.Limiter), verdicts: make(journal.Limiter), vacated: NewSignal(),
 		sources: make(map[uint64]*source), byID: make(map[uint64]*outlet),

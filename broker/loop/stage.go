@@ -40,6 +40,10 @@ func (s *source) close() {
 
 // takeStaged is takeTurn for a source with a stage.
 func (l *loop) takeStaged(s *source) (n int) {
+	// What has woken the broker is taken before what it was woken for: behind that, it would take a processor from the sinks that woke.
+	if s.rung && !l.unring(s) {
+		return 0
+	}
 	taken, stage := s.client.Staged(), s.stage.words
 	if s.closing && taken-s.last < 1<<63 {
 		l.endSource(s, nil, stage.Leaves())
@@ -57,8 +61,7 @@ func (l *loop) takeStaged(s *source) (n int) {
 		l.endSource(s, nil, stage.Leaves())
 		return 0
 	case !some:
-		// What has woken the broker is taken now, and not before the sinks have had what they were woken for.
-		if (!s.rung || l.unring(s)) && (!s.sleep() || s.rung) {
+		if !s.sleep() || s.rung {
 			l.enqueue(s)
 		}
 		return 0
@@ -80,23 +83,19 @@ const unringAtOnce = 8
 // several if something has come whenever the broker was about to sleep. All go, or they would fill the queue in the course of time,
 // and the packet that is needed would find no room.
 func (l *loop) unring(s *source) (there bool) {
-	for n := 0; s.rung && n < unringAtOnce; n++ {
-		_ = l.costing(&s.effort, 1, func() syscall.Errno {
-			attached, err := sys.Take(s.fd)
-			if s.rung = err == nil; len(attached) > 0 {
-				l.store.Discard(attached)
-			}
-			return 0
-		})
-		costly := l.wasCostly(&s.effort)
-		l.audit(&s.effort)
-		if s.effort.excessive(l.now) {
-			l.dismissSource(s)
-			return false
+	most := s.effort.most(unringAtOnce)
+	_ = l.costing(&s.effort, 1, func() syscall.Errno {
+		n, attached, _ := l.broom.Take(s.fd, most)
+		if s.rung = n == most; len(attached) > 0 {
+			l.store.Discard(attached)
 		}
-		if costly {
-			break
-		}
+		return 0
+	})
+	l.readClock()
+	l.audit(&s.effort)
+	if s.effort.excessive(l.now) {
+		l.dismissSource(s)
+		return false
 	}
 	return true
 }

@@ -7,10 +7,12 @@ package ring
 import (
 	"bytes"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 	"unsafe"
 
+	"github.com/msgmux/msgmux/broker/ring/mem"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -316,10 +318,28 @@ func (b *books) judgeStrangers(v *verdict, r *Ring) {
 	if members != len(r.sinkByID) || cursors >= 0 || clients != len(r.clientByID) {
 		v.say("%d sinks instead of %d, %d clients instead of %d, stranger %d", len(r.sinkByID), members, len(r.clientByID), clients, cursors)
 	}
-	used := [3]int{len(r.cursorTable) - len(r.freeCursors), len(r.sinkTable) - len(r.freeSinks), len(r.clientTable) - len(r.freeClients)}
-	if is := [3]int{len(r.cursors), len(r.sinkByID), len(r.clientByID)}; used != is {
-		v.say("%v entries are used of the tables, and it is %v", used, is)
+	is := [3]int{len(r.cursors), len(r.sinkByID), len(r.clientByID)}
+	spare := [3]int{len(r.freeCursors), len(r.freeSinks), len(r.freeClients)}
+	used := [3]int{
+		entries(r.cursorsInUse(), func(i int) *mem.Uint32 { return &r.cursorTable[i].State }),
+		entries(r.sinksInUse(), func(i int) *mem.Uint32 { return &r.sinkTable[i].State }),
+		entries(r.clientsInUse(), func(i int) *mem.Uint32 { return &r.clientTable[i].State }),
 	}
+	for i, n := range [3]int{len(r.cursorTable), len(r.sinkTable), len(r.clientTable)} {
+		if used[i] != is[i] || n-spare[i] != is[i] {
+			v.say("of table %d, %d entries are used and %d free of %d, and it is %d", i, used[i], spare[i], n, is[i])
+		}
+	}
+}
+
+// entries counts those that are not free.
+func entries(inUse iter.Seq[int], state func(i int) *mem.Uint32) (n int) {
+	for i := range inUse {
+		if state(i).Load() != free {
+			n++
+		}
+	}
+	return n
 }
 
 func (b *books) judgeCursors(v *verdict, r *Ring, level int, doubted bool) {

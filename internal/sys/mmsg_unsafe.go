@@ -48,3 +48,37 @@ func (Kernel) Sendmmsg(_ string, fd int, vec []Mmsghdr) (int, unix.Errno) {
 		return int(n), 0
 	}
 }
+
+// Broom takes packets that mean nothing but that they came. It is for one goroutine at a time.
+type Broom struct {
+	hdr     []Mmsghdr
+	iov     []unix.Iovec
+	control [][ControlSpace]byte
+	scrap   [1]byte
+}
+
+// NewBroom makes a Broom that takes n packets at most.
+func NewBroom(n int) *Broom {
+	b := &Broom{hdr: make([]Mmsghdr, n), iov: make([]unix.Iovec, n), control: make([][ControlSpace]byte, n)}
+	for i := range b.hdr {
+		b.iov[i] = unix.Iovec{Base: &b.scrap[0], Len: 1}
+		b.hdr[i].Hdr = unix.Msghdr{Iov: &b.iov[i], Iovlen: 1, Control: &b.control[i][0]}
+		b.hdr[i].Hdr.SetControllen(ControlSpace)
+	}
+	return b
+}
+
+// Take is what [Take] is, for the next most packets or datagrams of fd, and all in one call. It says how many came: fewer than most, and
+// there are no more. Behind the end of a connection, packets of no bytes come.
+func (b *Broom) Take(fd, most int) (n int, attached []int, errno unix.Errno) {
+	n, errno = Kernel{}.Recvmmsg("", fd, b.hdr[:min(most, len(b.hdr))])
+	for i := range b.hdr[:n] {
+		h := &b.hdr[i].Hdr
+		if h.Controllen > 0 {
+			_, fds, _ := ParseControl(b.control[i][:h.Controllen])
+			attached = append(attached, fds...)
+		}
+		h.SetControllen(ControlSpace)
+	}
+	return n, attached, errno
+}
