@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -265,8 +266,8 @@ func (r *Ring) findFree() {
 	for _, c := range r.cursors {
 		taken[c.slot] = true
 	}
-	for i := len(taken) - 1; i >= 0; i-- {
-		if !taken[i] {
+	for i, used := range slices.Backward(taken) {
+		if !used {
 			r.freeCursors.give(i)
 		}
 	}
