@@ -33,7 +33,8 @@ type Options struct {
 	// Closer is given descriptors to close, and must not block. It may be nil if Descriptors is not set.
 	Closer func(fds []int)
 
-	// Lock keeps the state in memory (mlock), but for pages of the tables that are not in use. LockError is told when that fails; the ring is used all the same.
+	// Lock keeps the state in memory (mlock), but for pages of the tables that are not in use. LockError is told when that fails; the
+	// ring is used all the same.
 	Lock      bool
 	LockError func(error)
 

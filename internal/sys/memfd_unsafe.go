@@ -151,9 +151,9 @@ func LockUsed(b []byte) error {
 	return nil
 }
 
-// NextData says where in fd's file, from offset at on, the next pages are that are there, and where they end. Nobody has written to those
-// before, which would be zeros. A page is there from when somebody has written to it, or looked at it in a mapping. It fails with ENXIO if
-// there are none up to the end of the file. It moves the file's offset.
+// NextData says where in fd's file, from offset at on, the next pages are that are there, and where they end: from when somebody has
+// written to one, or looked at it in a mapping, it is there. It fails with ENXIO if there are none up to the end of the file. It moves the
+// file's offset, and does not block.
 func NextData(fd int, at int64) (begin, end int64, err error) {
 	if begin, err = unix.Seek(fd, at, unix.SEEK_DATA); err == nil {
 		end, err = unix.Seek(fd, begin, unix.SEEK_HOLE)

@@ -11,9 +11,9 @@ import (
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
-// TestPutBesideTheEnd: a broker that ends a connection stores that, and then looks for the last time how far the source has written. A
-// source that looked for the end before it wrote may have come too late: it finds out, for it sends a packet that fails.
-func TestPutBesideTheEnd(t *testing.T) {
+// stageOf is a stage, the smallest, at both ends.
+func stageOf(t *testing.T) (*Stage, *Writer) {
+	t.Helper()
 	s, fd, err := NewStage(minStage)
 	if err != nil {
 		t.Fatal(err)
@@ -24,6 +24,13 @@ func TestPutBesideTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.Close)
+	return s, w
+}
+
+// TestPutBesideTheEnd: a broker that ends a connection stores that, and then looks for the last time how far the source has written. A
+// source that looked for the end before it wrote may have come too late: it finds out, for it sends a packet that fails.
+func TestPutBesideTheEnd(t *testing.T) {
+	s, w := stageOf(t)
 	record := wire.AppendRecord(nil, []byte("x"))
 	if done, wake := w.Put(record, 0, false); !done || wake {
 		t.Fatalf("the first: %t, %t", done, wake)
@@ -39,16 +46,7 @@ func TestPutBesideTheEnd(t *testing.T) {
 // moment, again and again. One of them at least must see what the other stored: else what was put lies there, and nobody knows of it. The
 // same holds of the end, and of room. The race detector's atomic stores are weaker than those of any other program.
 func TestBothLook(t *testing.T) {
-	s, fd, err := NewStage(minStage)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close(); sys.Close(fd) })
-	w, err := NewWriter(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.Close)
+	s, w := stageOf(t)
 	const rounds = 20_000
 	record := wire.AppendRecord(nil, []byte("x"))
 	meet := func(what string, source, broker func() (sees bool), between func()) {
