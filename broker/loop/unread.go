@@ -21,10 +21,10 @@ import (
 // there afterwards.
 
 const (
-	// queueEvery and queueMessages are how often the queue is looked at: before a message is sent, when so much time has gone
-	// since the last look, or so many messages have been sent.
-	queueEvery    = 10 * time.Millisecond
-	queueMessages = 1024
+	// queueEvery and queueUnits are how often the queue is looked at: before something is sent, when so much time has gone
+	// since the last look, or so many datagrams or packets have been sent. A look is a system call.
+	queueEvery = 10 * time.Millisecond
+	queueUnits = 1024
 	// unreadSpans bounds what is remembered of one socket. Beyond that, what is oldest is remembered less exactly.
 	unreadSpans = 64
 )
@@ -41,7 +41,7 @@ type span struct {
 type unread struct {
 	spans  []span
 	weight int // of all
-	since  int // messages sent since the last look
+	since  int // units sent since the last look
 	looked time.Duration
 	found  int // what that found, -1: nothing that has not counted yet
 	before int // what an earlier one found, as found
@@ -58,7 +58,7 @@ func (u *unread) messages() (n uint64) {
 // add is for what was sent: messages in so many units, that weigh so much each, when the socket has accepted took in all.
 func (u *unread) add(messages, units, weight int, took uint64) {
 	each := messages / units
-	u.since += messages
+	u.since += units
 	u.weight += units * weight
 	if k := len(u.spans) - 1; k >= 0 && u.spans[k].each == each && u.spans[k].weight == weight {
 		u.spans[k].units += units
@@ -116,7 +116,7 @@ func (o *outlet) countsUnread() bool { return !o.ack && !o.queue }
 // lookInto asks how much lies in the queue of o before it is sent something, if it was not asked just now.
 func (l *loop) lookInto(o *outlet) {
 	u := &o.unread
-	if o.countsUnread() && len(u.spans) > 0 && (l.now >= u.looked+queueEvery || u.since >= queueMessages) {
+	if o.countsUnread() && len(u.spans) > 0 && (l.now >= u.looked+queueEvery || u.since >= queueUnits) {
 		u.found, _ = o.inQueue()
 		u.looked, u.since = l.now, 0
 	}
@@ -137,7 +137,13 @@ func (l *loop) remember(o *outlet, n int, errno syscall.Errno) {
 		if o.sink.Spec().Frames {
 			units, size = 1, l.ring.PacketLen()
 		}
-		u.add(n, units, l.weights.Of(max(0, size)), o.sink.Took())
+		weight := l.weights.Of(max(0, size))
+		u.add(n, units, weight, o.sink.Took())
+		if o.connected {
+			// The kernel takes a packet only while what lies there is less than the send buffer, so no more need be remembered,
+			// without a look.
+			u.trim(int(l.limits.QueueBytes) + weight)
+		}
 	}
 }
 

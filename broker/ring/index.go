@@ -48,12 +48,16 @@ type found struct {
 	last Place
 }
 
+// foundPlaces is how many answers are kept: for the positions of so many pieces.
+const foundPlaces = 8
+
 // atMost is the last place that is not beyond pos. Preconditions: pos is between tail and head.
 //
-// Sinks that are in step ask for the same place one after the other, so it is looked up once.
+// Sinks that are nearly in step ask for the same places one after the other, so each is looked up once.
 func (r *Ring) atMost(pos uint64) Place {
-	if pos == r.found.pos && r.found.last.Seq != 0 {
-		return r.found.last
+	f := &r.found[pos/pieceSize%foundPlaces]
+	if pos == f.pos && f.last.Seq != 0 {
+		return f.last
 	}
 	head := r.c.Head.Pos.Load()
 	for p := r.near(pos); ; {
@@ -62,7 +66,7 @@ func (r *Ring) atMost(pos uint64) Place {
 		}
 		next := r.next(p)
 		if next.Pos > pos {
-			r.found = found{pos, p}
+			*f = found{pos, p}
 			return p
 		}
 		p = next

@@ -87,7 +87,7 @@ type Ring struct {
 	ended ended  // what the sinks with an end of their own are sent
 	signs signs  // the credentials that what is sent carries
 
-	found found                         // what atMost said last
+	found [foundPlaces]found            // what atMost said last
 	built struct{ first, count uint64 } // the send array holds records first .. first+count-1, from slot 0 on
 	dirty int                           // headers of the receive area whose length is not Untouched
 	heard int                           // likewise of the area of acknowledgements
