@@ -6,6 +6,7 @@ package house_test
 // every flag.
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path"
@@ -95,6 +96,37 @@ func TestChangelogKeepsItsShape(t *testing.T) {
 	ended()
 	if versions == 0 || entries == 0 {
 		t.Errorf("CHANGELOG.md has %d versions and %d entries", versions, entries)
+	}
+}
+
+// TestDecisionsAreNumbered wants every decision to have a number of its own, the next one, in its name, its title and the list.
+func TestDecisionsAreNumbered(t *testing.T) {
+	const folder = "docs/decisions/"
+	var names []string
+	all := files(t)
+	for name := range all {
+		if path.Dir(name)+"/" == folder && path.Base(name) != "README.md" {
+			names = append(names, path.Base(name))
+		}
+	}
+	if slices.Sort(names); len(names) < 10 {
+		t.Fatalf("only %d decisions in %s", len(names), folder)
+	}
+	list, at := string(all[folder+"README.md"]), 0
+	for i, name := range names {
+		number := fmt.Sprintf("%04d", i+1)
+		if !strings.HasPrefix(name, number+"-") {
+			t.Fatalf("%s is decision %s", name, number)
+		}
+		title, _, _ := strings.Cut(string(all[folder+name]), "\n")
+		if !strings.HasPrefix(title, "# "+number+": ") {
+			t.Errorf("%s has the title %q", name, title)
+		}
+		in := strings.Index(list, "| ["+number+"]("+name+") | ")
+		if in < at || strings.Count(list, "("+name+")") != 1 {
+			t.Errorf("%s does not stand in its place in the list", name)
+		}
+		at = max(at, in)
 	}
 }
 

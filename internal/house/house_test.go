@@ -33,7 +33,7 @@ const (
 	dbusModule    = "github.com/godbus/dbus/v5"
 	cobraModule   = "github.com/spf13/cobra"
 	pflagModule   = "github.com/spf13/pflag"
-	textModule    = "golang.org/x/text" // docs/decisions/0013, how wide a character is
+	textModule    = "golang.org/x/text" // docs/decisions/0018, how wide a character is
 )
 
 // imports holds every import edge that is allowed, from the ground up: a room may import what stands here and the
