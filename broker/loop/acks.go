@@ -60,7 +60,7 @@ func (r *Roster) takeAcks(o *outlet) (moved, there bool) {
 	}
 	o.said = o.said || said > 0
 	if m != (meter{}) {
-		o.effort.charge(r.clock(), m.took(r), said, 0)
+		o.effort.charge(r.clock(), m.took(r, price(said, 0)), said, 0)
 	}
 	return r.settle(o)
 }

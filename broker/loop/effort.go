@@ -185,9 +185,14 @@ type meter struct{ began, used time.Duration }
 
 func (r *Roster) meter() meter { return meter{r.clock(), sys.ThreadTime()} }
 
-// took is the processor time since it began. It is not longer than real time, whatever thread has run in between.
-func (m meter) took(r *Roster) time.Duration {
-	return max(0, min(sys.ThreadTime()-m.used, r.clock()-m.began))
+// took is the processor time since it began. It is not longer than real time, whatever thread has run in between; and where
+// that is no more than usual it is as good, and no system call.
+func (m meter) took(r *Roster, usual time.Duration) time.Duration {
+	elapsed := r.clock() - m.began
+	if elapsed <= usual {
+		return elapsed
+	}
+	return max(0, min(sys.ThreadTime()-m.used, elapsed))
 }
 
 // charge is for a call that was measured. It had that many messages of bytes in all; one that had none, and was not costly, says
@@ -240,7 +245,7 @@ func (b *bill) charge(now, excess time.Duration, again bool) {
 // was known.
 func (l *loop) suspect(e *effort, began, usual time.Duration) {
 	e.measured = max(e.measured, suspectCalls)
-	if l.sure(began)-usual >= certain {
+	if l.now-began-usual >= certain && l.sure(began)-usual >= certain {
 		e.bill.watch, e.bill.watched = true, l.now+watchedFor
 	}
 }
@@ -270,7 +275,8 @@ func (l *loop) sendBurst(o *outlet, burst int) (n int, errno syscall.Errno) {
 		m := l.meter()
 		n, errno = l.ring.Send(o.sink, o.fd)
 		l.remember(o, n, errno)
-		e.charge(l.now, m.took(&l.Roster), l.units(o, n), l.bytes(n, errno))
+		units, bytes := l.units(o, n), l.bytes(n, errno)
+		e.charge(l.now, m.took(&l.Roster, price(units, bytes)), units, bytes)
 		e.price = wire.Forever // it is paid
 		return n, errno
 	}
@@ -326,7 +332,8 @@ func (l *loop) take(s *source, limit int) (n int, errno syscall.Errno) {
 	}
 	m := l.meter()
 	n, errno = l.ring.Receive(s.fd, s.kind, s.from, e.most(limit))
-	e.charge(l.now, m.took(&l.Roster), n, l.ring.LandedBytes())
+	bytes := l.ring.LandedBytes()
+	e.charge(l.now, m.took(&l.Roster, price(n, bytes)), n, bytes)
 	return n, errno
 }
 
@@ -431,7 +438,8 @@ func (l *loop) sayCostly(text string, uid uint32, kind, label string, each time.
 // chargeUser puts what a user has had done that is no call to a socket in the channel on his bill, if it is a costly one: some
 // messages are taken from him, and sent to him.
 func (r *Roster) chargeUser(uid uint32, m meter) {
-	if excess := m.took(r) - price(fewMessages, 0); excess > tolerance && r.limits.Ordinary(uid) {
+	usual := price(fewMessages, 0)
+	if excess := m.took(r, usual) - usual; excess > tolerance && r.limits.Ordinary(uid) {
 		r.userBill(uid).charge(r.clock(), excess, false)
 	}
 }

@@ -92,7 +92,7 @@ func (l *loop) costing(e *effort, bytes int, call func() syscall.Errno) (errno s
 	if e.watched() {
 		m := l.meter()
 		errno = call()
-		e.charge(l.now, m.took(&l.Roster), 1, uint64(bytes))
+		e.charge(l.now, m.took(&l.Roster, price(1, uint64(bytes))), 1, uint64(bytes))
 		e.price = wire.Forever // it is paid
 		return errno
 	}
