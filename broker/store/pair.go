@@ -279,9 +279,9 @@ func (s *Store) forgetRing(r *ring.Ring, names ...string) {
 func (s *Store) putRing(r *ring.Ring) error {
 	data, state := r.Descriptors()
 	gen := r.Generation()
-	err := s.Put(activation.MemoryName(activation.DataName, gen), data)
+	err := s.put(activation.MemoryName(activation.DataName, gen), kept{data, true})
 	if err == nil {
-		err = s.Put(activation.MemoryName(activation.StateName, gen), state)
+		err = s.put(activation.MemoryName(activation.StateName, gen), kept{state, true})
 	}
 	if err == nil {
 		err = s.Barrier()

@@ -5,6 +5,7 @@ package store
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/msgmux/msgmux/activation"
@@ -18,32 +19,29 @@ import (
 
 // inherit writes down what a predecessor has stored: all of it is kept until somebody calls Finish.
 func (s *Store) inherit(in *activation.Set) {
-	keep := func(d activation.Descriptor) {
-		k := &kept{d.FD}
+	keep := func(d activation.Descriptor, ring bool) {
+		k := &kept{d.FD, ring}
 		s.wanted[d.Name], s.told[d.Name] = k, k
 	}
 	for _, d := range in.Stored {
-		keep(d.Descriptor)
+		keep(d.Descriptor, false)
 	}
-	for _, d := range in.Data {
-		keep(d)
-	}
-	for _, d := range in.State {
-		keep(d)
+	for _, d := range slices.Concat(in.Data, in.State) {
+		keep(d, true)
 	}
 }
 
-// want writes down that fd is to be in the store under that name.
-func (s *Store) want(name string, fd int) {
+// want writes down that a descriptor is to be in the store under that name.
+func (s *Store) want(name string, w kept) {
 	if !s.proven {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if k := s.wanted[name]; k != nil && k.fd == fd {
+	if k := s.wanted[name]; k != nil && k.fd == w.fd {
 		return
 	}
-	s.wanted[name] = &kept{fd}
+	s.wanted[name] = &w
 	s.stale[name] = struct{}{}
 }
 
@@ -73,16 +71,19 @@ func (s *Store) tell(name string) error {
 	s.mu.Lock()
 	want, told := s.wanted[name], s.told[name]
 	fd, err := -1, error(nil)
-	if want != nil && want != told {
+	switch {
+	case want == nil || want == told:
+	case want.ring:
+		fd = want.fd
+	default:
 		// A copy: the descriptor itself may be closed as soon as it is not wanted any more.
-		fd, err = sys.Duplicate(want.fd)
+		if fd, err = sys.Duplicate(want.fd); err == nil {
+			defer sys.Close(fd)
+		}
 	}
 	s.mu.Unlock()
 	if err != nil {
 		return err
-	}
-	if fd >= 0 {
-		defer sys.Close(fd)
 	}
 	if told != nil && told != want {
 		if err := s.notifier.Remove(name); err != nil {

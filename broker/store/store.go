@@ -38,7 +38,13 @@ type Store struct {
 }
 
 // kept is a descriptor that the store should hold, or may hold. Whoever is to close it calls Finish first.
-type kept struct{ fd int }
+type kept struct {
+	fd int
+
+	// A file of the ring: it stays open for as long as anybody tells of it, and must not be duplicated, because the guard's lock
+	// falls with the first duplicate that is closed (see sys.Guard).
+	ring bool
+}
 
 // Config says what a Store is made of.
 type Config struct {
@@ -87,8 +93,10 @@ const barrierTimeout = 10 * time.Second
 // to call Forget.
 //
 // While nothing shows that the service manager keeps anything, it is not asked to: what is wanted is stored once it does.
-func (s *Store) Put(name string, fd int) error {
-	s.want(name, fd)
+func (s *Store) Put(name string, fd int) error { return s.put(name, kept{fd: fd}) }
+
+func (s *Store) put(name string, k kept) error {
+	s.want(name, k)
 	if !s.trusted.Load() {
 		return nil
 	}

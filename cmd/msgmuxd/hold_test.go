@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -117,6 +118,26 @@ func TestPromise7_HeldByHand(t *testing.T) {
 	underKills(t, h, h.cmd.Process.Pid, true)
 	if n := strings.Count(h.said.String(), "the broker was killed; the next one goes on"); n < heldKills {
 		t.Errorf("it tells of %d kills:\n%s", n, h.said.String())
+	}
+}
+
+// TestGuardIsHeld: every broker holds the lock on the ring's state that keeps a second one from it, the first one, which has made the
+// ring, and the next ones, which have found it: /proc/locks has it (proc_locks(5)).
+func TestGuardIsHeld(t *testing.T) {
+	dir := test.Folder(t)
+	h := startHolder(t, dir, exec.Command(program(t), "--hold", "--runtime-dir", dir, "--buffer", "1M"))
+	for _, ring := range []string{"made", "found"} {
+		untilReady(t, dir)
+		pid := brokertest.Ask(t, dir, wire.Request{Op: wire.OpStatus}).Status.PID
+		locks, err := os.ReadFile("/proc/locks")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if held := regexp.MustCompile(fmt.Sprintf(`(?m)^\d+: POSIX  ADVISORY  WRITE %d `, pid)); !held.Match(locks) {
+			t.Errorf("process %d, whose ring was %s, holds no lock:\n%s", pid, ring, locks)
+		}
+		h.kill(h.cmd.Process.Pid, syscall.SIGKILL)
+		test.Eventually(t, "it is gone", func() bool { return h.broker(h.cmd.Process.Pid) != pid })
 	}
 }
 
