@@ -579,3 +579,36 @@ func TestPromise10_BackAtOnce(t *testing.T) {
 		c.Close()
 	}
 }
+
+// TestPromise10_ShareOfOneKind: all sinks of a share acknowledge, or none. They have one cursor, and what one is sent that cannot say
+// what it has done would be under way for ever.
+func TestPromise10_ShareOfOneKind(t *testing.T) {
+	b := brokertest.Start(t)
+	refuses := func(what string, err *wire.Error) {
+		t.Helper()
+		if err == nil || err.Code != wire.CodeBadOption {
+			t.Errorf("%s got %v, want %s", what, err, wire.CodeBadOption)
+		}
+	}
+	subscribe := func(options ...string) (*brokertest.Client, *wire.Error) {
+		c, ok := brokertest.Greet(t, b.Dir, "subscribe", options...)
+		return c, ok.Err
+	}
+	kept(t, b.Dir, "share=acks")
+	_, err := subscribe("share=acks")
+	refuses("who does not acknowledge", err)
+	d := brokertest.NewSocket(t, brokertest.Name())
+	refuses("a datagram sink", brokertest.Register(t, b.Dir, d.Name, "share=acks").Err)
+	kept(t, b.Dir, "share=acks")
+
+	brokertest.NewSink(t, b.Dir, "share=plain")
+	_, err = subscribe("share=plain", "ack=yes")
+	refuses("who acknowledges among others", err)
+	brokertest.NewSubscriber(t, b.Dir, "share=plain")
+
+	// Also when all of them are away.
+	away, _ := kept(t, b.Dir, "share=kept", "keep=1m")
+	away.Close()
+	test.Eventually(t, "the share is away", func() bool { return b.Channel.Status().Sinks.Absent == 1 })
+	refuses("a datagram sink of a share that is away", brokertest.Register(t, b.Dir, d.Name, "share=kept").Err)
+}

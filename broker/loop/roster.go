@@ -77,6 +77,9 @@ func (r *Roster) Enter(spec ring.Spec, how Wish) (*ring.Sink, *wire.Error) {
 	if how.From != (wire.Position{}) {
 		how.Start, how.Knows, how.Had = wire.StartAt(how.From.Epoch, how.From.Seq), true, r.doneBy(how.From)
 	}
+	if refusal := r.checkShare(&how); refusal != nil {
+		return nil, refusal
+	}
 	spec.Since = time.Now().Unix()
 	r.label(&spec)
 	s, err := r.ring.Add(spec, how.Reading, spec.Kind == ring.Framed)
@@ -94,6 +97,21 @@ func (r *Roster) Enter(spec ring.Spec, how Wish) (*ring.Sink, *wire.Error) {
 		slog.String("address", spec.Address), slog.Uint64("uid", uint64(spec.UID)))
 	r.log.Watchers.Notify(sinkEvent(wire.EventAdded, &spec, 0, 0))
 	return s, nil
+}
+
+// checkShare refuses a sink that would acknowledge in a share whose others do not, or the other way round: they read from one cursor,
+// and what is done is known of all of them in one way.
+func (r *Roster) checkShare(how *Wish) *wire.Error {
+	if how.Share == "" {
+		return nil
+	}
+	switch c := r.ring.Share(how.Share, how.UID); {
+	case c == nil || c.Spec().Ack == how.Ack:
+		return nil
+	case how.Ack:
+		return wire.Refuse(wire.CodeBadOption, "the sinks of share %s do not acknowledge: none of them may", how.Share)
+	}
+	return wire.Refuse(wire.CodeBadOption, "the sinks of share %s acknowledge: connect to subscribe with ack=yes", how.Share)
 }
 
 // EnterSource is Enter for a connected source, which is attaching. A marked one that is known already stays what it is: the id is that

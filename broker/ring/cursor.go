@@ -180,8 +180,8 @@ func (r *Ring) account(spec *CursorSpec, owed time.Duration) *Account {
 	return a
 }
 
-// share finds the share of that name and user.
-func (r *Ring) share(name string, uid uint32) *Cursor {
+// Share finds the share of that name and user; nil: there is none.
+func (r *Ring) Share(name string, uid uint32) *Cursor {
 	for _, c := range r.cursors {
 		if sp := c.Spec(); sp.Share != "" && sp.UID == uid && sp.Share == name {
 			return c

@@ -73,10 +73,12 @@ type Reading struct {
 // sink is removed by the successor.
 //
 // The error is ErrTableFull.
+//
+// Preconditions: if there is a share of that name, its sinks acknowledge if this one does.
 func (r *Ring) Add(spec Spec, how Reading, attach bool) (*Sink, error) {
 	var c *Cursor
 	if how.Share != "" {
-		c = r.share(how.Share, how.UID)
+		c = r.Share(how.Share, how.UID)
 	}
 	if len(r.freeSinks) == 0 || c == nil && len(r.freeCursors) == 0 {
 		return nil, ErrTableFull
