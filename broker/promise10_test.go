@@ -171,6 +171,7 @@ func TestPromise10_Position(t *testing.T) {
 	defer holder.Close()
 	source := brokertest.NewSource(t, b.Dir)
 	say(t, source, 0, 20)
+	test.Eventually(t, "they are in the ring", func() bool { return b.Channel.Status().Entered == 20 })
 	c, ok := kept(t, b.Dir, fmt.Sprintf("from=%x:%d", first.Epoch, first.Next+12))
 	if ok.Next != first.Next+12 {
 		t.Errorf("begins with %d", ok.Next)
