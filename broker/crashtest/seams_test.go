@@ -107,7 +107,7 @@ func calmDown(t *testing.T, l *Load) {
 	t.Helper()
 	l.Calm(true)
 	up(t, l.Keeper, Death{})
-	err := until(patience, func() (bool, error) {
+	err := until(3*patience, func() (bool, error) {
 		st, _, err := l.Keeper.List()
 		return err == nil && st.Used < st.Buffer/4, err
 	})
@@ -143,6 +143,9 @@ func TestPromise7_EverySeam(t *testing.T) {
 		}
 		hit := false
 		for try := 0; try < 10 && !hit; try++ {
+			if try == 5 {
+				l.Calm(true) // on a machine that is busy, a source has always something, for one
+			}
 			hit = in(p, 3*time.Second, 1)
 		}
 		if !hit && (p.Moment == "" || slices.Contains(essential, p)) {
