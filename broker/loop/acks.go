@@ -172,12 +172,13 @@ func (l *loop) ask(o *outlet) (there bool) {
 
 // hearAcks is epoll telling that o has said something.
 func (l *loop) hearAcks(o *outlet) {
-	if o.effort.rests(l.now) {
+	rests := o.effort.rests(l.now)
+	if o.view != nil {
+		o.view.asked, o.view.unheard = false, rests // that it comes is the answer, or it would never be asked again
+	}
+	if rests {
 		l.look(o, o.effort.bill.rest)
 		return
-	}
-	if o.view != nil {
-		o.view.asked = false
 	}
 	if moved, there := l.takeAcks(o); there {
 		l.moved = l.moved || moved

@@ -16,10 +16,11 @@ import (
 // viewer is what the outlet of a sink in view has beside its connection.
 type viewer struct {
 	*Page
-	given bool   // the sink has been sent the ring
-	asked bool   // it has been asked to tell when it is done with more, and has not
-	woken uint64 // the number with which it slept when it was woken last
-	seen  uint64 // head's number when it was last seen not to sleep, or woken
+	given   bool   // the sink has been sent the ring
+	asked   bool   // it has been asked to tell when it is done with more, and has not
+	unheard bool   // it has said something while its bill rested, which epoll tells once: it is not taken yet
+	woken   uint64 // the number with which it slept when it was woken last
+	seen    uint64 // head's number when it was last seen not to sleep, or woken
 }
 
 // serve does what is to be done for a sink in view, and says whether that has taken a call.
@@ -113,7 +114,11 @@ func (l *loop) want(o *outlet) (moved, there bool) {
 
 // askView is ask for a sink in view.
 func (l *loop) askView(o *outlet) (there bool) {
-	moved, there := l.Roster.settle(o)
+	hear := l.Roster.settle
+	if o.view.unheard {
+		o.view.unheard, hear = false, l.takeAcks
+	}
+	moved, there := hear(o)
 	if there && !moved && l.ring.HasUnderWay(o.sink) {
 		moved, there = l.want(o)
 	}
