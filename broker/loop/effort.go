@@ -101,7 +101,7 @@ type effort struct {
 	over     int           // calls in a row that took overPrice for each message
 	since    time.Duration // the first of them
 	began    time.Duration // of the last call, if that was not measured: when it began
-	price    time.Duration // and its price
+	price    time.Duration // and its price; wire.Forever: it is paid, or there was no call
 }
 
 // watched says whether the next call is to be measured.

@@ -232,6 +232,40 @@ func TestNotCostly(t *testing.T) {
 	}
 }
 
+// TestLeftOutIsNoCall: a message that is left out takes no call, so that user is not suspected who was sent nothing for long.
+func TestLeftOutIsNoCall(t *testing.T) {
+	l := stagedLoopOf(t, 0)
+	sink, source := pair(t), pair(t)
+	s, err := l.ring.Add(ring.Spec{ID: l.ring.NewID(), Kind: ring.Dynamic, UID: 1000, Form: ring.Form{MaxSize: 10}}, ring.Reading{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.open(s, sink[0], 1, nil)
+	time.Sleep(2 * checkEvery)
+	unix.Send(source[1], make([]byte, 100), 0)
+	l.ring.Receive(source[0], ring.Datagrams, ring.From{}, 1)
+	l.append()
+	l.tick()
+	l.deliver()
+	if head := l.ring.Head().Seq; head != 1 || l.ring.Behind(s) {
+		t.Fatalf("%d messages came, and not all were left out", head)
+	}
+	if e := &l.byID[s.ID()].effort; e.watched() {
+		t.Errorf("the next calls are measured: %+v, %+v", e, e.bill)
+	}
+}
+
+// pair is two sockets for datagrams that are connected to each other.
+func pair(t *testing.T) [2]int {
+	t.Helper()
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(ends[0]); unix.Close(ends[1]) })
+	return ends
+}
+
 // TestCostlySource: a connected source that is costly to receive from rests, and is dropped; the channel's own is everybody's, and stays.
 func TestCostlySource(t *testing.T) {
 	l, _, _ := costlyLoop(t, []ring.Kind{ring.Dynamic}, []uint32{1000}, 0)

@@ -134,6 +134,7 @@ func (l *loop) offer(o *outlet) bool {
 		return false
 	}
 	if l.ring.LeavesOut(o.sink) {
+		o.effort.price = wire.Forever // no call: the last one may have been long ago
 		return l.ring.LeaveOut(o.sink)
 	}
 	l.lookInto(o)

@@ -36,16 +36,8 @@ func newFullLoop(t *testing.T, patience time.Duration) *fullLoop {
 		break
 	}
 	f.ring.SetPatience(f.hung.Cursor(), patience)
-	pair := func() (ends [2]int) {
-		ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { unix.Close(ends[0]); unix.Close(ends[1]) })
-		return ends
-	}
-	f.source = pair()
-	sink := pair()
+	f.source = pair(t)
+	sink := pair(t)
 	f.reads = sink[1]
 	for _, o := range f.outlets {
 		if o.sink != f.hung {

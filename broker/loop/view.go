@@ -29,6 +29,7 @@ func (l *loop) serve(o *outlet) (called bool) {
 	if head.Pos-done.Pos > l.ring.Geometry().Size/4 {
 		// Before there is no room: then it costs no more than this.
 		if _, there := l.Roster.settle(o); !there {
+			o.effort.price = wire.Forever // it was sent nothing
 			return true
 		}
 	}

@@ -34,11 +34,7 @@ func askedViewer(t *testing.T) (l *loop, o *outlet, r *view.Reader, peer int) {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Close)
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(ends[0]); unix.Close(ends[1]) })
+	ends := pair(t)
 	for l.tick(); !l.ring.Full(); l.deliver() {
 		if err := unix.Send(ends[0], make([]byte, 1000), 0); err != nil {
 			t.Fatal(err)
@@ -91,5 +87,22 @@ func TestViewLeavesInRest(t *testing.T) {
 	saysInRest(t, l, o, peer, []byte(wire.Leave))
 	if l.poll(0); l.byID[o.sink.ID()] != nil {
 		t.Error("it is still there")
+	}
+}
+
+// TestViewEndsUncalled: a sink in view that is thrown out for what its page says was sent nothing then, so its user is not suspected.
+func TestViewEndsUncalled(t *testing.T) {
+	l, o, r, _ := askedViewer(t)
+	b := o.effort.bill
+	time.Sleep(2 * checkEvery)
+	l.tick()
+	b.watch = false // calls before may have taken long
+	r.Say(1 << 40)
+	l.deliver()
+	if l.byID[o.sink.ID()] != nil {
+		t.Fatal("it is still there")
+	}
+	if b.watch {
+		t.Errorf("its user is measured: %+v", b)
 	}
 }
