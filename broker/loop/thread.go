@@ -68,6 +68,11 @@ func (t *Thread) call(f func(*loop)) bool {
 	case <-done:
 		return true
 	case <-t.over:
+	}
+	select { // f may have been the last that ran: of two that are ready select takes either
+	case <-done:
+		return true
+	default:
 		return false
 	}
 }
