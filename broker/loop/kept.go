@@ -24,18 +24,20 @@ import (
 // keep notes down that what is kept under that id has nobody now, and stays for d.
 func (r *Roster) keep(id uint64, d time.Duration) {
 	if d != wire.Forever {
-		r.expiries.Store(id, time.Now().Add(d))
-		r.nextExpiry = time.Time{}
-		r.expiries.Range(func(_, at any) bool {
-			if t := at.(time.Time); r.nextExpiry.IsZero() || t.Before(r.nextExpiry) {
-				r.nextExpiry = t
-			}
-			return true
-		})
+		at := time.Now().Add(d)
+		r.expiries.Store(id, at)
+		r.expireBy(at)
 	}
 }
 
-// unkeep is for who is back, or gone.
+// expireBy has expire called by then. The others are not gone through: all that are kept may go away at once.
+func (r *Roster) expireBy(at time.Time) {
+	if r.nextExpiry.IsZero() || at.Before(r.nextExpiry) {
+		r.nextExpiry = at
+	}
+}
+
+// unkeep is for who is back, or gone. If it was the first to expire, expire finds that out.
 func (r *Roster) unkeep(id uint64) { r.expiries.Delete(id) }
 
 // expire removes what was kept for its time.
@@ -44,9 +46,7 @@ func (r *Roster) expire(now time.Time) {
 	r.expiries.Range(func(id, at any) bool {
 		switch t := at.(time.Time); {
 		case t.After(now):
-			if r.nextExpiry.IsZero() || t.Before(r.nextExpiry) {
-				r.nextExpiry = t
-			}
+			r.expireBy(t)
 		default:
 			r.expiries.Delete(id)
 			r.expireOne(id.(uint64))
@@ -63,14 +63,24 @@ func (r *Roster) expireOne(id uint64) {
 		r.ring.RemoveClient(c)
 		return
 	}
+	if c := r.cursor(id); c != nil && !c.Connected() {
+		r.log.Limited(r.verdicts, c.Spec().UID, "over:"+c.Name(), slog.LevelWarn, journal.EventKeptOver, "kept sink has not come back in time: what it has not done is abandoned",
+			slog.String("sink", c.Name()), slog.Uint64("abandoned", r.ring.Head().Seq-c.Place().Seq), slog.Uint64("lost", c.Lost()))
+		r.forgetAll(c)
+	}
+}
+
+// cursor is the one with that id, or nil. Most are those of one sink, which has the same id; only for a share all are looked through.
+func (r *Roster) cursor(id uint64) *ring.Cursor {
+	if s := r.ring.Sink(id); s != nil {
+		return s.Cursor()
+	}
 	for c := range r.ring.Cursors {
-		if c.ID() == id && !c.Connected() {
-			r.log.Limited(r.verdicts, c.Spec().UID, "over:"+c.Name(), slog.LevelWarn, journal.EventKeptOver, "kept sink has not come back in time: what it has not done is abandoned",
-				slog.String("sink", c.Name()), slog.Uint64("abandoned", r.ring.Head().Seq-c.Place().Seq), slog.Uint64("lost", c.Lost()))
-			r.forgetAll(c)
-			return
+		if c.ID() == id {
+			return c
 		}
 	}
+	return nil
 }
 
 // disconnect finishes with the connection of a sink. A sink with acknowledgements that is kept stays, and so does one of a share that

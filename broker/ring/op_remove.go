@@ -71,7 +71,8 @@ func (r *Ring) removeOrphan(c *Cursor) {
 }
 
 func (r *Ring) forgetCursor(c *Cursor) {
-	r.cursors = slices.DeleteFunc(r.cursors, func(o *Cursor) bool { return o == c })
+	i := slices.Index(r.cursors, c)
+	r.cursors = slices.Delete(r.cursors, i, i+1)
 	r.closeAccount(c.account)
 	r.freeCursors.give(c.slot)
 }
