@@ -100,7 +100,7 @@ func (n *Notifier) Close() error {
 	return os.NewSyscallError("close", unix.Close(n.fd))
 }
 
-// Ready says that the start, or a reload, is complete. An empty status leaves the status as it is.
+// Ready says that the start is complete. An empty status leaves the status as it is.
 func (n *Notifier) Ready(status string) error {
 	if status == "" {
 		return n.send(daemon.SdNotifyReady)
@@ -113,24 +113,6 @@ func (n *Notifier) Status(text string) error { return n.send(statusLine(text)) }
 
 // Stopping says that the service is on its way out.
 func (n *Notifier) Stopping() error { return n.send(daemon.SdNotifyStopping) }
-
-// Reloading says that a reload has begun; Ready ends it.
-func (n *Notifier) Reloading() error {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return os.NewSyscallError("clock_gettime", err)
-	}
-	// Type=notify-reload wants the time, to tell this reload's READY=1 from an earlier one.
-	return n.send(daemon.SdNotifyReloading, "MONOTONIC_USEC="+strconv.FormatInt(ts.Nano()/1000, 10))
-}
-
-// ExtendTimeout asks for d more time, from now, for a start or a stop. Fractions of a microsecond are cut off.
-func (n *Notifier) ExtendTimeout(d time.Duration) error {
-	return n.send("EXTEND_TIMEOUT_USEC=" + strconv.FormatInt(max(d.Microseconds(), 0), 10))
-}
-
-// TriggerWatchdog asks to be killed and restarted as if the watchdog had run out.
-func (n *Notifier) TriggerWatchdog() error { return n.send("WATCHDOG=trigger") }
 
 // Watchdog tells that the data thread is well. It never blocks and allocates nothing. A ping for which there is no room
 // is not sent, and that is no error: the manager has unread messages of ours, and the next ping is soon.

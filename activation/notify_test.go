@@ -54,8 +54,7 @@ func TestNilNotifier(t *testing.T) {
 	if n != nil || err != nil {
 		t.Fatalf("%v, %v", n, err)
 	}
-	must(t, n.Ready("x"), n.Status("x"), n.Stopping(), n.Reloading(), n.Watchdog(), n.TriggerWatchdog(),
-		n.ExtendTimeout(time.Second), n.Store("x", 0), n.Remove("x"), n.Barrier(time.Second), n.Close())
+	must(t, n.Ready("x"), n.Status("x"), n.Stopping(), n.Watchdog(), n.Store("x", 0), n.Remove("x"), n.Barrier(time.Second), n.Close())
 }
 
 // TestHandsBack: a process that systemd has not started itself gets nothing back from the store. Systemd before 248 does not tell.
@@ -109,11 +108,9 @@ func TestNotifications(t *testing.T) {
 	if s := m.State(); s.Ready != 1 || s.Status != "3 sinks" {
 		t.Errorf("after Ready: %+v", s)
 	}
-	must(t, n.Ready(""), n.Status("two\nREADY=1"), n.Reloading(), n.Stopping(), n.Watchdog(), n.TriggerWatchdog(),
-		n.ExtendTimeout(1500*time.Millisecond), n.Barrier(patience))
+	must(t, n.Ready(""), n.Status("two\nREADY=1"), n.Stopping(), n.Watchdog(), n.Barrier(patience))
 	s := m.State()
-	if s.Ready != 2 || s.Status != "two READY=1" || s.Reloading != 1 || s.Stopping != 1 || s.Watchdog != 1 ||
-		s.Triggered != 1 || s.ExtendTimeout != 1500*time.Millisecond || s.Barriers != 2 {
+	if s.Ready != 2 || s.Status != "two READY=1" || s.Stopping != 1 || s.Watchdog != 1 || s.Barriers != 2 {
 		t.Errorf("state: %+v", s)
 	}
 	// Whatever text there is, systemd must not refuse it.
@@ -122,32 +119,6 @@ func TestNotifications(t *testing.T) {
 		t.Errorf("status: %q", s.Status)
 	}
 	noFaults(t, m)
-}
-
-// TestReloadingTime reads the raw message: systemd compares the time with its own clock.
-func TestReloadingTime(t *testing.T) {
-	path := test.Folder(t) + "/n"
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	must(t, err)
-	defer conn.Close()
-	t.Setenv("NOTIFY_SOCKET", path)
-	n, err := activation.NewNotifier()
-	must(t, err)
-	defer n.Close()
-	now := func() int64 {
-		var ts unix.Timespec
-		must(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts))
-		return ts.Nano() / 1000
-	}
-	before := now()
-	must(t, n.Reloading())
-	text := make([]byte, 200)
-	k, err := conn.Read(text)
-	must(t, err)
-	value, ok := strings.CutPrefix(string(text[:k]), "RELOADING=1\nMONOTONIC_USEC=")
-	if got, err := strconv.ParseInt(value, 10, 64); !ok || err != nil || got < before || got > now() {
-		t.Errorf("message %q, monotonic time %d", text[:k], before)
-	}
 }
 
 func TestStore(t *testing.T) {

@@ -87,6 +87,12 @@ func ringOf(t *testing.T, messages int, specs []ring.Salvaged, sources []ring.Cl
 		r.Receive(ends[1], ring.Datagrams, ring.From{}, 1)
 		r.Append()
 	}
+	return handedOn(t, r)
+}
+
+// handedOn are the files of a ring as a successor gets them.
+func handedOn(t *testing.T, r *ring.Ring) (data, state activation.Descriptor) {
+	t.Helper()
 	d, s := r.Descriptors()
 	again := func(fd int, name string) activation.Descriptor {
 		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)

@@ -11,8 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/msgmux/msgmux/activation"
 	"github.com/msgmux/msgmux/broker"
 	"github.com/msgmux/msgmux/broker/brokertest"
+	"github.com/msgmux/msgmux/broker/ring"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -101,5 +104,43 @@ func TestStaticSinksAreCounted(t *testing.T) {
 	}
 	if r := brokertest.Register(t, b.Dir, brokertest.NewSocket(t, brokertest.Name()).Name); r.Err == nil || r.Err.Code != wire.CodeQuota {
 		t.Errorf("one more: %+v", r)
+	}
+}
+
+// TestStaticFlagIsTriedAgain: a sink on the command line for which there is no place at the start has one as soon as somebody leaves
+// his, as an entry of the folder has.
+func TestStaticFlagIsTriedAgain(t *testing.T) {
+	plain, fixed := brokertest.NewSocket(t, brokertest.Name()), brokertest.NewSocket(t, test.Folder(t)+"/fixed")
+	log := &keptLog{}
+	b := brokertest.StartWith(t, onePlace(t, fixed, ring.Spec{Kind: ring.Dynamic, Label: "plain", Address: plain.Name, UID: uint32(os.Getuid())},
+		stored(t, plain, 1)), keepLog(log))
+	log.logged(t, 1, "static sink not added", "sink=fixed", "max-sinks")
+	b.Channel.Rescan()
+	if e := b.Channel.Drop(0, "plain"); e != nil {
+		t.Fatal(e)
+	}
+	b.Channel.Rescan()
+	becomes(t, b, "fixed", "ready")
+	log.logged(t, 1, "static sink not added") // and not with each scan
+}
+
+// TestStaticFlagTakesAPlace: what a predecessor had on its command line keeps its place only until it is found to be there no more, and
+// then it is that of what this one has.
+func TestStaticFlagTakesAPlace(t *testing.T) {
+	fixed := brokertest.NewSocket(t, test.Folder(t)+"/fixed")
+	b := brokertest.StartWith(t, onePlace(t, fixed, ring.Spec{Kind: ring.Static, Label: "undeclared", Address: "/nowhere"}))
+	becomes(t, b, "fixed", "ready")
+	if n := b.Channel.Status().Sinks.Total; n != 1 {
+		t.Errorf("%d sinks where there may be 1", n)
+	}
+}
+
+// onePlace has a broker go on with a ring whose only place that sink has, and another one on its command line.
+func onePlace(t *testing.T, fixed *brokertest.Sink, there ring.Spec, sockets ...activation.Stored) func(*broker.Config, *activation.Set) {
+	return func(cfg *broker.Config, in *activation.Set) {
+		cfg.Geometry.MaxSinks = 1
+		cfg.Sinks = []broker.StaticSink{{Address: wire.Address{Name: fixed.Name}}}
+		data, state := ringWith(t, 0, ring.Salvaged{Spec: there})
+		in.Data, in.State, in.Stored = []activation.Descriptor{data}, []activation.Descriptor{state}, sockets
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -47,16 +46,13 @@ type entry struct {
 
 // State is what the service has said since it was last started.
 type State struct {
-	Ready         int // READY=1 messages
-	Status        string
-	Statuses      int // STATUS= messages
-	Stopping      int
-	Reloading     int
-	Watchdog      int // WATCHDOG=1 messages
-	LastWatchdog  time.Time
-	Triggered     int           // WATCHDOG=trigger messages
-	ExtendTimeout time.Duration // the last one
-	Barriers      int
+	Ready        int // READY=1 messages
+	Status       string
+	Statuses     int // STATUS= messages
+	Stopping     int
+	Watchdog     int // WATCHDOG=1 messages
+	LastWatchdog time.Time
+	Barriers     int
 }
 
 // New starts a manager whose notify socket is in dir, which must be short enough for a socket's path. Close ends it.
@@ -288,10 +284,4 @@ func discard(list []entry, gone func(entry) bool) []entry {
 // fault records something that systemd only mentions in the journal. Precondition: mu is held.
 func (m *Manager) fault(format string, args ...any) {
 	m.faults = append(m.faults, fmt.Sprintf(format, args...))
-}
-
-// microseconds parses the value of a field like EXTEND_TIMEOUT_USEC.
-func microseconds(s string) (time.Duration, error) {
-	n, err := strconv.ParseInt(s, 10, 64)
-	return time.Duration(n) * time.Microsecond, err
 }

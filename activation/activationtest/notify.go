@@ -98,25 +98,14 @@ func (m *Manager) take(fields []string, fds []int) (unused []int) {
 			m.state.Ready++
 		case f == "STOPPING=1":
 			m.state.Stopping++
-		case f == "RELOADING=1":
-			m.state.Reloading++
 		case f == "WATCHDOG=1":
 			m.state.Watchdog++
 			m.state.LastWatchdog = time.Now()
-		case f == "WATCHDOG=trigger":
-			m.state.Triggered++
 		case key == "STATUS" && utf8.ValidString(value):
 			m.state.Status = value
 			m.state.Statuses++
 		case key == "STATUS":
 			m.fault("status that is not UTF-8: %q", value)
-		case key == "EXTEND_TIMEOUT_USEC":
-			d, err := microseconds(value)
-			if err != nil {
-				m.fault("bad field %q", f)
-				continue
-			}
-			m.state.ExtendTimeout = d
 		}
 	}
 	name, named := field(fields, "FDNAME")

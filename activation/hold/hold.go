@@ -82,7 +82,7 @@ func Run(cfg Config) (err error) {
 	for pause := firstPause; ; {
 		err := h.start()
 		status := h.attend()
-		ready, _, _ := h.store.life()
+		ready, _ := h.store.life()
 		h.ready = h.ready || ready
 		switch {
 		case h.told && status == 0, h.stopping && (!h.ready || time.Now().After(h.killAt)):
@@ -231,7 +231,7 @@ func (h *holder) heed(s os.Signal) {
 	default:
 		h.kill(s.(syscall.Signal))
 	}
-	ready, _, _ := h.store.life()
+	ready, _ := h.store.life()
 	if h.stopping && !h.told && h.pid != 0 && (ready || !h.ready) {
 		h.told = true
 		h.kill(unix.SIGINT)
@@ -251,9 +251,8 @@ func (h *holder) look() {
 		}
 		return
 	}
-	ready, alive, condemned := h.store.life()
-	switch {
-	case condemned, ready && h.Watchdog > 0 && now.Sub(alive) > h.Watchdog, !ready && now.Sub(h.began) > startPatience:
+	ready, alive := h.store.life()
+	if ready && h.Watchdog > 0 && now.Sub(alive) > h.Watchdog || !ready && now.Sub(h.began) > startPatience {
 		h.Log.Error("the broker hangs", "event", "held", "ready", ready, "silent", now.Sub(alive))
 		h.kill(unix.SIGABRT)
 		h.killAt = now.Add(startPatience / 10)

@@ -26,13 +26,12 @@ type store struct {
 	fd   int    // where they say it
 	path string // that socket's
 
-	mu        sync.Mutex
-	kept      []kept
-	most      int       // how many may be kept
-	ready     bool      // the broker of now has said that it is
-	alive     time.Time // its last sign of life
-	condemned bool      // it wants to be killed
-	closed    bool
+	mu     sync.Mutex
+	kept   []kept
+	most   int       // how many may be kept
+	ready  bool      // the broker of now has said that it is
+	alive  time.Time // its last sign of life
+	closed bool
 
 	readied chan struct{}                   // gets one each time that a broker says that it is ready
 	above   func(ready bool, status string) // is told what a broker says of itself
@@ -134,11 +133,8 @@ func (s *store) take(lines []string, fds []int) (unused []int) {
 	if status, told := fields["STATUS"]; told || fields["READY"] == "1" {
 		s.above(fields["READY"] == "1", status)
 	}
-	switch fields["WATCHDOG"] {
-	case "1":
+	if fields["WATCHDOG"] == "1" {
 		s.alive = time.Now()
-	case "trigger":
-		s.condemned = true
 	}
 	switch name := fields["FDNAME"]; {
 	case fields["FDSTOREREMOVE"] == "1":
@@ -180,7 +176,7 @@ func (s *store) begin() []kept {
 	s.catchUp()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ready, s.condemned, s.alive = false, false, time.Now()
+	s.ready, s.alive = false, time.Now()
 	return slices.Clone(s.kept)
 }
 
@@ -191,12 +187,12 @@ func (s *store) excuse() {
 	s.alive = time.Now()
 }
 
-// life is whether the broker has said that it is ready, when it gave its last sign of life, and whether it wants to be killed.
-func (s *store) life() (ready bool, alive time.Time, condemned bool) {
+// life is whether the broker has said that it is ready, and when it gave its last sign of life.
+func (s *store) life() (ready bool, alive time.Time) {
 	s.catchUp()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ready, s.alive, s.condemned
+	return s.ready, s.alive
 }
 
 // environment is what a broker is told: the descriptors from 3 on, by name, and whom to tell what.

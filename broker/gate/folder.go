@@ -65,9 +65,9 @@ type declared struct {
 	name    string                // label
 	queue   activation.Descriptor // a message queue that was handed over, open for sending; if given
 	options wire.Options
-	fixed   bool // on the command line, or handed over: never gone
-	handed  bool // handed over: the options are in optionsDir, and may change
-	id      uint64
+	fixed   bool       // on the command line, or handed over: never gone
+	handed  bool       // handed over: the options are in optionsDir, and may change
+	id      uint64     // 0: it is in the table not yet
 	file    sys.FileID // what the path led to when it was connected
 	since   time.Time  // when it was connected
 	gone    time.Time
@@ -105,12 +105,6 @@ func (f *folder) close() {
 
 func (f *folder) run(ctx context.Context) {
 	defer f.watchers.Wait()
-	for _, d := range f.fixed {
-		if d.handed {
-			d.options = f.optionsOf(d.name, d.options)
-		}
-		f.declare(d)
-	}
 	events := loop.NewSignal()
 	f.scan(ctx)
 	close(f.declaredAll)
@@ -227,6 +221,7 @@ func (f *folder) wait() time.Duration {
 // scan compares the folder with what is declared. A folder that is not there has no entries; one that cannot be read, for
 // want of descriptors or memory, says nothing.
 func (f *folder) scan(ctx context.Context) {
+	f.declareFixed()
 	present, unread := make(map[string]bool), false
 	if f.dir != "" {
 		entries, err := os.ReadDir(f.dir)
@@ -253,6 +248,20 @@ func (f *folder) scan(ctx context.Context) {
 		case now.Sub(d.gone) >= f.goneAfter:
 			f.undeclare(name, d)
 		}
+	}
+}
+
+// declareFixed declares the sinks of the command line, and those handed over, that are not yet. One for which there was no place must not
+// wait for it until the next start: an entry of the folder does not either.
+func (f *folder) declareFixed() {
+	for _, d := range f.fixed {
+		if d.id != 0 {
+			continue
+		}
+		if d.handed {
+			d.options = f.optionsOf(d.name, d.options)
+		}
+		f.declare(d)
 	}
 }
 
@@ -401,6 +410,7 @@ func (f *folder) forgetUndeclared() {
 				f.declared[spec.Address] = &declared{addr: wire.Address{Name: spec.Address}, name: filepath.Base(spec.Address), id: spec.ID, gone: time.Now()}
 			default:
 				r.Drop(s)
+				f.hurry.Raise() // there may have been no place but this one
 			}
 		}
 	})

@@ -101,8 +101,10 @@ func (x *registrar) next() {
 		x.answer(p.From, reg.Address, sender, wire.Reply{ID: id, Err: refusal})
 	}
 	x.gate.ops.Seam("register.answered")
-	if costly != nil {
-		x.gate.store.Skip(x.fd) // which is not to cost the data thread
+	// Which is not to cost the data thread, unless predecessors have begun with it: only CONSUME clears their count together with taking it,
+	// and the next one is not to be held to account for that.
+	if costly != nil && !x.gate.thread.Attempted() {
+		x.gate.store.Skip(x.fd)
 		return
 	}
 	x.gate.thread.Call(func(r *loop.Roster) { r.Consume(x.fd, sender.UID) })

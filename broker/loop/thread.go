@@ -148,6 +148,9 @@ func (t *Thread) Landed() uint64 { return t.loop.ring.Waiting() }
 // Attempt is ring.Ring.Attempt: only the registrar calls it.
 func (t *Thread) Attempt() (before uint32) { return t.loop.ring.Attempt() }
 
+// Attempted is ring.Ring.Attempted: only the registrar calls it.
+func (t *Thread) Attempted() bool { return t.loop.ring.Attempted() }
+
 // Blocked is why the sources are blocked now, nil if they are not.
 func (t *Thread) Blocked() *Blockage { return t.loop.blocked.load() }
 

@@ -30,7 +30,7 @@ func (r *Ring) enter(p Place, n int) Place {
 
 // next is the place behind the record at p.
 func (r *Ring) next(p Place) Place {
-	return Place{p.Pos + uint64(wire.Padded(int(r.length(p.Pos)))), p.Seq + 1}
+	return Place{p.Pos + wire.Padded(uint64(r.length(p.Pos))), p.Seq + 1}
 }
 
 // near is a record that begins at pos or not more than a piece and a record before it. Preconditions: pos is between tail and

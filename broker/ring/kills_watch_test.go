@@ -47,7 +47,7 @@ func report(t *testing.T, w *world) {
 }
 
 // storing are the methods of package mem that store.
-var storing = []string{"Store", "Add", "Preset", "SetLen", "SetFlags", "SetControlLen", "PutUint32", "PutUint64", "Copy"}
+var storing = []string{"Store", "Add", "Preset", "SetLen", "SetFlags", "SetControlLen", "PutUint32", "Copy"}
 
 // unplayed are functions with stores that no scene comes by, with the reason.
 var unplayed = map[string]string{}

@@ -103,10 +103,8 @@ func (r *Ring) landedSize() (bytes uint64) {
 		case r.c.Land.Load().packet():
 			bytes += uint64(l.len()) - min(r.c.Offset.Load(), uint64(l.len()))
 		default:
-			bytes += uint64(paddedLen(l.first))
+			bytes += uint64(wire.Padded(len(l.first)))
 		}
 	}
 	return bytes
 }
-
-func paddedLen(payload []byte) int { return wire.Padded(len(payload)) }

@@ -47,3 +47,6 @@ func (r *Ring) Attempt() (before uint32) {
 	r.c.Attempts.Store(before + 1)
 	return before
 }
+
+// Attempted says whether a broker has begun with the registration at the head of the queue. The registrar calls it, as Attempt.
+func (r *Ring) Attempted() bool { return r.c.Attempts.Load() > 0 }

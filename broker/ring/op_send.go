@@ -368,7 +368,7 @@ func (r *Ring) buildDatagrams(cur Place, burst uint64) (first, count int) {
 		}
 		n := r.length(at.Pos)
 		r.send.Iov[i].Set(r.data.Slice(at.Pos&r.mask+wire.RecordHeader, uint64(n)))
-		r.send.Ends[i].Store(Place{at.Pos + uint64(wire.Padded(int(n))), at.Seq + 1})
+		r.send.Ends[i].Store(Place{at.Pos + wire.Padded(uint64(n)), at.Seq + 1})
 		b.count++
 	}
 	return first, int(want)

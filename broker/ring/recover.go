@@ -213,7 +213,7 @@ func (r *Ring) check() error {
 func (r *Ring) walk(head, tail Place) error {
 	for p := tail; p != head; {
 		n := uint64(r.length(p.Pos))
-		if p.Pos >= head.Pos || n > r.geo.MaxMessage || uint64(wire.Padded(int(n))) > head.Pos-p.Pos {
+		if p.Pos >= head.Pos || n > r.geo.MaxMessage || wire.Padded(n) > head.Pos-p.Pos {
 			return fmt.Errorf("record %d of %d bytes at %d, head %d/%d", p.Seq, n, p.Pos, head.Pos, head.Seq)
 		}
 		next := r.next(p)

@@ -72,7 +72,7 @@ func (r *Ring) appendStaged(out *Outcome) {
 	g, start := &r.staged, r.c.Head.load()
 	a := r.begun(g.client, start)
 	// A longer record is copied at once, if the stage tells the truth.
-	for want := min(g.left(), max(stageChunk, recordSize(g.lengthAt(a.taken)))); ; {
+	for want := min(g.left(), max(stageChunk, wire.Padded(g.lengthAt(a.taken)))); ; {
 		room := r.geo.Size - (start.Pos - r.c.Tail.Pos.Load())
 		need := r.enterStaged(&a, start, min(want, room), out)
 		if need > want { // the first record is longer than what was to be copied
@@ -121,7 +121,7 @@ func (r *Ring) enterStaged(a *appending, at Place, n uint64, out *Outcome) (need
 	r.data.Copy(at.Pos&r.mask, g.stage.Bytes(a.taken, n))
 	for used := uint64(0); n-used >= wire.RecordHeader; {
 		length := uint64(r.length(a.head.Pos))
-		size := recordSize(length)
+		size := wire.Padded(length)
 		switch {
 		case length > r.geo.MaxMessage && length != view.StageMark:
 			a.refuse[TooLarge]++
@@ -142,8 +142,6 @@ func (r *Ring) enterStaged(a *appending, at Place, n uint64, out *Outcome) (need
 	return 0
 }
 
-func recordSize(length uint64) uint64 { return (length + wire.RecordHeader + 3) &^ 3 }
-
 // lengthAt is what the stage says at this moment that the record at pos has.
 func (s *staged) lengthAt(pos uint64) uint64 {
 	return uint64(binary.LittleEndian.Uint32(s.stage.Bytes(pos, wire.RecordHeader)))
@@ -157,7 +155,7 @@ func (s *staged) unmarked(pos, n uint64) uint64 {
 		if length == view.StageMark {
 			return used
 		}
-		used += recordSize(length)
+		used += wire.Padded(length)
 	}
 	return n
 }

@@ -65,7 +65,7 @@ func (r *Ring) takeFrom(o *layout2.Ring) error {
 			if uint64(size) > r.geo.MaxMessage {
 				return fmt.Errorf("%w: a message of %d bytes", ErrDoesNotFit, size)
 			}
-			p = Place{p.Pos + uint64(wire.Padded(int(size))), p.Seq + 1}
+			p = Place{p.Pos + wire.Padded(uint64(size)), p.Seq + 1}
 		}
 	}
 	c, t := r.c, &o.Totals

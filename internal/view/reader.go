@@ -187,7 +187,7 @@ func (r *Reader) Peek(limit, most uint64) (b Batch, records []byte, err error) {
 		broken := there < wire.RecordHeader
 		for rest := at; len(rest) >= wire.RecordHeader; rest = at[b.Size:] {
 			n := uint64(binary.LittleEndian.Uint32(rest))
-			size := (n + wire.RecordHeader + 3) &^ 3
+			size := wire.Padded(n)
 			if broken = size > uint64(len(rest)); broken || b.Count > 0 && uint64(b.Size)+size > most {
 				break
 			}
@@ -228,7 +228,7 @@ func (r *Reader) whole(b *Batch, buf []byte, there uint64) error {
 	b.First = r.seq
 	for len(buf)-b.Size >= wire.RecordHeader {
 		n := uint64(binary.LittleEndian.Uint32(buf[b.Size:]))
-		size := (n + wire.RecordHeader + 3) &^ 3
+		size := wire.Padded(n)
 		if size > there-uint64(b.Size) {
 			return fmt.Errorf("%w: record %d of %d bytes ends beyond head", ErrBroken, r.seq, n)
 		}

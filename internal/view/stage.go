@@ -85,7 +85,7 @@ type Stage struct {
 // for that much gets it.
 func StageSize(maxMessage uint64) int64 {
 	n := int64(minStage)
-	for uint64(n)/2 < uint64(wire.Padded(int(maxMessage)))+StageMarkSize {
+	for uint64(n)/2 < wire.Padded(maxMessage)+StageMarkSize {
 		n *= 2
 	}
 	return n
@@ -136,7 +136,7 @@ func StagedSize(b []byte) (n uint64, mark bool) {
 	if n = uint64(binary.LittleEndian.Uint32(b)); n == StageMark {
 		return StageMarkSize, true
 	}
-	return (n + wire.RecordHeader + 3) &^ 3, false
+	return wire.Padded(n), false
 }
 
 // Take says how far the broker has taken what was written: what lies before may be overwritten.

@@ -31,8 +31,8 @@ const (
 )
 
 // Padded is the size in bytes of a record whose payload has n bytes: 4 + n, rounded up to a multiple of 4, so that every
-// length in the ring is aligned.
-func Padded(n int) int { return (RecordHeader + n + 3) &^ 3 }
+// length in the ring is aligned. What a stranger has written as a length, up to 4 GiB, does not overflow either of the types.
+func Padded[N int | uint64](n N) N { return (RecordHeader + n + 3) &^ 3 }
 
 // AppendRecord appends the record of payload, which must be shorter than 4 GiB; its padding is zero.
 func AppendRecord(dst, payload []byte) []byte {

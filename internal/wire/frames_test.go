@@ -33,9 +33,12 @@ func payloads(b []byte) []string {
 }
 
 func TestPadded(t *testing.T) {
-	for n, want := range map[int]int{0: 4, 1: 8, 3: 8, 4: 8, 5: 12, 8: 12, 65532: 65536, 65533: 65540, 4 << 20: 4<<20 + 4} {
+	for n, want := range map[int]int{0: 4, 1: 8, 3: 8, 4: 8, 5: 12, 8: 12, 65532: 65536, 65533: 65540, 4 << 20: 4<<20 + 4, 1<<32 - 1: 1<<32 + 4} {
 		if got := wire.Padded(n); got != want {
 			t.Errorf("Padded(%d) = %d, want %d", n, got, want)
+		}
+		if got := wire.Padded(uint64(n)); got != uint64(want) {
+			t.Errorf("Padded(uint64(%d)) = %d, want %d", n, got, want)
 		}
 	}
 	for n := range 9 {

@@ -3,7 +3,6 @@
 package mem
 
 import (
-	"encoding/binary"
 	"sync/atomic"
 	"unsafe"
 
@@ -279,11 +278,4 @@ func (b Bytes) Copy(at uint64, from []byte) {
 		return
 	}
 	copy(b.b[at:], from)
-}
-
-// PutUint64 writes the little-endian number at at, which need not be aligned.
-func (b Bytes) PutUint64(at, v uint64) {
-	var w [8]byte
-	binary.LittleEndian.PutUint64(w[:], v)
-	b.Copy(at, w[:])
 }
