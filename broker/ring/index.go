@@ -42,35 +42,17 @@ func (r *Ring) near(pos uint64) Place {
 	return r.piece(pos).First.Load()
 }
 
-// found is an answer of atMost, which holds for as long as the record is in the ring.
-type found struct {
-	pos  uint64
-	last Place
-}
-
-// foundPlaces is how many answers are kept: for the positions of so many pieces.
-const foundPlaces = 8
-
 // atMost is the last place that is not beyond pos. Preconditions: pos is between tail and head.
-//
-// Sinks that are nearly in step ask for the same places one after the other, so each is looked up once.
 func (r *Ring) atMost(pos uint64) Place {
-	f := &r.found[pos/pieceSize%foundPlaces]
-	if pos == f.pos && f.last.Seq != 0 {
-		return f.last
-	}
-	head := r.c.Head.Pos.Load()
-	for p := r.near(pos); ; {
-		if p.Pos >= head {
-			return p
-		}
+	head := r.c.Head.load()
+	for p := r.near(pos); p.Pos < head.Pos; {
 		next := r.next(p)
 		if next.Pos > pos {
-			*f = found{pos, p}
 			return p
 		}
 		p = next
 	}
+	return head
 }
 
 // from is the first place that is not before pos. Preconditions: pos is between tail and head.

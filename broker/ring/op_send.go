@@ -403,8 +403,16 @@ func (r *Ring) buildPacket(s *Sink, cur, last Place) []mem.Header {
 	return a.Packet[:]
 }
 
+// cutEvery is how many bytes of the ring have one place in Ring.cuts.
+const cutEvery = 8 << 10
+
 // packetEnd is how far a packet goes that begins at cur, ends at last at the latest, and has room bytes for records; at least behind
 // the first.
+//
+// To find the end among the records is to read what no cache has any more, and takes a part of the time in which the packet is copied.
+// So where a packet was cut off is remembered, and the packets of other sinks, which may come by much later, end there too, if that
+// is no eighth less than they could hold. From then on those sinks are in step. A place that was forgotten, or of another round, is
+// not where it would have to be.
 func (r *Ring) packetEnd(cur, last Place, room uint64) Place {
 	if last.Pos-cur.Pos <= room {
 		return last
@@ -412,8 +420,18 @@ func (r *Ring) packetEnd(cur, last Place, room uint64) Place {
 	if end := r.next(cur); end.Pos-cur.Pos >= room {
 		return end
 	}
-	return r.atMost(cur.Pos + room)
+	limit, slack := cur.Pos+room, min(room/8, cutEvery)
+	for _, at := range [...]uint64{limit, limit - slack} {
+		if p := *r.cut(at); p.Pos <= limit && p.Pos >= limit-slack {
+			return p
+		}
+	}
+	end := r.atMost(limit)
+	*r.cut(end.Pos) = end
+	return end
 }
+
+func (r *Ring) cut(pos uint64) *Place { return &r.cuts[pos/cutEvery%uint64(len(r.cuts))] }
 
 // origins are those of the messages from seq to end as a packet has them, or to before where they get too many: that is the new end.
 // They are valid until the next call.

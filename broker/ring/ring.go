@@ -87,7 +87,7 @@ type Ring struct {
 	ended ended  // what the sinks with an end of their own are sent
 	signs signs  // the credentials that what is sent carries
 
-	found [foundPlaces]found            // what atMost said last
+	cuts  []Place                       // see packetEnd
 	built struct{ first, count uint64 } // the send array holds records first .. first+count-1, from slot 0 on
 	dirty int                           // headers of the receive area whose length is not Untouched
 	heard int                           // likewise of the area of acknowledgements
@@ -248,6 +248,7 @@ func newRing(g Geometry, f files, o Options) *Ring {
 		greet:    at[greetArea](f.state, s.greet),
 		landing:  mem.Over(f.state[s.landing:s.end]),
 		presence: make([]bool, g.Size/chunk),
+		cuts:     make([]Place, g.Size/cutEvery),
 	}
 }
 
