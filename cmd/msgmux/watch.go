@@ -201,6 +201,18 @@ func (v *view) follow(ctx context.Context, where *location, o watchOptions, s *s
 	}
 	tick := time.NewTicker(time.Duration(o.interval))
 	defer tick.Stop()
+	// Asked for elsewhere: a broker that does not answer must not keep keys and signals waiting.
+	answers, asked := make(chan func(), 1), false
+	look := func() {
+		l, err := list(where)
+		answers <- func() {
+			if err != nil {
+				v.fail(err, time.Now())
+			} else {
+				v.take(l, time.Now())
+			}
+		}
+	}
 	for n := uint(0); o.count == 0 || n < o.count; {
 		var err error
 		select {
@@ -217,15 +229,17 @@ func (v *view) follow(ctx context.Context, where *location, o watchOptions, s *s
 		case <-resumed: // after a stop that nobody asked us for: the shell may have had the terminal
 			err = s.take()
 		case <-tick.C:
-			n++
-			if v.still {
-				continue
+			switch {
+			case v.still:
+				n++
+			case !asked:
+				asked = true
+				go look()
 			}
-			if l, err := list(where); err != nil {
-				v.fail(err, time.Now())
-			} else {
-				v.take(l, time.Now())
-			}
+			continue
+		case enter := <-answers:
+			n, asked = n+1, false
+			enter()
 		}
 		if err = errors.Join(err, show()); err != nil {
 			return err

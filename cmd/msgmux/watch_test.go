@@ -381,6 +381,24 @@ func TestWatchHasKeys(t *testing.T) {
 	p.isWhole()
 }
 
+// TestWatchOfAHungBroker: signals and keys are heard while the broker does not answer. Who interrupts twice kills, and what he leaves then is
+// a terminal without a cursor.
+func TestWatchOfAHungBroker(t *testing.T) {
+	broker, dir := startBroker(t)
+	p := openPane(t, dir, 80, 10, "trap : INT; "+binaries+"/msgmux status --watch --interval 100ms; echo it was $?; sleep 60; sleep 60")
+	p.untilShows("sinks none")
+	broker.signal(syscall.SIGSTOP)
+	defer broker.signal(syscall.SIGCONT)
+	time.Sleep(300 * time.Millisecond) // it has been asked
+	p.press("?")
+	p.untilShows("Ctrl-Z")
+	p.press("C-c")
+	time.Sleep(300 * time.Millisecond)
+	p.press("C-c")
+	p.untilShows("it was 0")
+	p.isWhole()
+}
+
 // TestSortingOfTheWatch goes through the orders.
 func TestSortingOfTheWatch(t *testing.T) {
 	v := aView(4)
