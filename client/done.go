@@ -229,6 +229,13 @@ func (s *Sink) moveOn() {
 	}
 }
 
+// doneBefore notes that all before the message that was given out last is done: its own turn was left.
+func (s *Sink) doneBefore() {
+	if s.in.given > 0 && !s.options.Ack && s.options.acknowledges() {
+		s.acks.note(s.in.given-1, s.options.Share != "")
+	}
+}
+
 // checkEpoch is for a sink whose program has written down a place: in another epoch it means nothing, and what is to be done then
 // the program decides.
 func (s *Sink) checkEpoch(epoch uint64) error {

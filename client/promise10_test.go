@@ -3,6 +3,7 @@
 package msgmux_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -88,6 +89,70 @@ func TestPromise10_DoneByAsking(t *testing.T) {
 	})
 }
 
+// TestPromise10_DoneByTurns: in a loop a message is done when its turn has ended, also in the middle of a packet; one whose turn was left
+// is not.
+func TestPromise10_DoneByTurns(t *testing.T) {
+	for _, view := range []bool{false, true} {
+		broker := brokertest.Start(t, brokertest.Options{})
+		source := dial(t, broker.Channel)
+		kept := msgmux.SinkOptions{Label: fmt.Sprint("view-", view), Keep: time.Minute, View: view}
+		sink := subscribeTo(t, broker.Channel, kept)
+		packet := source.Batch()
+		for i := range 40 {
+			if err := packet.Add(inTime(t), fmt.Append(nil, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := packet.Flush(inTime(t)); err != nil {
+			t.Fatal(err)
+		}
+		turns := func(n int, last func() (goesOn bool)) {
+			t.Helper()
+			ctx, cancel := context.WithCancel(inTime(t))
+			defer cancel()
+			for _, err := range sink.Messages(ctx) {
+				if err != nil {
+					if !errors.Is(err, context.Canceled) {
+						t.Fatal(err)
+					}
+					break
+				}
+				if n--; n > 0 {
+					continue
+				}
+				if cancel(); !last() {
+					break
+				}
+			}
+			if err := sink.Close(); err != nil {
+				t.Fatal(err)
+			}
+			sink = again(t, broker.Channel, kept)
+		}
+		turns(3, func() bool { return false })
+		receives(t, sink, 2)
+		turns(2, func() bool { return true })
+		receives(t, sink, 5)
+		// Somebody who takes his time over each: what is done is known while he is in the middle of the packet.
+		for m, err := range sink.Messages(inTime(t)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(m.Payload) != "39" {
+				continue
+			}
+			test.Eventually(t, "most of the packet is known to be done", func() bool {
+				_, sinks, err := broker.Channel.Sinks(inTime(t))
+				return err == nil && len(sinks) > 0 && sinks[len(sinks)-1].Next > m.Seq-20
+			})
+			break
+		}
+		if err := sink.Forget(inTime(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // again subscribes when the broker has seen that the connection before is gone.
 func again(t *testing.T, channel msgmux.Channel, options msgmux.SinkOptions) (sink *msgmux.Sink) {
 	t.Helper()
@@ -136,6 +201,20 @@ func TestPromise10_OwnBooks(t *testing.T) {
 	}
 	if err := subscribeTo(t, broker.Channel, msgmux.SinkOptions{}).Ack(1); !errors.Is(err, msgmux.ErrBadOption) {
 		t.Errorf("a sink that did not ask for it: %v", err)
+	}
+}
+
+// TestPromise10_AnotherEpoch: who acknowledges by numbers and connects again where they have begun anew is told so, as often as it asks.
+func TestPromise10_AnotherEpoch(t *testing.T) {
+	dir := test.Folder(t)
+	broker := brokertest.Start(t, brokertest.Options{RuntimeDir: dir})
+	sink := subscribeTo(t, broker.Channel, msgmux.SinkOptions{Ack: true, Reconnect: true})
+	broker.Stop()
+	brokertest.Start(t, brokertest.Options{RuntimeDir: dir})
+	for i := range 3 {
+		if _, err := sink.Receive(inTime(t)); !errors.Is(err, msgmux.ErrEpoch) {
+			t.Errorf("call %d: %v", i, err)
+		}
 	}
 }
 

@@ -126,12 +126,14 @@ func (s *Sink) each(ctx context.Context, yield func(*Message, error) bool) error
 				s.in.lent = Message{}
 			}
 			if !more {
+				s.doneBefore()
 				return errBreak
 			}
-			if s.in.at == s.in.end || s.in.acks && s.acks.now {
+			if s.in.at == s.in.end || s.in.acks && (s.acks.now || s.in.seq%noteEvery == 0) {
 				s.moveOn()
 			}
 			if ends && ctx.Err() != nil {
+				s.moveOn()
 				return opError("receive", s.where, ctx.Err())
 			}
 		}
@@ -140,6 +142,9 @@ func (s *Sink) each(ctx context.Context, yield func(*Message, error) bool) error
 		}
 	}
 }
+
+// noteEvery is how many messages of a packet a loop may have before it is noted that they are done. Each time takes a lock.
+const noteEvery = 16
 
 // errBreak is the end of a loop over Messages.
 var errBreak = errors.New("break")

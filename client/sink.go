@@ -154,7 +154,9 @@ func (c Channel) Subscribe(ctx context.Context, options SinkOptions) (*Sink, err
 		err = s.reconnect(ctx)
 	}
 	if err != nil {
-		s.end()
+		if s.Close() != nil {
+			s.end() // it never was connected
+		}
 		return nil, opError(op, path, err)
 	}
 	s.log(slog.LevelDebug, "subscribed")
@@ -201,7 +203,10 @@ func (s *Sink) connect(ctx context.Context) error {
 	if s.closed.Load() || s.left {
 		err = net.ErrClosed
 	}
-	if err = cmp.Or(err, s.in.use(conn)); err != nil {
+	if err == nil {
+		err = s.in.use(conn)
+	}
+	if err != nil {
 		if reader != nil {
 			reader.Close()
 		}
