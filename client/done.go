@@ -53,6 +53,7 @@ type acks struct {
 	owes  bool         // the broker has asked a sink in view to send it
 	done  uint64       // everything numbered below is done
 	said  uint64       // what the broker was told, on this connection
+	had   uint64       // what is numbered below came on an earlier connection, and can be said when it has come on this one
 	bytes int          // read since then
 	whole uint64       // the number behind the last message of the packet in hand
 	timer *time.Timer
@@ -60,12 +61,19 @@ type acks struct {
 	now   bool // a member of a share asks for more by what it says
 }
 
-// begin is for a new connection, on which everything numbered below done is known to be done.
-func (a *acks) begin(conn *net.UnixConn, reader *view.Reader, done uint64, now bool) {
+// begin is for a new connection, on which everything numbered below done is known to be done. It goes on where an earlier one was that
+// had brought what is numbered below had, and more of that may be done by now; 0: there is none.
+func (a *acks) begin(conn *net.UnixConn, reader *view.Reader, done, had uint64, now bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.view, a.owes = reader, false
-	a.conn, a.done, a.said, a.bytes, a.now = conn, done, done, 0, now
+	if had == 0 {
+		a.done = 0
+	}
+	a.conn, a.done, a.said, a.had, a.whole, a.bytes, a.now = conn, max(a.done, done), done, had, done, 0, now
+	if a.done > a.said {
+		a.later()
+	}
 }
 
 // note notes that everything numbered below done is done. lower says that it may be less than before: in a share.
@@ -101,7 +109,9 @@ func (a *acks) later() {
 func (a *acks) read(bytes int, end uint64) {
 	a.mu.Lock()
 	a.bytes += bytes
-	a.whole = end
+	if a.whole = end; a.said < a.had && a.done > a.said {
+		a.later()
+	}
 	a.mu.Unlock()
 }
 
@@ -127,19 +137,23 @@ func (a *acks) flush() {
 //
 // Preconditions: a.mu is held.
 func (a *acks) say() {
-	if a.conn == nil || a.done == a.said && !a.owes {
+	done := a.done
+	if a.view == nil && done <= a.had {
+		done = min(done, max(a.whole, a.said)) // the broker has sent no more
+	}
+	if a.conn == nil || done == a.said && !a.owes {
 		return
 	}
-	if a.view != nil && a.done != a.said {
+	if a.view != nil && done != a.said {
 		// It costs no call, unless the broker waits for it.
-		a.owes = a.view.Say(a.done) || a.owes
-		a.said, a.bytes = a.done, 0
+		a.owes = a.view.Say(done) || a.owes
+		a.said, a.bytes = done, 0
 		if !a.owes {
 			return
 		}
 	}
-	if err := sendNow(a.conn, wire.AppendAck(nil, a.done)); err == nil {
-		a.said, a.bytes, a.owes = a.done, 0, false
+	if err := sendNow(a.conn, wire.AppendAck(nil, done)); err == nil {
+		a.said, a.bytes, a.owes = done, 0, false
 	} else {
 		a.later()
 	}

@@ -3,15 +3,18 @@
 package msgmux_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/client/brokertest"
 	"github.com/msgmux/msgmux/internal/test"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // Promise 10, as a Go program has it: the ends may die too.
@@ -201,6 +204,70 @@ func TestPromise10_OwnBooks(t *testing.T) {
 	}
 	if err := subscribeTo(t, broker.Channel, msgmux.SinkOptions{}).Ack(1); !errors.Is(err, msgmux.ErrBadOption) {
 		t.Errorf("a sink that did not ask for it: %v", err)
+	}
+}
+
+// TestPromise10_DoneMeanwhile: what is said to be done while the sink is connected again is said, and not before the broker has sent it on the
+// new connection, where it would be an error.
+func TestPromise10_DoneMeanwhile(t *testing.T) {
+	channel := folder(t)
+	listener := listen(t, channel, "subscribe")
+	came := make(chan *msgmux.Sink)
+	go func() {
+		sink, err := channel.Subscribe(inTime(t), msgmux.SinkOptions{Ack: true, Reconnect: true})
+		if err != nil {
+			t.Error(err)
+		}
+		came <- sink
+	}()
+	first := admit(t, listener, "ok id=7 label=a epoch=5 next=100\n")
+	sink := <-came
+	defer sink.Close()
+	first.deliver(t, 100, 0, "0", "1", "2", "3", "4", "5")
+	receives(t, sink, 0, 1, 2, 3, 4, 5)
+	said := func(p *peer, want uint64) {
+		t.Helper()
+		if got := p.packet(t); !bytes.Equal(got, wire.AppendAck(nil, want)) {
+			t.Errorf("it said %q, and %d is done", got, want)
+		}
+	}
+	ack := func(done uint64) {
+		t.Helper()
+		if err := sink.Ack(done); err != nil {
+			t.Error(err)
+		}
+	}
+	ack(102)
+	said(first, 102)
+	first.Close()
+	got := make(chan string)
+	go func() {
+		m, err := sink.Receive(inTime(t))
+		if err != nil {
+			t.Error(err)
+		}
+		got <- string(m.Payload)
+	}()
+	second := admit(t, listener, "")
+	if want := (wire.Position{Epoch: 5, Seq: 102}); second.hello.From != want {
+		t.Errorf("it comes back with %+v, want %+v", second.hello.From, want)
+	}
+	ack(104)
+	if _, err := second.Write([]byte("ok id=7 label=a epoch=5 next=102\n")); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(shortly)
+	ack(105)
+	second.SetReadDeadline(time.Now().Add(4 * shortly))
+	if n, err := second.Read(make([]byte, 100)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("it says something of what was not sent: %d bytes, %v", n, err)
+	}
+	second.deliver(t, 102, 0, "2", "3")
+	said(second, 104)
+	second.deliver(t, 104, 0, "4", "5", "6")
+	said(second, 105)
+	if m := <-got; m != "6" {
+		t.Errorf("%q came", m)
 	}
 }
 

@@ -226,7 +226,7 @@ func (s *Sink) connect(ctx context.Context) error {
 		} else if !again {
 			s.in.missed = reply.Lost
 		}
-		s.acks.begin(conn, reader, reply.Next, s.options.Share != "")
+		s.acks.begin(conn, reader, reply.Next, s.in.want, s.options.Share != "")
 	}
 	s.in.useView(reader)
 	s.counts.view.Store(reader != nil)
