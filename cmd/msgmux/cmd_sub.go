@@ -180,8 +180,9 @@ func (o *subOptions) run(where *location) error {
 	if o.timeout > 0 {
 		defer time.AfterFunc(time.Duration(o.timeout), func() { cancel(errTimeout) }).Stop()
 	}
-	// Without this a reader who goes away (head) would kill us before we have left the channel.
-	signal.Ignore(syscall.SIGPIPE)
+	// Without this a reader who goes away (head) would kill us before we have left the channel. What is ignored stays so in the
+	// commands of --exec (execve(2)), which then write to nobody for ever; what is caught does not.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
 	s := &subscriber{
 		ctx: ctx, cancel: cancel, channel: channel, reconnect: o.reconnect, silent: o.quiet, strict: o.strict, gapLines: o.output == "json",

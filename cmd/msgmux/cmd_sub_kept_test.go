@@ -50,6 +50,14 @@ func TestSubHasACommandRun(t *testing.T) {
 	prepare(t, dir, append(keep, "--batch", "5", "--exec", "wc -l", "-C", "7")...).start().want(exitDone).prints("5\n2\n")
 }
 
+// TestSubHasACommandDieOfSIGPIPE, as what a shell runs does: else a loop that writes to head(1) never ends.
+func TestSubHasACommandDieOfSIGPIPE(t *testing.T) {
+	_, dir := startBroker(t)
+	sub := startSub(t, dir, "-q", "-C", "1", "--exec", `sh -c 'kill -s PIPE $$'; echo $?`)
+	send(t, dir, "one")
+	sub.want(exitDone).prints("141\n")
+}
+
 // TestSubChecksWhatIsKept: flags that do not go together are refused.
 func TestSubChecksWhatIsKept(t *testing.T) {
 	for _, args := range [][]string{
