@@ -82,8 +82,10 @@ was written. With --exec each message is the command's standard input, byte for 
 it has not, sub ends, and the message stays.
 
 SIGINT and SIGTERM end the sink in order: what it has already got is printed.
-The exit status is 0 then, or 130 and 143 if --count asked for more messages
-than came. SIGUSR1 prints the counts. When the broker hangs up, because the sink
+With --exec the command that runs is waited for, and no other begins: the rest
+is not done, and the next run gets it if the place is kept, or another sink of
+the share. The exit status is 0 then, or 130 and 143 if --count asked for more
+messages than came. SIGUSR1 prints the counts. When the broker hangs up, because the sink
 was dropped or the channel stopped, the exit status is 3, unless --reconnect has
 it look for a channel again.`,
 		Example: `  msgmux sub
