@@ -170,7 +170,7 @@ func (o *pubOptions) run(where *location, args []string) error {
 	}
 	if o.follow.path != "" {
 		if err := p.dialFollowing(o.follow.options()); err != nil {
-			return err
+			return p.finish(err)
 		}
 		defer p.source.Close()
 		return p.finish(o.follow.run(p))

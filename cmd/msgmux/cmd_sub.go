@@ -82,8 +82,10 @@ was written. With --exec each message is the command's standard input, byte for 
 it has not, sub ends, and the message stays.
 
 SIGINT and SIGTERM end the sink in order: what it has already got is printed.
-The exit status is 0 then, or 130 and 143 if --count asked for more messages
-than came. SIGUSR1 prints the counts. When the broker hangs up, because the sink
+With --exec the command that runs is waited for, and no other begins: the rest
+is not done, and the next run gets it if the place is kept, or another sink of
+the share. The exit status is 0 then, or 130 and 143 if --count asked for more
+messages than came. SIGUSR1 prints the counts. When the broker hangs up, because the sink
 was dropped or the channel stopped, the exit status is 3, unless --reconnect has
 it look for a channel again.`,
 		Example: `  msgmux sub
@@ -180,8 +182,9 @@ func (o *subOptions) run(where *location) error {
 	if o.timeout > 0 {
 		defer time.AfterFunc(time.Duration(o.timeout), func() { cancel(errTimeout) }).Stop()
 	}
-	// Without this a reader who goes away (head) would kill us before we have left the channel.
-	signal.Ignore(syscall.SIGPIPE)
+	// Without this a reader who goes away (head) would kill us before we have left the channel. What is ignored stays so in the
+	// commands of --exec (execve(2)), which then write to nobody for ever; what is caught does not.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
 	s := &subscriber{
 		ctx: ctx, cancel: cancel, channel: channel, reconnect: o.reconnect, silent: o.quiet, strict: o.strict, gapLines: o.output == "json",

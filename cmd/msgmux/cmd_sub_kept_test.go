@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/msgmux/msgmux/internal/test"
@@ -48,6 +49,33 @@ func TestSubHasACommandRun(t *testing.T) {
 		send(t, dir, fmt.Sprint(i))
 	}
 	prepare(t, dir, append(keep, "--batch", "5", "--exec", "wc -l", "-C", "7")...).start().want(exitDone).prints("5\n2\n")
+}
+
+// TestSubHasACommandDieOfSIGPIPE, as what a shell runs does: else a loop that writes to head(1) never ends.
+func TestSubHasACommandDieOfSIGPIPE(t *testing.T) {
+	_, dir := startBroker(t)
+	sub := startSub(t, dir, "-q", "-C", "1", "--exec", `sh -c 'kill -s PIPE $$'; echo $?`)
+	send(t, dir, "one")
+	sub.want(exitDone).prints("141\n")
+}
+
+// TestSubBeginsNoCommandWhenItEnds: what no command was given is neither printed nor counted, and a place that is kept has it still.
+func TestSubBeginsNoCommandWhenItEnds(t *testing.T) {
+	t.Parallel() // it mostly waits
+	kept := []string{"--keep", "1m", "--label", "db"}
+	for _, flags := range [][]string{nil, kept} {
+		_, dir := startBroker(t)
+		sub := startSub(t, dir, append(flags, "-C", "3", "--exec", `echo "[$(cat)]"; sleep 1`)...)
+		prepare(t, dir, "pub", "-l").input(strings.NewReader("one\ntwo\nthree\n")).want(exitDone) // in one packet
+		test.Eventually(t, "the first command", func() bool { return sub.stdout.String() != "" })
+		sub.signal(syscall.SIGTERM)
+		sub.want(exitTerminated).says("1 message received").prints("[one]\n")
+		if flags == nil {
+			continue
+		}
+		again := append(kept, "-q", "-C", "2", "--exec", `echo "<$(cat)>"`)
+		prepare(t, dir, append([]string{"sub"}, again...)...).want(exitDone).prints("<two>\n<three>\n")
+	}
 }
 
 // TestSubChecksWhatIsKept: flags that do not go together are refused.

@@ -80,13 +80,9 @@ func (f *following) run(p *publisher) error {
 
 // dialFollowing opens the channel for it.
 func (p *publisher) dialFollowing(options msgmux.SourceOptions) error {
-	source, err := p.channel.Dial(p.ctx, options)
+	err := p.open(options)
 	if errors.Is(err, msgmux.ErrInUse) {
 		return fmt.Errorf("%w: --replace takes its place", err)
 	}
-	if err != nil {
-		return err
-	}
-	p.source, p.limit, p.batch = source, source.MaxMessage(), source.Batch()
-	return nil
+	return err
 }

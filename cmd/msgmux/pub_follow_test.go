@@ -5,14 +5,17 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/msgmux/msgmux/internal/test"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestPromise10_FollowedOnce: pub --follow and the sub that prints are killed again and again while the file grows and is rotated in
@@ -124,4 +127,49 @@ func rename(t *testing.T, from, to string) {
 	if err := os.Rename(from, to); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestPubFollowsWhenThereIsABroker: --retry waits for one, says so, and a signal ends the waiting as any other.
+func TestPubFollowsWhenThereIsABroker(t *testing.T) {
+	t.Parallel() // it mostly waits
+	dir := folder(t)
+	path := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(path, []byte("one\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var waiting []*program
+	for _, label := range []string{"log", "other"} {
+		p := prepare(t, dir, "pub", "--follow", path, "--label", label, "--retry").start()
+		test.Eventually(t, "the notice", func() bool {
+			select {
+			case <-p.ended:
+				t.Fatalf("it has ended: %s", p.stderr.String())
+			default:
+			}
+			return strings.Contains(p.stderr.String(), "waiting: no broker is running")
+		})
+		waiting = append(waiting, p)
+	}
+	waiting[1].signal(syscall.SIGTERM)
+	waiting[1].want(exitTerminated).says("terminated")
+	startBrokerIn(t, dir)
+	prepare(t, dir, "sub", "-C", "1").want(exitDone).prints("one\n")
+}
+
+// TestPubStopsBeforeItFollows: a signal while a broker that is there does not let it in is a signal, not an error.
+func TestPubStopsBeforeItFollows(t *testing.T) {
+	dir := folder(t)
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: filepath.Join(dir, wire.SocketPublish), Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p := prepare(t, dir, "pub", "--follow", "/dev/null", "--label", "log").start()
+	conn, err := l.Accept() // and no answer
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	p.signal(syscall.SIGTERM)
+	p.want(exitTerminated).says("terminated")
 }

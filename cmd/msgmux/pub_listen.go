@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"slices"
@@ -46,14 +47,24 @@ func listener(path string) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("cannot listen at %s: that is not the socket that was handed over", visible(path))
 	}
 	l, err := net.ListenUnix("unix", at)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		if conn, dead := net.DialUnix("unix", nil, at); dead == nil {
-			conn.Close()
-		} else if errors.Is(dead, syscall.ECONNREFUSED) && os.Remove(path) == nil {
-			l, err = net.ListenUnix("unix", at)
-		}
+	if errors.Is(err, syscall.EADDRINUSE) && isDead(at) && os.Remove(path) == nil {
+		return net.ListenUnix("unix", at)
 	}
 	return l, err
+}
+
+// isDead says whether a socket is there at which nobody listens. To connect to a file of another kind is refused in the same way
+// (connect(2)), so the kind is looked at.
+func isDead(at *net.UnixAddr) bool {
+	info, err := os.Lstat(at.Name)
+	if err != nil || info.Mode().Type() != fs.ModeSocket {
+		return false
+	}
+	conn, err := net.DialUnix("unix", nil, at)
+	if err == nil {
+		conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // listen sends what comes by connections, until a signal. What of it has been read is sent then, if the channel takes it in time.

@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -190,4 +191,39 @@ func TestPubListensAgain(t *testing.T) {
 	prepare(t, dir, "pub", "--listen", path, "text").want(exitUsage)
 	prepare(t, dir, "pub", "--listen", path, "--nonblock").want(exitUsage)
 	prepare(t, dir, "pub", "--listen", "/nowhere/at/all").want(exitFailure).says("no such file or directory")
+}
+
+// TestPubListensInNobodysPlace: what is at the path and is no socket stays, though the kernel refuses to connect to it as to a dead one.
+func TestPubListensInNobodysPlace(t *testing.T) {
+	dir := folder(t)
+	for name, put := range map[string]func(path string) error{
+		"file":   func(path string) error { return os.WriteFile(path, []byte("precious"), 0o644) },
+		"fifo":   func(path string) error { return syscall.Mkfifo(path, 0o644) },
+		"folder": func(path string) error { return os.Mkdir(path, 0o755) },
+	} {
+		path := filepath.Join(dir, name)
+		if err := put(path); err != nil {
+			t.Fatal(err)
+		}
+		p := prepare(t, dir, "pub", "--listen", path).start()
+		replaced := false
+		test.Eventually(t, "its end, or a socket in the place of the "+name, func() bool {
+			select {
+			case <-p.ended:
+				return true
+			default:
+			}
+			now, err := os.Lstat(path)
+			replaced = err == nil && now.Mode().Type() == fs.ModeSocket
+			return replaced
+		})
+		if replaced {
+			t.Errorf("the %s is gone", name)
+			continue
+		}
+		p.want(exitFailure).says("address already in use")
+		if _, err := os.Lstat(path); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -162,14 +162,15 @@ func (s *subscriber) gap(g msgmux.Gap) {
 }
 
 // leave ends the sink. What the broker has handed to it already is nobody else's any more, so all of it is printed,
-// unless enough was or nothing can be. It returns the reason to end, which may have become a better one.
+// unless enough was or nothing can be. Of a sink for commands the rest is not done, and stays the channel's: no other command begins.
+// It returns the reason to end, which may have become a better one.
 func (s *subscriber) leave(cause error) error {
 	defer s.sink.Close()
 	s.askLost()
 	ctx, cancel := context.WithTimeout(context.Background(), leaveWithin)
 	defer cancel()
 	left := s.sink.Leave(ctx)
-	if left != nil || errors.Is(cause, errCounted) || errors.Is(cause, syscall.EPIPE) {
+	if left != nil || s.exec != nil || errors.Is(cause, errCounted) || errors.Is(cause, syscall.EPIPE) {
 		return cause
 	}
 	if _, isStopped := errors.AsType[stopped](cause); !isStopped && !errors.Is(cause, errTimeout) && !errors.Is(cause, errIdle) {
