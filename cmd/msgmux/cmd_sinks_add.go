@@ -213,7 +213,7 @@ Service=%s
 
 [Install]
 WantedBy=sockets.target
-`, a.made, a.sink, a.place.socket, access, strings.ReplaceAll(a.service, `\`, `\\`))
+`, a.made, a.sink, a.place.socket, access, a.service) // of which systemd takes no backslash away
 }
 
 // consumerLines is the text of the drop-in for the service. One that has a Restart= of its own keeps it.

@@ -85,6 +85,33 @@ credentials=pass
 	}
 }
 
+// TestSinksServiceNameIsVerbatim: systemd takes no backslash of a Service= away, so an escaped name stands there as it is, and sinks remove
+// finds the same service.
+func TestSinksServiceNameIsVerbatim(t *testing.T) {
+	const service = `my\x2dapp@a\x2fb.service`
+	dir := folder(t)
+	t.Setenv("XDG_RUNTIME_DIR", dir)
+	t.Setenv("XDG_CONFIG_HOME", dir)
+	channel := msgmux.Channel{RuntimeDir: dir + "/msgmux"}
+	a, err := planSink(channel, "archive", &addOptions{service: service})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unit := string(a.files[0].text); !strings.Contains(unit, "\nService="+service+"\n") {
+		t.Errorf("the socket is of another service than %s:\n%s", service, unit)
+	}
+	if _, err := writeFiles(a.files, false); err != nil {
+		t.Fatal(err)
+	}
+	r, err := planRemoval(channel, "archive")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.service != service || len(r.files) != 2 {
+		t.Errorf("to be removed: %q of %s", r.files, r.service)
+	}
+}
+
 // TestSinksAddRefuses what cannot be, before anything is written.
 func TestSinksAddRefuses(t *testing.T) {
 	for _, test := range []struct {
