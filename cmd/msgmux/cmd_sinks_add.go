@@ -263,7 +263,12 @@ func (a *addition) carryOut(o *addOptions) (err error) {
 	conn, err := a.units.connect(ctx)
 	if err == nil {
 		defer conn.Close()
-		err = a.lookAtConsumer(ctx, conn)
+		if !o.dry {
+			err = reload(ctx, conn) // the service may have been written a moment ago
+		}
+		if err == nil {
+			err = a.lookAtConsumer(ctx, conn)
+		}
 	}
 	if o.dry {
 		return printFiles(a.files) // a plan needs no systemd
@@ -313,13 +318,12 @@ func (a *addition) forgetOther() {
 // lookAtConsumer asks systemd for the service: whether it is there, whether its socket can be started beside it, and what it
 // has to be told.
 func (a *addition) lookAtConsumer(ctx context.Context, conn *dbus.Conn) error {
-	// It may have been written a moment ago.
-	if err := reload(ctx, conn); err != nil {
-		return err
-	}
 	p, err := conn.GetUnitPropertiesContext(ctx, a.service)
 	if err != nil || p["LoadState"] != "loaded" {
 		return fmt.Errorf("there is no service %s: write it first; it reads the datagrams of descriptor 3", a.service)
+	}
+	if property[bool](p, "NeedDaemonReload") { // as only a plan leaves it
+		say("%s was changed since systemd read it, so whether it has a Restart= is not known: %s daemon-reload", a.service, a.units.systemctl())
 	}
 	if q, err := conn.GetUnitTypePropertiesContext(ctx, a.service, "Service"); err == nil && q["Restart"] != "no" {
 		old, _ := os.ReadFile(a.files[1].path)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	bus "github.com/godbus/dbus/v5"
+
 	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -109,6 +111,30 @@ func TestSinksServiceNameIsVerbatim(t *testing.T) {
 	}
 	if r.service != service || len(r.files) != 2 {
 		t.Errorf("to be removed: %q of %s", r.files, r.service)
+	}
+}
+
+// TestSinksAddOnlyLooksForAPlan: with --dry-run systemd is asked, and told nothing.
+func TestSinksAddOnlyLooksForAPlan(t *testing.T) {
+	systemd := startSystemd(t)
+	systemd.unit = map[string]bus.Variant{"LoadState": bus.MakeVariant("loaded"), "ActiveState": bus.MakeVariant("inactive"),
+		"Restart": bus.MakeVariant("always"), "NeedDaemonReload": bus.MakeVariant(true)}
+	o := addOptions{service: "archive", dry: true}
+	a, err := planSink(systemd.channel(), "archive", &o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.carryOut(&o); err != nil {
+		t.Fatal(err)
+	}
+	if told := systemd.heard(); told != "" {
+		t.Errorf("systemd was told: %s", told)
+	}
+	if strings.Contains(string(a.files[1].text), restartLines) {
+		t.Error("the service was not looked at")
+	}
+	if _, err := os.Stat(a.files[0].path); err == nil {
+		t.Error("something was written")
 	}
 }
 
