@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -292,7 +293,9 @@ func (a *addition) carryOut(o *addOptions) (err error) {
 		_ = conn.ResetFailedUnitContext(context.Background(), a.place.unit)
 		_ = conn.ReloadContext(context.Background())
 	}()
-	if written, err = writeFiles(a.files, o.force); err != nil {
+	if written, err = writeFiles(a.files, o.force); errors.Is(err, errOtherText) {
+		return fmt.Errorf("%w; see --force", err)
+	} else if err != nil {
 		return err
 	}
 	if err := a.start(ctx, conn); err != nil {
@@ -343,7 +346,7 @@ func (a *addition) start(ctx context.Context, conn *dbus.Conn) error {
 	if err := reload(ctx, conn); err != nil {
 		return err
 	}
-	if err := enable(ctx, conn, a.place.unitFile()); err != nil {
+	if _, err := enable(ctx, conn, a.place.unitFile()); err != nil {
 		return err
 	}
 	if err := runJob(ctx, conn, "start", a.place.unit); err != nil {
