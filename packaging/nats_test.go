@@ -95,6 +95,40 @@ func TestPackagesOfTheBridge(t *testing.T) {
 	}
 }
 
+// TestRemovingForgetsBridges: a bridge that was enabled is not when the rpm is gone, or the next installation would start it at a boot. An
+// upgrade leaves it enabled.
+func TestRemovingForgetsBridges(t *testing.T) {
+	if _, err := exec.LookPath("systemctl"); err != nil {
+		t.Skip("this host has no systemctl, which works on folders without a systemd")
+	}
+	root, bin := t.TempDir(), t.TempDir()
+	systemctl := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = stop ] || PATH=%s exec systemctl --root=%s \"$@\"\n", os.Getenv("PATH"), root)
+	if err := os.WriteFile(filepath.Join(bin, "systemctl"), []byte(systemctl), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	sh := func(script string, args ...string) string {
+		t.Helper()
+		cmd := exec.Command("sh", append([]string{"-c", script, "sh"}, args...)...)
+		cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "SYSTEMD_LOG_LEVEL=err")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", script, err, out)
+		}
+		return string(out)
+	}
+	units := filepath.Join(root, "usr/lib/systemd/system")
+	sh(`mkdir -p "$1" "$2" && cp ../units/nats/*.service "$1" && systemctl enable --quiet "$3" "$4"`, units, filepath.Join(root, "etc/systemd/system"), bridgeOut, bridgeIn)
+	links := func() string { return sh(`find "$1/etc" -type l -printf '%f '`, root) }
+	sh("sh nats/scripts/rpm/preun 1")
+	if got := links(); !strings.Contains(got, bridgeOut) || !strings.Contains(got, bridgeIn) {
+		t.Errorf("after an upgrade are enabled: %q", got)
+	}
+	sh("sh nats/scripts/rpm/preun 0")
+	if got := links(); got != "" {
+		t.Errorf("after the removal are enabled: %s", got)
+	}
+}
+
 // joined is a machine with two channels that two bridges join by a stream of a nats-server on it: what is sent into the default
 // channel comes out of the channel far.
 type joined struct {

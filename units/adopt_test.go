@@ -5,8 +5,11 @@ package units
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/msgmux/msgmux/units/rig"
 )
 
 // TestAdopt takes over the path of an agent whose programs are not told, and gives it back, by what it says is left to do.
@@ -119,6 +122,59 @@ func TestAdopt(t *testing.T) {
 		written("five")
 		if out, exit := b.Run(t.Context(), "msgmux", "adopt", path, "--undo"); exit != 1 || out != "" {
 			t.Errorf("taken back again: exit status %d, %q", exit, out)
+		}
+	})
+}
+
+// TestAdoptAgain: what was adopted before anybody received there is adopted again without a change, and stays when that fails.
+func TestAdoptAgain(t *testing.T) {
+	onEachBed(t, func(t *testing.T, b *bed) {
+		p := b.channel("")
+		b.MustRun("systemctl", "enable", "--now", "msgmux.target", p.service)
+		const path, unit = "/run/early.socket", "msgmux-adopted@early.socket"
+		b.MustRun("msgmux", "adopt", path)
+		file := b.MustRun("cat", "/etc/systemd/system/"+unit)
+		if out := b.MustRun("stat", "--format=%a %G", path); out != "660 msgmux-send\n" {
+			t.Errorf("the socket is %s", out)
+		}
+		sink := b.Start("msgmux", "sub", "--trim", "--quiet")
+		b.Until("a sink is there", 10*time.Second, func() bool { return p.account().Status.Sinks.Dynamic == 1 })
+		sender := b.Start("sh", "-c", "(echo one; until [ -e /run/go ]; do sleep 0.1; done; echo two; sleep 3600) | socat -u STDIN UNIX-CONNECT:"+path+",type=2")
+		b.Until("one is there", 10*time.Second, func() bool { return sink.Stdout() == "one\n" })
+		again := b.Start("msgmux", "adopt", path)
+		if exit := again.Wait(); exit != 0 {
+			t.Errorf("again: exit status %d: %s", exit, again.Stderr())
+		}
+		if now, _ := b.Run(t.Context(), "cat", "/etc/systemd/system/"+unit); now != file {
+			t.Errorf("the unit was\n%s and is\n%s", file, now)
+		}
+		b.MustRun("touch", "/run/go")
+		b.Until("the one that is connected can send on", 10*time.Second, func() bool { return sink.Stdout() == "one\ntwo\n" })
+		// Another reader has bound a socket of another mode there.
+		reader := b.Start("socat", "-u", "UNIX-RECV:"+path+",unlink-early,mode=0722", "STDOUT")
+		b.Until("it receives", 10*time.Second, func() bool { out, _ := b.Run(t.Context(), "stat", "--format=%a", path); return out == "722\n" })
+		again = b.Start("msgmux", "adopt", path)
+		if exit := again.Wait(); exit != 0 {
+			t.Errorf("beside another reader: exit status %d: %s", exit, again.Stderr())
+		}
+		if out, _ := b.Run(t.Context(), "stat", "--format=%a %G", path); out != "660 msgmux-send\n" {
+			t.Errorf("the socket is %s", out)
+		}
+		for _, p := range []*rig.Process{reader, sender, sink} {
+			p.Signal(syscall.SIGKILL)
+		}
+
+		// It fails: what an earlier one made stays as it is.
+		b.dropIn(p.service, "broken", "[Service]\nExecStartPre=/bin/false\n")
+		again = b.Start("msgmux", "adopt", path)
+		if exit := again.Wait(); exit != 1 {
+			t.Errorf("without a broker: exit status %d: %s", exit, again.Stderr())
+		}
+		if out, _ := b.Run(t.Context(), "systemctl", "is-enabled", unit); out != "enabled\n" {
+			t.Errorf("the unit is %s", out)
+		}
+		if out, _ := b.Run(t.Context(), "stat", "--format=%a %G", path); out != "660 msgmux-send\n" {
+			t.Errorf("the socket is %s", out)
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -224,28 +225,13 @@ func (a *adoption) look() error {
 	if err := refuseHostsOwn(a.units, a.path, unmade == nil); err != nil {
 		return err
 	}
-	access := "SocketMode=0660\nSocketGroup=msgmux-send\n" // as the channel's own
 	header := adoptedBy + a.path + " --to " + a.behind + "\n"
-	if unmade == nil {
-		if !bytes.HasPrefix(made, []byte(header)) {
-			return fmt.Errorf("%s is there already, for another path or another --to: --undo that first, or choose another --name", a.files[0].path)
-		}
-		if found := accessLines.Find(made); found != nil {
-			access = string(found) // adopted before: the file may be gone
-		}
+	if unmade == nil && !bytes.HasPrefix(made, []byte(header)) {
+		return fmt.Errorf("%s is there already, for another path or another --to: --undo that first, or choose another --name", a.files[0].path)
 	}
-	info, err := os.Lstat(a.path)
-	switch {
-	case a.hosts:
-		access = "SocketMode=0666\n" // as the journal's own
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return fmt.Errorf("cannot look at the path: %w", err)
-	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("%s is no socket", a.path)
-	default:
-		owner, _ := info.Sys().(*syscall.Stat_t)
-		access = fmt.Sprintf("SocketMode=%04o\nSocketUser=%d\nSocketGroup=%d\n", info.Mode().Perm(), owner.Uid, owner.Gid)
+	access, err := a.access(made)
+	if err != nil {
+		return err
 	}
 	if a.reader, err = readerOf(a.path); err != nil {
 		return err
@@ -274,6 +260,27 @@ WantedBy=sockets.target
 	a.files[1].text = fmt.Appendf(nil, "%s[Service]\nSockets=%s\n", header, a.unit)
 	a.files[2].text = fmt.Appendf(nil, "%sL+ %s - - - - %s\n", header, a.link, a.behind)
 	return nil
+}
+
+// access says in a unit's lines who may write to the path: as the unit of an earlier adoption has it, since the socket is systemd's
+// then, or another reader's that was bound over it; else as the socket has it that is there.
+func (a *adoption) access(made []byte) (string, error) {
+	info, err := os.Lstat(a.path)
+	missing := errors.Is(err, fs.ErrNotExist)
+	switch found := accessLines.Find(made); {
+	case a.hosts:
+		return "SocketMode=0666\n", nil // as the journal's own
+	case err != nil && !missing:
+		return "", fmt.Errorf("cannot look at the path: %w", err)
+	case !missing && info.Mode().Type() != fs.ModeSocket:
+		return "", fmt.Errorf("%s is no socket", a.path)
+	case found != nil:
+		return string(found), nil
+	case missing:
+		return "SocketMode=0660\nSocketGroup=msgmux-send\n", nil // as the channel's own
+	}
+	owner, _ := info.Sys().(*syscall.Stat_t)
+	return fmt.Sprintf("SocketMode=%04o\nSocketUser=%d\nSocketGroup=%d\n", info.Mode().Perm(), owner.Uid, owner.Gid), nil
 }
 
 // readerOf finds who receives at a path. Nobody is no error.
@@ -388,42 +395,74 @@ func (a *adoption) carryOut(dry bool) (err error) {
 }
 
 // make does it.
-func (a *adoption) make(ctx context.Context, conn *dbus.Conn) (err error) {
-	var written []string
-	defer func() {
-		if err != nil {
-			_ = runJob(context.Background(), conn, "stop", a.unit) // or what writes there would wait, for nobody
-			removeAgain(written)
-			_ = conn.ReloadContext(context.Background()) // not with ctx: it may be what has ended
-			_ = a.restart(context.Background(), conn)
+func (a *adoption) make(ctx context.Context, conn *dbus.Conn) error {
+	written, err := writeFiles(a.files, false)
+	if err != nil {
+		removeAgain(written) // of which systemd has not heard
+		if errors.Is(err, errOtherText) {
+			err = fmt.Errorf("%w: --undo what was adopted before, or move the file away", err)
 		}
-	}()
-	if written, err = writeFiles(a.files, false); err != nil {
 		return err
 	}
+	did := deeds{written: written}
+	if err := a.act(ctx, conn, &did); err != nil {
+		a.takeBack(conn, &did)
+		return err
+	}
+	return nil
+}
+
+// deeds are what an attempt has done so far. What an earlier one did is not among it, and is not taken back.
+type deeds struct {
+	written []string // files and links
+	stopped bool     // the socket, which the broker's restart brings back
+	acted   bool     // the broker was restarted, or was to be
+}
+
+// act makes the sink, and has systemd and the broker act on the files.
+func (a *adoption) act(ctx context.Context, conn *dbus.Conn, did *deeds) error {
 	if target, there := os.Readlink(a.link); there != nil || target != a.behind {
 		if err := os.Symlink(a.behind, a.link); err != nil {
 			return fmt.Errorf("cannot make the sink %s: %w", a.name, err)
 		}
-		written = append(written, a.link)
+		did.written = append(did.written, a.link)
 	}
 	if err := reload(ctx, conn); err != nil {
 		return err
 	}
-	if err := enable(ctx, conn, a.files[0].path); err != nil {
+	links, err := enable(ctx, conn, a.files[0].path)
+	did.written = append(did.written, links...)
+	if err != nil {
 		return err
 	}
-	written = append(written, filepath.Join("/etc/systemd/system/sockets.target.wants", a.unit))
 	if _, err := os.Lstat(a.path); err != nil || a.reader.sockets > 1 {
 		// Adopted before, and the old reader has removed the file, or bound another: the restart makes it anew.
+		did.stopped = true
 		if err := runJob(ctx, conn, "stop", a.unit); err != nil {
 			return err
 		}
 	}
+	did.acted = true
 	if err := a.restart(ctx, conn); err != nil {
 		return err
 	}
+	did.stopped = false
 	return a.await(ctx, true)
+}
+
+// takeBack undoes what an attempt has done. Its context may be what has ended, so it has none.
+func (a *adoption) takeBack(conn *dbus.Conn, did *deeds) {
+	ctx := context.Background()
+	if slices.Contains(did.written, a.files[0].path) {
+		_ = runJob(ctx, conn, "stop", a.unit) // or what writes there would wait, for nobody
+	}
+	removeAgain(did.written)
+	if len(did.written) > 0 {
+		_ = conn.ReloadContext(ctx)
+	}
+	if did.stopped || did.acted && len(did.written) > 0 {
+		_ = a.restart(ctx, conn)
+	}
 }
 
 // restart starts the broker anew. systemd starts no socket of a service that runs: started anew, the service brings it along.

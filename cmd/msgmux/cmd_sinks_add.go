@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -213,7 +214,7 @@ Service=%s
 
 [Install]
 WantedBy=sockets.target
-`, a.made, a.sink, a.place.socket, access, strings.ReplaceAll(a.service, `\`, `\\`))
+`, a.made, a.sink, a.place.socket, access, a.service) // of which systemd takes no backslash away
 }
 
 // consumerLines is the text of the drop-in for the service. One that has a Restart= of its own keeps it.
@@ -263,7 +264,12 @@ func (a *addition) carryOut(o *addOptions) (err error) {
 	conn, err := a.units.connect(ctx)
 	if err == nil {
 		defer conn.Close()
-		err = a.lookAtConsumer(ctx, conn)
+		if !o.dry {
+			err = reload(ctx, conn) // the service may have been written a moment ago
+		}
+		if err == nil {
+			err = a.lookAtConsumer(ctx, conn)
+		}
 	}
 	if o.dry {
 		return printFiles(a.files) // a plan needs no systemd
@@ -287,7 +293,9 @@ func (a *addition) carryOut(o *addOptions) (err error) {
 		_ = conn.ResetFailedUnitContext(context.Background(), a.place.unit)
 		_ = conn.ReloadContext(context.Background())
 	}()
-	if written, err = writeFiles(a.files, o.force); err != nil {
+	if written, err = writeFiles(a.files, o.force); errors.Is(err, errOtherText) {
+		return fmt.Errorf("%w; see --force", err)
+	} else if err != nil {
 		return err
 	}
 	if err := a.start(ctx, conn); err != nil {
@@ -313,13 +321,12 @@ func (a *addition) forgetOther() {
 // lookAtConsumer asks systemd for the service: whether it is there, whether its socket can be started beside it, and what it
 // has to be told.
 func (a *addition) lookAtConsumer(ctx context.Context, conn *dbus.Conn) error {
-	// It may have been written a moment ago.
-	if err := reload(ctx, conn); err != nil {
-		return err
-	}
 	p, err := conn.GetUnitPropertiesContext(ctx, a.service)
 	if err != nil || p["LoadState"] != "loaded" {
 		return fmt.Errorf("there is no service %s: write it first; it reads the datagrams of descriptor 3", a.service)
+	}
+	if property[bool](p, "NeedDaemonReload") { // as only a plan leaves it
+		say("%s was changed since systemd read it, so whether it has a Restart= is not known: %s daemon-reload", a.service, a.units.systemctl())
 	}
 	if q, err := conn.GetUnitTypePropertiesContext(ctx, a.service, "Service"); err == nil && q["Restart"] != "no" {
 		old, _ := os.ReadFile(a.files[1].path)
@@ -339,7 +346,7 @@ func (a *addition) start(ctx context.Context, conn *dbus.Conn) error {
 	if err := reload(ctx, conn); err != nil {
 		return err
 	}
-	if err := enable(ctx, conn, a.place.unitFile()); err != nil {
+	if _, err := enable(ctx, conn, a.place.unitFile()); err != nil {
 		return err
 	}
 	if err := runJob(ctx, conn, "start", a.place.unit); err != nil {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	bus "github.com/godbus/dbus/v5"
+
 	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -82,6 +84,57 @@ credentials=pass
 				t.Errorf("%s: no %q in\n%s", test.folder, want, got)
 			}
 		}
+	}
+}
+
+// TestSinksServiceNameIsVerbatim: systemd takes no backslash of a Service= away, so an escaped name stands there as it is, and sinks remove
+// finds the same service.
+func TestSinksServiceNameIsVerbatim(t *testing.T) {
+	const service = `my\x2dapp@a\x2fb.service`
+	dir := folder(t)
+	t.Setenv("XDG_RUNTIME_DIR", dir)
+	t.Setenv("XDG_CONFIG_HOME", dir)
+	channel := msgmux.Channel{RuntimeDir: dir + "/msgmux"}
+	a, err := planSink(channel, "archive", &addOptions{service: service})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unit := string(a.files[0].text); !strings.Contains(unit, "\nService="+service+"\n") {
+		t.Errorf("the socket is of another service than %s:\n%s", service, unit)
+	}
+	if _, err := writeFiles(a.files, false); err != nil {
+		t.Fatal(err)
+	}
+	r, err := planRemoval(channel, "archive")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.service != service || len(r.files) != 2 {
+		t.Errorf("to be removed: %q of %s", r.files, r.service)
+	}
+}
+
+// TestSinksAddOnlyLooksForAPlan: with --dry-run systemd is asked, and told nothing.
+func TestSinksAddOnlyLooksForAPlan(t *testing.T) {
+	systemd := startSystemd(t)
+	systemd.unit = map[string]bus.Variant{"LoadState": bus.MakeVariant("loaded"), "ActiveState": bus.MakeVariant("inactive"),
+		"Restart": bus.MakeVariant("always"), "NeedDaemonReload": bus.MakeVariant(true)}
+	o := addOptions{service: "archive", dry: true}
+	a, err := planSink(systemd.channel(), "archive", &o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.carryOut(&o); err != nil {
+		t.Fatal(err)
+	}
+	if told := systemd.heard(); told != "" {
+		t.Errorf("systemd was told: %s", told)
+	}
+	if strings.Contains(string(a.files[1].text), restartLines) {
+		t.Error("the service was not looked at")
+	}
+	if _, err := os.Stat(a.files[0].path); err == nil {
+		t.Error("something was written")
 	}
 }
 

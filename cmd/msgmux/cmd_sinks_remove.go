@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
@@ -81,7 +80,7 @@ func planRemoval(channel msgmux.Channel, name string) (*removal, error) {
 		return nil, fmt.Errorf("'msgmux sinks add' has not made %s: %s disable --now %s", file, r.units.systemctl(), r.place.unit)
 	}
 	if found := serviceLine.FindSubmatch(text); found != nil {
-		r.service = strings.ReplaceAll(string(found[1]), `\\`, `\`)
+		r.service = string(found[1])
 	}
 	for _, path := range []string{file, r.place.dropIn(r.service), r.place.options} {
 		if text, err := os.ReadFile(path); err == nil && bytes.HasPrefix(text, []byte(madeBy)) {

@@ -37,6 +37,9 @@ func printFiles(files []plannedFile) error {
 	return printText(text)
 }
 
+// errOtherText is of a file that is not replaced. What to do about it is the command's to say.
+var errOtherText = errors.New("it is there already, with another text")
+
 // writeFiles writes files up to the first failure, and says which were not there before.
 func writeFiles(files []plannedFile, force bool) (written []string, err error) {
 	for _, f := range files {
@@ -58,7 +61,7 @@ func (f plannedFile) write(force bool) (wrote bool, err error) {
 			return false, nil
 		}
 		if !force {
-			return false, errors.New("it is there already, with another text; see --force")
+			return false, errOtherText
 		}
 		return false, os.WriteFile(f.path, f.text, 0o644)
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -114,12 +117,18 @@ func reload(ctx context.Context, conn *dbus.Conn) error {
 	return nil
 }
 
-// enable has systemd start the unit of that file at boot.
-func enable(ctx context.Context, conn *dbus.Conn, file string) error {
-	if _, _, err := conn.EnableUnitFilesContext(ctx, []string{file}, false, false); err != nil {
-		return fmt.Errorf("cannot enable %s: %w", filepath.Base(file), err)
+// enable has systemd start the unit of that file at boot, and says which links that were not there before it has made for it.
+func enable(ctx context.Context, conn *dbus.Conn, file string) (links []string, err error) {
+	_, changes, err := conn.EnableUnitFilesContext(ctx, []string{file}, false, false)
+	if err != nil {
+		return nil, fmt.Errorf("cannot enable %s: %w", filepath.Base(file), err)
 	}
-	return nil
+	for _, c := range changes {
+		if c.Type == "symlink" {
+			links = append(links, c.Filename)
+		}
+	}
+	return links, nil
 }
 
 func disable(ctx context.Context, conn *dbus.Conn, unit string) error {

@@ -84,6 +84,9 @@ func (u channelUnits) systemctl() string { return "systemctl" + u.userFlag() }
 // socketHold is a holder's, in the channel's folder (package activation/hold).
 const socketHold = ".hold"
 
+// booted is there on a host that systemd runs (sd_booted(3)). Tests have another.
+var booted = "/run/systemd/system"
+
 // errNoSystemd is a host that systemd does not run (sd_booted(3)).
 var errNoSystemd = errors.New("systemd does not run this host: there is no /run/systemd/system")
 
@@ -92,7 +95,7 @@ const systemdAnswers = 30 * time.Second
 
 // connect connects to the systemd that the units belong to.
 func (u channelUnits) connect(ctx context.Context) (*dbus.Conn, error) {
-	if _, err := os.Stat("/run/systemd/system"); err != nil {
+	if _, err := os.Stat(booted); err != nil {
 		return nil, errNoSystemd
 	}
 	var conn *dbus.Conn
