@@ -3,9 +3,12 @@
 package msgmux
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -56,7 +59,7 @@ func (s *Source) sendMarked(ctx context.Context, mark uint64, records []byte, wa
 }
 
 // Forget closes a source and has the channel forget its mark, which SourceOptions.Keep would keep. It may block until ctx
-// is done; after an error the source is open.
+// is done. After ErrNoBroker, or an error with a Code, it is closed, and the mark may stay; after other errors it is open.
 func (s *Source) Forget(ctx context.Context) error {
 	if s.options.Keep == 0 {
 		return s.Close()
@@ -64,15 +67,34 @@ func (s *Source) Forget(ctx context.Context) error {
 	if err := s.turn.take(ctx); err != nil {
 		return opError("forget", s.path, err)
 	}
-	var err error
-	if s.stage != nil {
-		s.stage.Leave()
-	} else {
-		err = s.put(ctx, []byte(wire.Leave), true)
+	err := s.sayLeave(ctx)
+	gone := isGone(err)
+	if gone {
+		err = cmp.Or(s.farewell(), error(syscall.EPIPE))
 	}
 	s.giveTurn()
-	if err != nil && !isGone(err) {
-		return opError("forget", s.path, err)
+	if err == nil {
+		return s.Close()
 	}
-	return s.Close()
+	if gone {
+		_ = s.Close()
+	}
+	return opError("forget", s.path, err)
+}
+
+// sayLeave says that nothing is to be kept for the source. What is written to a stage is only heard if the broker is still there.
+//
+// Preconditions: the caller has the turn.
+func (s *Source) sayLeave(ctx context.Context) error {
+	if s.stage == nil {
+		return s.put(ctx, []byte(wire.Leave), true)
+	}
+	s.stage.Leave()
+	if s.stage.Over() {
+		return syscall.EPIPE
+	}
+	if err := s.out.run(wakeUp, false); !errors.Is(err, syscall.EAGAIN) && !isShortOfMemory(err) {
+		return err
+	}
+	return nil // it sees that on the end of the connection
 }
