@@ -33,7 +33,7 @@ func (b *Batch) Mark(mark uint64) error {
 // Preconditions: the caller has the turn, and s.load is what the records hold.
 func (s *Source) sendMarked(ctx context.Context, mark uint64, records []byte, wait bool) error {
 	s.packet = append(binary.LittleEndian.AppendUint64(s.packet[:0], mark), records...)
-	for {
+	for dialled := false; ; dialled = true {
 		err := s.put(ctx, s.packet, wait)
 		if err == nil {
 			s.mark.Store(mark)
@@ -47,6 +47,14 @@ func (s *Source) sendMarked(ctx context.Context, mark uint64, records []byte, wa
 		// This connection's broker is gone, and has not taken the packet.
 		if refusal := s.farewell(); refusal != nil {
 			return refusal
+		}
+		if dialled {
+			if !wait || !s.options.Retry {
+				return err
+			}
+			if err := s.pause(ctx, err); err != nil {
+				return err
+			}
 		}
 		was, epoch := s.mark.Load(), s.epoch
 		if err := s.redial(ctx, wait); err != nil {
