@@ -5,8 +5,10 @@ package msgmux
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"slices"
+	"syscall"
 
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -119,9 +121,10 @@ func (b *Batch) transmit(ctx context.Context, wait bool) error {
 			mark = b.mark
 		}
 		err := b.source.sendMarked(ctx, mark, b.packet, wait)
-		if err == nil {
-			b.packet, b.load, b.marks = b.packet[:0], load{}, false
+		if err == nil || errors.Is(err, syscall.EMSGSIZE) {
+			b.packet, b.load = b.packet[:0], load{} // what is too large will never be sent; the mark still is
 		}
+		b.marks = b.marks && err != nil
 		return err
 	}
 	rest, err := b.source.transmit(ctx, b.packet, wait)

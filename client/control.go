@@ -114,24 +114,32 @@ func carry(ctx context.Context, path string, request []byte) ([]byte, error) {
 	defer conn.Close()
 	release := interrupt(ctx, conn.SetDeadline)
 	defer release()
-	if _, err := conn.Write(request); err != nil {
-		return nil, orContext(ctx, err)
+	// Where the broker has hung up already, its reason may still be there to be read.
+	_, lost := conn.Write(request)
+	if lost != nil && !isHangUp(lost) {
+		return nil, orContext(ctx, lost)
 	}
 	var answer []byte
 	packet := make([]byte, maxAnswerPacket)
 	for ends := 0; ; {
 		n, _, flags, _, err := conn.ReadMsgUnix(packet, nil)
 		switch {
-		case errors.Is(err, io.EOF) || err == nil && n == 0:
-			if ends++; ends == looksAtEnd {
+		case isHangUp(err) || err == nil && n == 0:
+			if err != nil && !errors.Is(err, io.EOF) {
+				lost = err
+			}
+			if ends++; ends == looksAtEnd && len(answer) > 0 {
 				return answer, nil
+			} else if ends == looksAtEnd {
+				return nil, lost
 			}
 		case err != nil:
 			return nil, orContext(ctx, err)
 		case flags&syscall.MSG_TRUNC != 0 || len(answer)+n > maxAnswer:
 			return nil, fmt.Errorf("the answer has more than %d bytes", len(answer)+n)
+		default:
+			answer = append(answer, packet[:n]...)
 		}
-		answer = append(answer, packet[:n]...)
 	}
 }
 

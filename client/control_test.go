@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -143,6 +144,59 @@ func TestControlRefusals(t *testing.T) {
 	controller(t, channel, func(wire.Request) []string { return []string{`{"ok":true}`} })
 	if _, err := channel.Status(inTime(t)); err == nil {
 		t.Error("an answer without a status was taken")
+	}
+}
+
+// TestControlReadsARefusalOfWhatWasNotRead: a broker that has too many clients says busy, and closes without reading the request. The
+// client hears of the end first, when it writes or when it reads.
+func TestControlReadsARefusalOfWhatWasNotRead(t *testing.T) {
+	busy := cut(t, wire.Answer{Error: wire.Refuse(wire.CodeBusy, "too many clients say nothing; try again")}, 1000)[0]
+	for _, asked := range []bool{true, false} { // before the broker closes; or perhaps behind that
+		for _, answer := range []string{busy, ""} {
+			channel := folder(t)
+			listener := listen(t, channel, "control")
+			go func() {
+				for {
+					conn, err := listener.AcceptUnix()
+					if err != nil {
+						return // closed
+					}
+					if asked {
+						await(t, conn)
+					} else {
+						conn.CloseRead() // as of now nothing can be written
+					}
+					if answer != "" {
+						conn.Write([]byte(answer))
+					}
+					conn.Close()
+				}
+			}()
+			for range 20 {
+				_, err := channel.Status(inTime(t))
+				op, _ := errors.AsType[*msgmux.OpError](err)
+				switch {
+				case op == nil || answer != "" && (op.Code != wire.CodeBusy || !errors.Is(err, msgmux.ErrRefused)):
+					t.Fatalf("asked before: %t: got %v", asked, err)
+				case answer == "" && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE):
+					t.Fatalf("asked before: %t, and told nothing: got %v", asked, err)
+				}
+			}
+		}
+	}
+}
+
+// await waits until something is there to be read, and leaves it there.
+func await(t testing.TB, conn *net.UnixConn) {
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		err = raw.Read(func(fd uintptr) bool {
+			_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK)
+			return err != syscall.EAGAIN
+		})
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -214,25 +214,21 @@ func (s *Sink) Epoch() uint64 {
 }
 
 // Forget closes a sink and has the channel forget its place, which SinkOptions.Keep would keep; what it has not done is
-// abandoned. It may block until ctx is done; after an error the sink is open.
+// abandoned. It may block until ctx is done. After ErrHungUp it is closed, and the place may stay; after other errors it is open.
 func (s *Sink) Forget(ctx context.Context) error {
 	const op = "forget"
 	if s.options.Keep == 0 || s.closed.Load() {
 		return s.Close()
 	}
 	s.acks.flush()
-	s.mu.Lock()
-	conn := s.conn
-	s.mu.Unlock()
-	for {
-		err := sendNow(conn, []byte(wire.Leave))
-		if err == nil || isHangUp(err) {
-			return s.Close()
-		}
-		if err := sleep(ctx, retryAfter); err != nil {
-			return opError(op, s.where, err)
-		}
+	err := s.sayLeave(ctx)
+	if err == nil {
+		return s.Close()
 	}
+	if errors.Is(err, ErrHungUp) {
+		_ = s.Close()
+	}
+	return opError(op, s.where, err)
 }
 
 // moveOn notes that the message that was given out last is done: the next one is asked for.

@@ -134,6 +134,37 @@ func receiveShort(ctx context.Context, conn *net.UnixConn) (packet []byte, fds [
 	return nil, nil, syscall.ECONNRESET
 }
 
+// sayLeave says on a sink's connection that nothing is to be kept for it, as soon as there is room for that. It fails with ErrHungUp at the
+// end of the connection.
+func (s *Sink) sayLeave(ctx context.Context) error {
+	for {
+		err := s.sayLeaveNow()
+		switch {
+		case isHangUp(err):
+			return ErrHungUp
+		case !errors.Is(err, syscall.EAGAIN) && !isShortOfMemory(err):
+			return err
+		}
+		if err := sleep(ctx, retryAfter); err != nil {
+			return err
+		}
+	}
+}
+
+// sayLeaveNow is sayLeave where there is room, on the connection of now: others may close the sink, or connect it again, between two tries.
+func (s *Sink) sayLeaveNow() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	err := sendNow(s.conn, []byte(wire.Leave))
+	if errors.Is(err, net.ErrClosed) {
+		return ErrHungUp // the sink has hung up itself, as where it cannot view what the broker has
+	}
+	return err
+}
+
 // looksAtEnd is how often a connection is read before its end is believed. The kernel tells of the end before what the broker sent
 // last, once as ECONNRESET if something was not read by the broker, and once as the end if the broker has sent and closed while
 // the kernel was between looking for a packet and looking whether there is another end (unix_dgram_recvmsg).

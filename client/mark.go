@@ -3,9 +3,12 @@
 package msgmux
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -30,7 +33,7 @@ func (b *Batch) Mark(mark uint64) error {
 // Preconditions: the caller has the turn, and s.load is what the records hold.
 func (s *Source) sendMarked(ctx context.Context, mark uint64, records []byte, wait bool) error {
 	s.packet = append(binary.LittleEndian.AppendUint64(s.packet[:0], mark), records...)
-	for {
+	for dialled := false; ; dialled = true {
 		err := s.put(ctx, s.packet, wait)
 		if err == nil {
 			s.mark.Store(mark)
@@ -45,6 +48,14 @@ func (s *Source) sendMarked(ctx context.Context, mark uint64, records []byte, wa
 		if refusal := s.farewell(); refusal != nil {
 			return refusal
 		}
+		if dialled {
+			if !wait || !s.options.Retry {
+				return err
+			}
+			if err := s.pause(ctx, err); err != nil {
+				return err
+			}
+		}
 		was, epoch := s.mark.Load(), s.epoch
 		if err := s.redial(ctx, wait); err != nil {
 			return err
@@ -56,7 +67,7 @@ func (s *Source) sendMarked(ctx context.Context, mark uint64, records []byte, wa
 }
 
 // Forget closes a source and has the channel forget its mark, which SourceOptions.Keep would keep. It may block until ctx
-// is done; after an error the source is open.
+// is done. After ErrNoBroker, or an error with a Code, it is closed, and the mark may stay; after other errors it is open.
 func (s *Source) Forget(ctx context.Context) error {
 	if s.options.Keep == 0 {
 		return s.Close()
@@ -64,15 +75,34 @@ func (s *Source) Forget(ctx context.Context) error {
 	if err := s.turn.take(ctx); err != nil {
 		return opError("forget", s.path, err)
 	}
-	var err error
-	if s.stage != nil {
-		s.stage.Leave()
-	} else {
-		err = s.put(ctx, []byte(wire.Leave), true)
+	err := s.sayLeave(ctx)
+	gone := isGone(err)
+	if gone {
+		err = cmp.Or(s.farewell(), error(syscall.EPIPE))
 	}
 	s.giveTurn()
-	if err != nil && !isGone(err) {
-		return opError("forget", s.path, err)
+	if err == nil {
+		return s.Close()
 	}
-	return s.Close()
+	if gone {
+		_ = s.Close()
+	}
+	return opError("forget", s.path, err)
+}
+
+// sayLeave says that nothing is to be kept for the source. What is written to a stage is only heard if the broker is still there.
+//
+// Preconditions: the caller has the turn.
+func (s *Source) sayLeave(ctx context.Context) error {
+	if s.stage == nil {
+		return s.put(ctx, []byte(wire.Leave), true)
+	}
+	s.stage.Leave()
+	if s.stage.Over() {
+		return syscall.EPIPE
+	}
+	if err := s.out.run(wakeUp, false); !errors.Is(err, syscall.EAGAIN) && !isShortOfMemory(err) {
+		return err
+	}
+	return nil // it sees that on the end of the connection
 }

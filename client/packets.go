@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"net"
 
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -88,6 +89,9 @@ func (s *Sink) nextPacket(ctx context.Context) (Packet, error) {
 
 // AddPacket is Add for all messages of a packet, which stay together.
 func (b *Batch) AddPacket(ctx context.Context, p Packet) error {
+	if b.source == nil {
+		return opError("send", "", net.ErrClosed)
+	}
 	size, largest := 0, 0
 	wire.EachRecord(p.Records, func(payload []byte) bool {
 		size, largest = size+len(payload), max(largest, len(payload))

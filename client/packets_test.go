@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"testing"
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
 	"github.com/msgmux/msgmux/client/brokertest"
+	"github.com/msgmux/msgmux/internal/wire"
 )
 
 // TestPacketsGoOnWhole from a sink to another channel, with their messages, their numbers and a mark; what is not a packet is
@@ -91,5 +93,17 @@ func TestPacketsGoOnWhole(t *testing.T) {
 	large := msgmux.Packet{Count: 1, Records: append([]byte{0, 0, 8, 0}, make([]byte, 512<<10)...)}
 	if err := batch.AddPacket(ctx, large); !errors.Is(err, msgmux.ErrTooLarge) {
 		t.Errorf("a message that is too large: %v", err)
+	}
+}
+
+// TestAddPacketToNoBatch fails as with a source that was closed.
+func TestAddPacketToNoBatch(t *testing.T) {
+	packet, err := msgmux.ParsePacket(wire.AppendRecord(nil, []byte("x")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var batch msgmux.Batch
+	if err := batch.AddPacket(inTime(t), packet); !errors.Is(err, net.ErrClosed) || batch.Len() != 0 {
+		t.Errorf("got %v, and %d messages are in it", err, batch.Len())
 	}
 }

@@ -461,14 +461,16 @@ func (s *Sink) reconnect(ctx context.Context) error {
 }
 
 // mayPass tells whether it is of use to try again: there is no broker, or it refused with a code for which
-// docs/protocol.md says so.
+// docs/protocol.md says so. Codes that it does not have count as internal, which may pass. A name that is in use is not waited for.
 func mayPass(err error) bool {
 	if refusal, ok := errors.AsType[*wire.Error](err); ok {
 		switch refusal.Code {
-		case wire.CodeBusy, wire.CodeQuota, wire.CodeTimeout:
-			return true
+		case wire.CodeBadText, wire.CodeBadAddress, wire.CodeBadOption, wire.CodeUnknownOption, wire.CodeUnsupported, wire.CodeNotOwner,
+			wire.CodeProve, wire.CodeDenied, wire.CodeNotFound, wire.CodeLoop, wire.CodeNamespace, wire.CodeAccess, wire.CodeWrongType,
+			wire.CodePoison, wire.CodeTooLarge, wire.CodeBadPacket, wire.CodeBadAck, wire.CodeInUse:
+			return false
 		}
-		return false
+		return true
 	}
 	return isAbsent(err)
 }

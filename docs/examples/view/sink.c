@@ -12,8 +12,10 @@ int main(int argc, char **argv) {
 	uint32_t len;
 	int got;
 	for (int i = 2; i < argc; i++) {
-		strncat(options, argv[i], sizeof options - strlen(options) - 2);
-		strcat(options, "\n");
+		size_t used = strlen(options), more = strlen(argv[i]) + 1; /* with the newline */
+		if (more >= sizeof options - used) return fprintf(stderr, "the options are too long\n"), 2;
+		memcpy(options + used, argv[i], more - 1);
+		memcpy(options + used + more - 1, "\n", 2);
 	}
 	if (argc < 2) return fprintf(stderr, "usage: sink PATH [OPTION...]\n"), 2;
 	if (msgmux_open(&m, MSGMUX_SINK, argv[1], options)) {

@@ -12,8 +12,10 @@ int main(int argc, char **argv) {
 	ssize_t n;
 	int failed = 0;
 	for (int i = 2; i < argc; i++) {
-		strncat(options, argv[i], sizeof options - strlen(options) - 2);
-		strcat(options, "\n");
+		size_t used = strlen(options), more = strlen(argv[i]) + 1; /* with the newline */
+		if (more >= sizeof options - used) return fprintf(stderr, "the options are too long\n"), 2;
+		memcpy(options + used, argv[i], more - 1);
+		memcpy(options + used + more - 1, "\n", 2);
 	}
 	if (argc < 2) return fprintf(stderr, "usage: source PATH [OPTION...]\n"), 2;
 	if (msgmux_open(&m, MSGMUX_SOURCE, argv[1], options)) {
@@ -22,7 +24,8 @@ int main(int argc, char **argv) {
 	}
 	while (!failed && (n = getline(&line, &room, stdin)) > 0) {
 		if (line[n - 1] == '\n') n--;
-		while (!(at = (char *)msgmux_room(&m, n)) && errno == EINTR) {}
+		errno = EMSGSIZE, at = NULL; /* of more than a size can say */
+		while ((uint64_t)n <= UINT32_MAX && !(at = (char *)msgmux_room(&m, n)) && errno == EINTR) {}
 		if (at) memcpy(at, line, n);
 		failed = !at || msgmux_publish(&m);
 	}
