@@ -47,7 +47,7 @@ func (n *notes) logger() *slog.Logger {
 func TestSourcesCount(t *testing.T) {
 	channel := folder(t)
 	listener := listen(t, channel, "publish")
-	source, broker := dialledWith(t, channel, listener, "ok id=7 max-message=1000\n")
+	source, broker := dialledWith(t, channel, listener, msgmux.SourceOptions{}, "ok id=7 max-message=1000\n")
 	want := func(messages, bytes, reconnects uint64) {
 		t.Helper()
 		if got := source.Stats(); got.Messages != messages || got.Bytes != bytes || got.Reconnects != reconnects {

@@ -16,21 +16,8 @@ import (
 // marking is a marked source that the channel's broker, which is the test, has taken.
 func marking(t testing.TB, channel msgmux.Channel, listener *net.UnixListener) (*msgmux.Source, *peer) {
 	t.Helper()
-	came := make(chan *msgmux.Source, 1)
-	go func() {
-		source, err := channel.Dial(inTime(t), msgmux.SourceOptions{Label: "tail", Marks: true, Keep: time.Minute})
-		if err != nil {
-			t.Error(err)
-		}
-		came <- source
-	}()
-	p := admit(t, listener, "ok id=7 epoch=1 mark=5 max-message=4194304\n")
-	source := <-came
-	if source == nil {
-		t.FailNow()
-	}
-	t.Cleanup(func() { source.Close() })
-	return source, p
+	return dialledWith(t, channel, listener, msgmux.SourceOptions{Label: "tail", Marks: true, Keep: time.Minute},
+		"ok id=7 epoch=1 mark=5 max-message=4194304\n")
 }
 
 // TestForgetEndsWithTheSink that is closed while the broker does not read.

@@ -326,7 +326,7 @@ func TestLimitOfMessages(t *testing.T) {
 	asked := controller(t, channel, func(wire.Request) []string {
 		return cut(t, wire.Answer{OK: true, Status: &wire.Status{MaxMessage: limit}}, 60_000)
 	})
-	source, broker := dialledWith(t, channel, listener, "ok id=7 max-message=1000\n")
+	source, broker := dialledWith(t, channel, listener, msgmux.SourceOptions{}, "ok id=7 max-message=1000\n")
 	for _, test := range []struct {
 		size, asks int
 		taken      bool
@@ -348,7 +348,7 @@ func TestLimitOfMessages(t *testing.T) {
 	if err := source.Send(inTime(t), size(5001)); !errors.Is(err, msgmux.ErrTooLarge) {
 		t.Errorf("may not be asked: got %v", err)
 	}
-	source, broker = dialledWith(t, channel, listener, "ok id=8\n")
+	source, broker = dialledWith(t, channel, listener, msgmux.SourceOptions{}, "ok id=8\n")
 	if err := source.Send(inTime(t), size(150_000)); err != nil {
 		t.Errorf("has told nothing: got %v", err)
 	}

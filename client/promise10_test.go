@@ -212,17 +212,7 @@ func TestPromise10_OwnBooks(t *testing.T) {
 func TestPromise10_DoneMeanwhile(t *testing.T) {
 	channel := folder(t)
 	listener := listen(t, channel, "subscribe")
-	came := make(chan *msgmux.Sink)
-	go func() {
-		sink, err := channel.Subscribe(inTime(t), msgmux.SinkOptions{Ack: true, Reconnect: true})
-		if err != nil {
-			t.Error(err)
-		}
-		came <- sink
-	}()
-	first := admit(t, listener, "ok id=7 label=a epoch=5 next=100\n")
-	sink := <-came
-	defer sink.Close()
+	sink, first := subscribedWith(t, channel, listener, msgmux.SinkOptions{Ack: true, Reconnect: true}, "ok id=7 label=a epoch=5 next=100\n")
 	first.deliver(t, 100, 0, "0", "1", "2", "3", "4", "5")
 	receives(t, sink, 0, 1, 2, 3, 4, 5)
 	said := func(p *peer, want uint64) {

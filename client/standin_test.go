@@ -281,15 +281,15 @@ func (p *peer) deliver(t testing.TB, first, lost uint64, messages ...string) {
 // dialled is a source that the channel's broker, which is the test, has taken.
 func dialled(t testing.TB, channel msgmux.Channel, listener *net.UnixListener) (*msgmux.Source, *peer) {
 	t.Helper()
-	return dialledWith(t, channel, listener, "ok id=7\n")
+	return dialledWith(t, channel, listener, msgmux.SourceOptions{}, "ok id=7\n")
 }
 
-// dialledWith is dialled with another answer to the hello.
-func dialledWith(t testing.TB, channel msgmux.Channel, listener *net.UnixListener, answer string) (*msgmux.Source, *peer) {
+// dialledWith is dialled with options, and another answer to the hello.
+func dialledWith(t testing.TB, channel msgmux.Channel, listener *net.UnixListener, options msgmux.SourceOptions, answer string) (*msgmux.Source, *peer) {
 	t.Helper()
 	came := make(chan *msgmux.Source, 1)
 	go func() {
-		source, err := channel.Dial(inTime(t), msgmux.SourceOptions{})
+		source, err := channel.Dial(inTime(t), options)
 		if err != nil {
 			t.Error(err)
 		}
@@ -307,6 +307,12 @@ func dialledWith(t testing.TB, channel msgmux.Channel, listener *net.UnixListene
 // subscribed is a sink that the channel's broker, which is the test, has taken.
 func subscribed(t testing.TB, channel msgmux.Channel, listener *net.UnixListener, options msgmux.SinkOptions) (*msgmux.Sink, *peer) {
 	t.Helper()
+	return subscribedWith(t, channel, listener, options, "ok id=7 news=1\n")
+}
+
+// subscribedWith is subscribed with another answer to the hello.
+func subscribedWith(t testing.TB, channel msgmux.Channel, listener *net.UnixListener, options msgmux.SinkOptions, answer string) (*msgmux.Sink, *peer) {
+	t.Helper()
 	came := make(chan *msgmux.Sink, 1)
 	go func() {
 		sink, err := channel.Subscribe(inTime(t), options)
@@ -315,7 +321,7 @@ func subscribed(t testing.TB, channel msgmux.Channel, listener *net.UnixListener
 		}
 		came <- sink
 	}()
-	p := admit(t, listener, "ok id=7 news=1\n")
+	p := admit(t, listener, answer)
 	sink := <-came
 	if sink == nil {
 		t.FailNow()

@@ -63,7 +63,11 @@ func ListenMetricsAt(address string) (net.Listener, error) {
 	l, err := net.Listen("unix", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		// What a dead program left behind may be replaced, and nothing else.
-		if _, dead := net.Dial("unix", address); errors.Is(dead, syscall.ECONNREFUSED) && isSocket(address) {
+		conn, dead := net.Dial("unix", address)
+		if dead == nil {
+			conn.Close()
+		}
+		if errors.Is(dead, syscall.ECONNREFUSED) && isSocket(address) {
 			os.Remove(address)
 			l, err = net.Listen("unix", address)
 		}
