@@ -49,7 +49,7 @@ func (r *Roster) listenTo(o *outlet, yes bool) {
 func (r *Roster) takeAcks(o *outlet) (moved, there bool) {
 	var m meter
 	if o.effort.watched() {
-		m = r.meter()
+		m = r.meterFor(&o.effort)
 	}
 	said := 0
 	for range ackRounds {
@@ -60,7 +60,7 @@ func (r *Roster) takeAcks(o *outlet) (moved, there bool) {
 	}
 	o.said = o.said || said > 0
 	if m != (meter{}) {
-		o.effort.charge(r.clock(), m.took(r, price(said, 0)), said, 0)
+		r.chargeCall(&o.effort, r.clock(), m, said, 0)
 	}
 	return r.settle(o)
 }

@@ -23,9 +23,9 @@ import (
 // for so long that they have a twentieth of the time. One that stays at a millisecond and more for each message is dropped.
 //
 // That is to cost others nothing. The clock that is read between the calls anyway tells when one was costly, or somebody took the
-// processor away; only then the next calls to that socket are measured by the processor time of the thread, before and after
-// each. What is found out so for certain also has all sockets of its user measured for a while, or else being costly now and then
-// would be free.
+// processor away; only then the next calls to that socket are measured: by the clock, which is no system call, and if one of them
+// was long again by the processor time of the thread. What is found out so for certain also has all sockets of its user measured
+// closely for a while, or else being costly now and then would be free.
 const (
 	// unitPrice and bytePrice are what a datagram, packet or message of a queue may take, some ten times what it takes usually:
 	// that is a gigabyte in 8 s.
@@ -81,7 +81,7 @@ type bill struct {
 	sockets int           // that it is for
 	part    time.Duration // restPart or ownPart
 	rest    time.Duration // until then no costly socket gets a turn
-	watch   bool          // until watched all calls are measured
+	watch   bool          // until watched all calls are measured, and closely
 	watched time.Duration
 	barred  time.Duration // until then nobody is let in
 }
@@ -95,6 +95,8 @@ func (b *bill) quiet(now time.Duration) bool {
 type effort struct {
 	bill     *bill
 	measured int           // how many calls are measured yet
+	closely  bool          // by processor time, because one of them was long by the clock
+	long     bool          // it was the last one
 	costly   bool          // calls have been put on the bill since the last one that was not costly
 	owed     time.Duration // what is not on the bill yet; cheap calls make good for costly ones
 	unit     time.Duration // what a message took in the last call that was measured; 0: no more than usual
@@ -180,25 +182,49 @@ func (r *Roster) userBill(uid uint32) *bill {
 	return b
 }
 
-// meter measures calls of the data thread.
-type meter struct{ began, used time.Duration }
+// meter measures calls of the data thread: by the clock, and closely also by the processor time that it has used.
+type meter struct {
+	began, used time.Duration
+	closely     bool
+}
 
-func (r *Roster) meter() meter { return meter{r.clock(), sys.ThreadTime()} }
+func (r *Roster) meter() meter { return meter{r.clock(), sys.ThreadTime(), true} }
 
-// took is the processor time since it began. It is not longer than real time, whatever thread has run in between; and where
-// that is no more than usual it is as good, and no system call.
-func (m meter) took(r *Roster, usual time.Duration) time.Duration {
-	elapsed := r.clock() - m.began
-	if elapsed <= usual {
-		return elapsed
+// meterFor is for a call to a socket that is watched.
+func (r *Roster) meterFor(e *effort) meter {
+	if e.closely || e.bill.watch {
+		return r.meter()
 	}
-	return max(0, min(sys.ThreadTime()-m.used, elapsed))
+	return meter{began: r.clock()}
+}
+
+// took is the processor time since it began, or no more than usual. It is not longer than real time, whatever thread has run in
+// between; and where that is no more than usual it is as good, and no system call. By the clock alone no more can be known.
+func (m meter) took(r *Roster, usual time.Duration) (took time.Duration, known bool) {
+	took = r.clock() - m.began
+	if took > usual && m.closely {
+		took = max(0, min(sys.ThreadTime()-m.used, took))
+	}
+	return took, took <= usual || m.closely
+}
+
+// chargeCall is charge for a call that m has measured. One that was long by the clock alone has the next ones measured closely.
+func (r *Roster) chargeCall(e *effort, now time.Duration, m meter, units int, bytes uint64) {
+	usual := price(units, bytes)
+	took, known := m.took(r, usual)
+	if known {
+		e.charge(now, took, units, bytes)
+		return
+	}
+	r.suspect(e, m.began, m.began+took, usual)
+	e.long = true
 }
 
 // charge is for a call that was measured. It had that many messages of bytes in all; one that had none, and was not costly, says
 // nothing about what messages cost.
 func (e *effort) charge(now, took time.Duration, units int, bytes uint64) {
 	none := units == 0
+	e.long = false
 	units = max(1, units)
 	usual := price(units, bytes)
 	if took <= usual {
@@ -218,7 +244,7 @@ func (e *effort) charge(now, took time.Duration, units int, bytes uint64) {
 		return
 	}
 	e.bill.charge(now, e.owed, e.costly)
-	e.owed, e.costly, e.measured = 0, true, costlyCalls
+	e.owed, e.costly, e.measured, e.closely = 0, true, costlyCalls, true
 }
 
 // settled is for after a call that was not costly.
@@ -227,6 +253,7 @@ func (e *effort) settled(now time.Duration) {
 	if e.measured > 0 {
 		e.measured--
 	}
+	e.closely = e.closely && e.measured > 0
 	if b := e.bill; b.watch && b.watched <= now {
 		b.watch = false
 	}
@@ -241,12 +268,13 @@ func (b *bill) charge(now, excess time.Duration, again bool) {
 	b.watch, b.watched = true, now+watchedFor
 }
 
-// suspect has the next calls to a socket measured, because one that was not may have been costly: it began then, and its price
-// was known.
-func (l *loop) suspect(e *effort, began, usual time.Duration) {
+// suspect has the next calls to a socket measured, because one between began and ended may have been costly, which had that price;
+// and closely, if that call was one of those already.
+func (r *Roster) suspect(e *effort, began, ended, usual time.Duration) {
+	e.closely = e.measured > 0
 	e.measured = max(e.measured, suspectCalls)
-	if l.now-began-usual >= certain && l.sure(began)-usual >= certain {
-		e.bill.watch, e.bill.watched = true, l.now+watchedFor
+	if ended-began-usual >= certain && r.sure(began)-usual >= certain {
+		e.bill.watch, e.bill.watched = true, ended+watchedFor
 	}
 }
 
@@ -272,11 +300,10 @@ func (l *loop) sendBurst(o *outlet, burst int) (n int, errno syscall.Errno) {
 	e := &o.effort
 	o.sink.SetBurst(burst)
 	if e.watched() {
-		m := l.meter()
+		m := l.meterFor(e)
 		n, errno = l.ring.Send(o.sink, o.fd)
 		l.remember(o, n, errno)
-		units, bytes := l.units(o, n), l.bytes(n, errno)
-		e.charge(l.now, m.took(&l.Roster, price(units, bytes)), units, bytes)
+		l.chargeCall(e, l.now, m, l.units(o, n), l.bytes(n, errno))
 		e.price = wire.Forever // it is paid
 		return n, errno
 	}
@@ -290,7 +317,7 @@ func (l *loop) sendBurst(o *outlet, burst int) (n int, errno syscall.Errno) {
 // wasCostly says whether the last call was, or may have been.
 func (l *loop) wasCostly(e *effort) bool {
 	if e.price == wire.Forever {
-		return e.unit > 0
+		return e.unit > 0 || e.long
 	}
 	l.readClock()
 	return l.now-e.began > e.price
@@ -299,7 +326,7 @@ func (l *loop) wasCostly(e *effort) bool {
 // audit looks after a call to a sink, when the clock has been read, whether it may have been costly.
 func (l *loop) audit(e *effort) {
 	if l.now-e.began > e.price {
-		l.suspect(e, e.began, e.price)
+		l.suspect(e, e.began, l.now, e.price)
 	}
 }
 
@@ -330,10 +357,9 @@ func (l *loop) take(s *source, limit int) (n int, errno syscall.Errno) {
 		l.taken.add(s, n)
 		return n, errno
 	}
-	m := l.meter()
+	m := l.meterFor(e)
 	n, errno = l.ring.Receive(s.fd, s.kind, s.from, e.most(limit))
-	bytes := l.ring.LandedBytes()
-	e.charge(l.now, m.took(&l.Roster, price(n, bytes)), n, bytes)
+	l.chargeCall(e, l.now, m, n, l.ring.LandedBytes())
 	return n, errno
 }
 
@@ -369,7 +395,7 @@ func (l *loop) endTaking() {
 	}
 	usual := price(t.units, l.ring.Head().Pos-t.head+l.ring.LandedBytes())
 	for _, s := range t.sources {
-		l.suspect(&s.effort, t.began, usual)
+		l.suspect(&s.effort, t.began, l.now, usual)
 	}
 	clear(t.sources) // some may have gone meanwhile
 }
@@ -439,7 +465,8 @@ func (l *loop) sayCostly(text string, uid uint32, kind, label string, each time.
 // messages are taken from him, and sent to him.
 func (r *Roster) chargeUser(uid uint32, m meter) {
 	usual := price(fewMessages, 0)
-	if excess := m.took(r, usual) - usual; excess > tolerance && r.limits.Ordinary(uid) {
+	took, _ := m.took(r, usual)
+	if excess := took - usual; excess > tolerance && r.limits.Ordinary(uid) {
 		r.userBill(uid).charge(r.clock(), excess, false)
 	}
 }

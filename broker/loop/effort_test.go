@@ -232,6 +232,40 @@ func TestNotCostly(t *testing.T) {
 	}
 }
 
+// TestMeasuredByTheClock: the calls after a suspicious one are measured by the clock, which costs nothing; only when one of them is long
+// again are the next measured by processor time, which tells that none was costly.
+func TestMeasuredByTheClock(t *testing.T) {
+	l, _, _ := costlyLoop(t, []ring.Kind{ring.Dynamic}, []uint32{1000}, 0)
+	e := &l.outlets[0].effort
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	call := func(d time.Duration) (closely bool) {
+		m := l.meterFor(e)
+		if d > 0 { // somebody else has the processor
+			unix.Nanosleep(&unix.Timespec{Nsec: int64(d)}, nil)
+		}
+		l.chargeCall(e, l.clock(), m, 1, 100<<10) // 0.9 ms
+		e.price = wire.Forever
+		return m.closely
+	}
+	l.checked, l.used = l.clock(), sys.ThreadTime()
+	l.suspect(e, l.clock(), l.clock(), 0)
+	if call(0) || call(0) || l.wasCostly(e) {
+		t.Error("a call after one that was suspicious is measured closely, or was costly")
+	}
+	if call(2*time.Millisecond) || !l.wasCostly(e) || !e.watched() {
+		t.Error("a call that was long by the clock is measured closely, or passes for one that was not")
+	}
+	for i := range suspectCalls {
+		if !call(2*time.Millisecond) || l.wasCostly(e) {
+			t.Errorf("call %d after it is not measured closely, or was costly", i)
+		}
+	}
+	if e.watched() || e.closely || e.bill.watch || e.owed > 0 {
+		t.Errorf("it is measured for ever, or charged: %+v, %+v", e, e.bill)
+	}
+}
+
 // TestLeftOutIsNoCall: a message that is left out takes no call, so that user is not suspected who was sent nothing for long.
 func TestLeftOutIsNoCall(t *testing.T) {
 	l := stagedLoopOf(t, 0)

@@ -19,9 +19,13 @@ const (
 	passLimit = 5 * time.Millisecond
 	// pollEvery is how often a busy loop looks at epoll: commands, stalled sinks that can take more.
 	pollEvery = time.Millisecond
-	// gather is how many messages the sources' turns collect before the sinks get them. Longer bursts wake a sink
-	// less often, which is most of what a delivery costs.
-	gather = 256
+	// gather is how many messages the sources' turns collect before the sinks get them, gatherBytes how many bytes, and
+	// gatherCalls how many packets. Longer bursts wake a sink less often, which is most of what a delivery costs.
+	gather      = 1024
+	gatherBytes = 256 << 10
+	gatherCalls = 256
+	// inARow is how many packets a sink may have before the next sink has its turn. It is woken for the first.
+	inARow = 4
 	// turnBytes is about what a source gets in one turn while others wait for theirs.
 	turnBytes = 64 << 10
 	// noWakeup is when a sink is tried again whose socket gave an error that no event follows (ENOBUFS, ENOMEM).
@@ -304,7 +308,8 @@ func (l *loop) receive() (more bool) {
 	// A source that is busy is asked again at once. Any other one is asked again after the sinks had theirs: mostly it has
 	// nothing, and finding that out costs a call.
 	l.beginTaking()
-	for got, turns := 0, len(l.queue); got < gather && turns > 0 && len(l.queue) > 0 && l.receiving(); turns-- {
+	enough := l.ring.Head().Pos + gatherBytes
+	for got, turns := 0, len(l.queue); got < gather && l.ring.Head().Pos < enough && turns > 0 && len(l.queue) > 0 && l.receiving(); turns-- {
 		s := l.queue[0]
 		l.queue = l.queue[:copy(l.queue, l.queue[1:])]
 		s.queued = false
@@ -367,7 +372,7 @@ func (l *loop) takeTurn(s *source) (n int, busy bool) {
 	}
 	if ring.IsPacket(s.kind) {
 		// One that comes alone fills its turn, too. Where two came without a pause, more do.
-		return max(n, out.Entered), s.streak > 1
+		return max(gather/gatherCalls, out.Entered), s.streak > 1
 	}
 	return n, n == limit
 }
@@ -427,7 +432,7 @@ func (l *loop) deliver() (sent, cut bool) {
 			}
 		case !o.writable || !l.ring.Behind(o.sink):
 			continue
-		case l.offer(o):
+		case l.give(o):
 			sent = true
 		}
 		l.readClock()
@@ -437,6 +442,19 @@ func (l *loop) deliver() (sent, cut bool) {
 		}
 	}
 	return sent, false
+}
+
+// give offers o what is next for it: one call's worth, or some packets, as long as it takes them. In a share the others have theirs
+// before. It says whether the sink's cursor moved.
+func (l *loop) give(o *outlet) (moved bool) {
+	moved = l.offer(o)
+	if !o.connected || o.sink.Cursor().Size() > 1 {
+		return moved
+	}
+	for more := 1; more < inARow && o.writable && l.byID[o.sink.ID()] == o && l.ring.Behind(o.sink) && !l.wasCostly(&o.effort); more++ {
+		moved = l.offer(o) || moved
+	}
+	return moved
 }
 
 // stopReceiving ends the turns of the sources: what they still send stays in their queues.

@@ -92,9 +92,9 @@ func (l *loop) rouse(o *outlet, sleeps, head uint64) {
 // costing makes a call that sends one packet, on the bill of who gets it.
 func (l *loop) costing(e *effort, bytes int, call func() syscall.Errno) (errno syscall.Errno) {
 	if e.watched() {
-		m := l.meter()
+		m := l.meterFor(e)
 		errno = call()
-		e.charge(l.now, m.took(&l.Roster, price(1, uint64(bytes))), 1, uint64(bytes))
+		l.chargeCall(e, l.now, m, 1, uint64(bytes))
 		e.price = wire.Forever // it is paid
 		return errno
 	}
