@@ -49,6 +49,7 @@ type inlet struct {
 	each    int     // from one origin to the next
 	until   uint64  // the number from which the next of them holds; math.MaxUint64: there is none
 	origin  *Origin // that of the records before
+	spare   []Origin
 	whole   bool    // or a datagram is there, maybe an empty one,
 	size    int     // of so many bytes
 
@@ -191,11 +192,18 @@ func (s *Sink) take(m *Message) {
 	}
 }
 
+// originsAtOnce is how many origins are allocated at once. A packet mostly has one, and who keeps it keeps its neighbours.
+const originsAtOnce = 16
+
 // nextOrigin takes the origins that hold up to the record that was just taken.
 func (in *inlet) nextOrigin() {
 	for in.seq > in.until {
-		origin := originOf(in.origins)
-		in.origin, in.origins, in.until = &origin, in.origins[in.each:], math.MaxUint64
+		if len(in.spare) == 0 {
+			in.spare = make([]Origin, originsAtOnce)
+		}
+		in.origin, in.spare = &in.spare[0], in.spare[1:]
+		*in.origin = originOf(in.origins)
+		in.origins, in.until = in.origins[in.each:], math.MaxUint64
 		if len(in.origins) > 0 {
 			in.until, _ = wire.ParseOrigin(in.origins)
 		}
