@@ -363,10 +363,10 @@ func (s *Sink) unpack(n int) error {
 	// What comes is what was next, or what was lost lies between. In a share, others have what lies between.
 	switch {
 	case !in.begun || shared:
-	case in.acks: // it may have lost what it was sent, and had not done
-		gap.Lost = packet.First - min(packet.First, in.seq)
-	case packet.First != in.seq+gap.Lost:
+	case !in.acks && packet.First != in.seq+gap.Lost:
 		gap.Anew = true
+	default: // who acknowledges may have lost what it was sent, and had not done
+		gap.Lost = in.lostBefore(packet.First)
 	}
 	gap.Lost += in.missed
 	in.begun, in.anew, in.missed, in.told, in.seq = true, false, 0, packet.Lost, packet.First
@@ -389,6 +389,9 @@ func (s *Sink) unpack(n int) error {
 	}
 	return nil
 }
+
+// lostBefore is how many messages are missing where the one numbered first comes next. What an earlier connection has brought is not.
+func (in *inlet) lostBefore(first uint64) uint64 { return first - min(first, max(in.seq, in.want)) }
 
 // passOver drops what an earlier connection has brought already: a tap may have had what no sink had, and is then begun
 // before it.

@@ -112,7 +112,7 @@ func (s *Sink) copyOut(ctx context.Context) (some bool, err error) {
 
 // reach goes on at the message numbered first, and says what is missing before it.
 func (in *inlet) reach(first uint64) Gap {
-	gap := Gap{Lost: first - min(first, in.seq) + in.missed, Anew: in.anew}
+	gap := Gap{Lost: in.lostBefore(first) + in.missed, Anew: in.anew}
 	in.begun, in.anew, in.missed, in.seq = true, false, 0, first
 	return gap
 }
