@@ -78,6 +78,7 @@ type inlet struct {
 	view   *view.Reader // of a sink in view: from where it reads; nil: packets come
 	limit  uint64       // the position up to where it may: of a connection that has ended, where head was then
 	unsure bool         // something is there that could not be read
+	moved  bool         // to where it cannot be viewed: the sink has hung up itself, and goes on by another connection
 	packet [wire.MaxReply]byte
 	fds    []int // that came with the last packet
 }
@@ -209,6 +210,11 @@ func (s *Sink) fill(ctx context.Context) error {
 	for {
 		if s.takesNoMore() && s.hasLeft() {
 			return io.EOF
+		}
+		if s.in.moved {
+			if err := s.reconnect(ctx); err != nil {
+				return err
+			}
 		}
 		if s.in.view != nil {
 			if some, err := s.look(ctx); some || err != nil {
@@ -459,6 +465,8 @@ func (s *Sink) reconnect(ctx context.Context) error {
 			return nil
 		case err == nil || !mayPass(err):
 			return err
+		case again && !s.options.Reconnect && isAbsent(err):
+			return ErrHungUp // the channel was stopped meanwhile
 		}
 	}
 }

@@ -187,6 +187,9 @@ func (s *Sink) connect(ctx context.Context) error {
 	default:
 		hello.Start = wire.StartAt(s.in.epoch, s.in.seq)
 	}
+	if s.in.moved && hello.Keep != 0 {
+		hello.Replace = true // the broker may not have seen yet that the connection before has ended
+	}
 	ctx, cancel := during(ctx, s.life)
 	defer cancel()
 	greeting := wire.Hello{Options: hello}
