@@ -44,8 +44,8 @@ type SourceOptions struct {
 	// more, and counts as two sources.
 	Stage bool
 
-	// Retry has Dial, Send, Batch.Add and Batch.Flush wait where there is no broker or it is busy, instead of failing: they
-	// try once a second until their context is done.
+	// Retry has Dial, Send, Batch.Add and Batch.Flush wait where there is no broker, or it answers "busy", "quota", "internal"
+	// or another Code that may pass, instead of failing: they try once a second until their context is done.
 	Retry bool
 
 	// Logger is told when the source connects (debug) or connects again (info), and when its broker has gone or it waits
