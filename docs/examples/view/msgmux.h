@@ -84,14 +84,14 @@ static inline int msgmux_hear(struct msgmux *m) {
 	struct iovec iov = {text, sizeof text};
 	struct msghdr h;
 	int n = 0, fds[2], count = 0, failed = 0;
-	for (int looks = 0; looks < 2 && n <= 0; looks++) { /* the end may be told before what was sent last: the second time it is true */
-		memset(&h, 0, sizeof h);
-		h.msg_iov = &iov, h.msg_iovlen = 1, h.msg_control = &control, h.msg_controllen = sizeof control;
+	for (int looks = 0; looks < 3 && n <= 0; looks++) { /* the end may be told before what was sent last, once in either form */
+		memset(&h, 0, sizeof h), h.msg_iov = &iov, h.msg_iovlen = 1, h.msg_control = &control, h.msg_controllen = sizeof control;
 		if ((n = (int)recvmsg(m->fd, &h, m->flags | MSG_CMSG_CLOEXEC)) < 0 && errno != ECONNRESET) return -1;
+		if (n >= 0 && CMSG_FIRSTHDR(&h) && control.c.cmsg_type == SCM_RIGHTS) count = (int)((control.c.cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(fds, CMSG_DATA(&control.c), count * sizeof(int));
+		while (!n && count) close(fds[--count]); /* no broker sends any with an empty packet */
 	}
 	if (n <= 0) return m->gone = 1, 0;
-	if (CMSG_FIRSTHDR(&h) && control.c.cmsg_type == SCM_RIGHTS) count = (int)((control.c.cmsg_len - CMSG_LEN(0)) / sizeof(int));
-	memcpy(fds, CMSG_DATA(&control.c), count * sizeof(int));
 	if (h.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || (count && count != (int)m->kind)) errno = EBADMSG, failed = -1; /* not all has come */
 	else if (count) failed = msgmux_enter(m, fds);
 	while (count) close(fds[--count]);
