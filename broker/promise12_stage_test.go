@@ -359,6 +359,26 @@ func TestPromise12_StageInC(t *testing.T) {
 	}
 }
 
+// TestPromise12_StageInCTooLarge: what is longer than the channel takes is refused by the header for C, and not by the end of the connection,
+// although half of the stage has room for it.
+func TestPromise12_StageInCTooLarge(t *testing.T) {
+	program := inC(t, "source")
+	b := brokertest.Start(t, func(c *broker.Config) { c.Geometry.MaxMessage = 64 << 10 })
+	sink := brokertest.NewSink(t, b.Dir)
+	cmd := exec.Command(program, b.Dir+"/publish")
+	largest := strings.Repeat("x", 64<<10)
+	cmd.Stdin = strings.NewReader(largest + "\n" + largest + "y\n")
+	if out, err := cmd.CombinedOutput(); err == nil || string(out) != "cannot send: Message too long \n" {
+		t.Errorf("%v: %s", err, out)
+	}
+	if m, err := sink.Receive(); err != nil || string(m) != largest {
+		t.Errorf("a message of %d bytes, %v", len(m), err)
+	}
+	if st := b.Channel.Status(); st.Refused[wire.CodeTooLarge] > 0 {
+		t.Errorf("the broker has refused %v", st.Refused)
+	}
+}
+
 // TestPromise12_StageAtTheEnd: a broker that ends closes the stages of those that are still connected, as nobody takes what is there.
 func TestPromise12_StageAtTheEnd(t *testing.T) {
 	stages := func() (n int) {

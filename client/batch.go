@@ -80,7 +80,7 @@ func (s *Source) tooLarge(ctx context.Context, size int) error {
 		return opError("send", s.path, err)
 	}
 	defer s.giveTurn()
-	return opError("send", s.path, s.admit(ctx, size))
+	return opError("send", s.path, s.admit(ctx, size, true))
 }
 
 // Flush sends what was collected, and waits while the channel takes nothing, until ctx is done. A message for which it

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/msgmux/msgmux/internal/sys"
@@ -85,7 +86,7 @@ func (a *acks) note(done uint64, lower bool) {
 	}
 	a.done = done
 	if a.view != nil || a.now && done == a.whole || a.bytes >= ackBytes {
-		a.say()
+		_ = a.say()
 	} else {
 		a.later()
 	}
@@ -120,7 +121,7 @@ func (a *acks) dry() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.bytes >= dryBytes {
-		a.say()
+		_ = a.say()
 	}
 }
 
@@ -129,46 +130,57 @@ func (a *acks) flush() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.armed = false
-	a.say()
+	_ = a.say()
 }
 
-// say tells the broker. If there is no room it has not looked yet, and is told later. A connection that has ended is noticed by
-// who receives from it.
+// say tells the broker, or says why it could not. If there is no room it has not looked yet, and is told later. A connection that has
+// ended is noticed by who receives from it.
 //
 // Preconditions: a.mu is held.
-func (a *acks) say() {
+func (a *acks) say() error {
 	done := a.done
 	if a.view == nil && done <= a.had {
 		done = min(done, max(a.whole, a.said)) // the broker has sent no more
 	}
 	if a.conn == nil || done == a.said && !a.owes {
-		return
+		return nil
 	}
 	if a.view != nil && done != a.said {
 		// It costs no call, unless the broker waits for it.
 		a.owes = a.view.Say(done) || a.owes
 		a.said, a.bytes = done, 0
 		if !a.owes {
-			return
+			return nil
 		}
 	}
-	if err := sendNow(a.conn, wire.AppendAck(nil, done)); err == nil {
+	err := sendNow(a.conn, wire.AppendAck(nil, done))
+	if err == nil {
 		a.said, a.bytes, a.owes = done, 0, false
 	} else {
 		a.later()
 	}
+	return err
 }
+
+// endWithin is how long the broker may take to make room for what a sink says last.
+const endWithin = 250 * time.Millisecond
 
 // end says what has not been said, and no more.
 func (a *acks) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.say()
+	err := a.say()
+	for until := time.Now().Add(endWithin); mayGoSoon(err) && time.Now().Before(until); err = a.say() {
+		time.Sleep(retryAfter)
+	}
 	a.view = nil
 	if a.conn = nil; a.timer != nil {
 		a.timer.Stop()
 	}
 }
+
+// mayGoSoon tells whether a packet for which there was no room, or no memory, may have some a moment later.
+func mayGoSoon(err error) bool { return errors.Is(err, syscall.EAGAIN) || isShortOfMemory(err) }
 
 // sendNow sends a packet, if there is room for it now.
 func sendNow(conn *net.UnixConn, packet []byte) error {

@@ -142,7 +142,7 @@ func (s *Sink) sayLeave(ctx context.Context) error {
 		switch {
 		case isHangUp(err):
 			return ErrHungUp
-		case !errors.Is(err, syscall.EAGAIN) && !isShortOfMemory(err):
+		case !mayGoSoon(err):
 			return err
 		}
 		if err := sleep(ctx, retryAfter); err != nil {

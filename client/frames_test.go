@@ -20,6 +20,7 @@ import (
 	"time"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/internal/test"
 	"github.com/msgmux/msgmux/internal/wire"
 )
 
@@ -354,6 +355,39 @@ func TestLimitOfMessages(t *testing.T) {
 	}
 	if got := sizes(t, broker.packet(t)); !slices.Equal(got, []int{150_000}) {
 		t.Errorf("got %v", got)
+	}
+}
+
+// TestTrySendDoesNotAsk how large a message may be, and wait for that: it goes by what is known, and by the answer when that is there.
+func TestTrySendDoesNotAsk(t *testing.T) {
+	channel := folder(t)
+	source, _ := dialledWith(t, channel, listen(t, channel, "publish"), msgmux.SourceOptions{}, "ok id=7 max-message=1000\n")
+	plain := bindDatagram(t, channel, "source")
+	datagrams, err := channel.Dial(inTime(t), msgmux.SourceOptions{Datagrams: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer datagrams.Close()
+	trying := func(source *msgmux.Source, size int, want error) {
+		t.Helper()
+		began := time.Now()
+		err := source.TrySend(make([]byte, size))
+		if took := time.Since(began); !errors.Is(err, want) || took > 200*time.Millisecond {
+			t.Errorf("%d bytes: got %v after %v", size, err, took)
+		}
+	}
+	answers := make(chan struct{})
+	controller(t, channel, func(wire.Request) []string {
+		<-answers
+		return cut(t, wire.Answer{OK: true, Status: &wire.Status{MaxMessage: 90_000}}, 60_000)
+	})
+	trying(source, 1001, msgmux.ErrTooLarge)
+	trying(datagrams, 80_000, msgmux.ErrWouldBlock)
+	close(answers)
+	test.Eventually(t, "the source knows more", func() bool { return source.TrySend(make([]byte, 80_000)) == nil })
+	test.Eventually(t, "so does that of datagrams", func() bool { return datagrams.TrySend(make([]byte, 80_000)) == nil })
+	if got, _ := next(t, plain); len(got) != 80_000 {
+		t.Errorf("%d bytes came", len(got))
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"syscall"
 
@@ -101,7 +100,7 @@ func (s *Source) sayLeave(ctx context.Context) error {
 	if s.stage.Over() {
 		return syscall.EPIPE
 	}
-	if err := s.out.run(wakeUp, false); !errors.Is(err, syscall.EAGAIN) && !isShortOfMemory(err) {
+	if err := s.out.run(wakeUp, false); !mayGoSoon(err) {
 		return err
 	}
 	return nil // it sees that on the end of the connection

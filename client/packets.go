@@ -71,6 +71,9 @@ func (s *Sink) nextPacket(ctx context.Context) (Packet, error) {
 			return Packet{}, err
 		}
 	}
+	if s.closed.Load() {
+		return Packet{}, net.ErrClosed
+	}
 	in := &s.in
 	if in.placed != nil {
 		return Packet{Seq: in.seq, Count: in.peeked.Count, Records: in.placed}, nil

@@ -261,6 +261,37 @@ func TestPromise10_DoneMeanwhile(t *testing.T) {
 	}
 }
 
+// TestPromise10_LostAndHad: what a sink had, and was not done with, is no loss to it when the channel has given that up while it was away.
+func TestPromise10_LostAndHad(t *testing.T) {
+	t.Parallel() // it waits for a second
+	channel := folder(t)
+	listener := listen(t, channel, "subscribe")
+	var gaps []msgmux.Gap
+	options := msgmux.SinkOptions{Ack: true, Reconnect: true, OnGap: func(g msgmux.Gap) { gaps = append(gaps, g) }}
+	sink, broker := subscribedWith(t, channel, listener, options, "ok id=7 label=a epoch=5 next=100\n")
+	broker.deliver(t, 100, 0, "0", "1", "2", "3", "4", "5")
+	receives(t, sink, 0, 1, 2, 3, 4, 5)
+	if err := sink.Ack(102); err != nil {
+		t.Fatal(err)
+	}
+	broker.Close()
+	got := make(chan error, 1)
+	go func() {
+		m, err := sink.Receive(inTime(t))
+		if err == nil && m.Seq != 108 {
+			err = fmt.Errorf("message %d came", m.Seq)
+		}
+		got <- err
+	}()
+	admit(t, listener, "ok id=7 label=a epoch=5 next=102\n").deliver(t, 108, 6, "8")
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+	if want := (msgmux.Gap{Before: 108, Lost: 2}); len(gaps) != 1 || gaps[0] != want || sink.Stats().Lost != 2 {
+		t.Errorf("it was told %+v, and counts %+v", gaps, sink.Stats())
+	}
+}
+
 // TestPromise10_AnotherEpoch: who acknowledges by numbers and connects again where they have begun anew is told so, as often as it asks.
 func TestPromise10_AnotherEpoch(t *testing.T) {
 	dir := test.Folder(t)

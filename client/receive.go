@@ -79,6 +79,7 @@ type inlet struct {
 	view   *view.Reader // of a sink in view: from where it reads; nil: packets come
 	limit  uint64       // the position up to where it may: of a connection that has ended, where head was then
 	unsure bool         // something is there that could not be read
+	moved  bool         // to where it cannot be viewed: the sink has hung up itself, and goes on by another connection
 	packet [wire.MaxReply]byte
 	fds    []int // that came with the last packet
 }
@@ -217,6 +218,11 @@ func (s *Sink) fill(ctx context.Context) error {
 	for {
 		if s.takesNoMore() && s.hasLeft() {
 			return io.EOF
+		}
+		if s.in.moved {
+			if err := s.reconnect(ctx); err != nil {
+				return err
+			}
 		}
 		if s.in.view != nil {
 			if some, err := s.look(ctx); some || err != nil {
@@ -371,10 +377,10 @@ func (s *Sink) unpack(n int) error {
 	// What comes is what was next, or what was lost lies between. In a share, others have what lies between.
 	switch {
 	case !in.begun || shared:
-	case in.acks: // it may have lost what it was sent, and had not done
-		gap.Lost = packet.First - min(packet.First, in.seq)
-	case packet.First != in.seq+gap.Lost:
+	case !in.acks && packet.First != in.seq+gap.Lost:
 		gap.Anew = true
+	default: // who acknowledges may have lost what it was sent, and had not done
+		gap.Lost = in.lostBefore(packet.First)
 	}
 	gap.Lost += in.missed
 	in.begun, in.anew, in.missed, in.told, in.seq = true, false, 0, packet.Lost, packet.First
@@ -397,6 +403,9 @@ func (s *Sink) unpack(n int) error {
 	}
 	return nil
 }
+
+// lostBefore is how many messages are missing where the one numbered first comes next. What an earlier connection has brought is not.
+func (in *inlet) lostBefore(first uint64) uint64 { return first - min(first, max(in.seq, in.want)) }
 
 // passOver drops what an earlier connection has brought already: a tap may have had what no sink had, and is then begun
 // before it.
@@ -464,6 +473,8 @@ func (s *Sink) reconnect(ctx context.Context) error {
 			return nil
 		case err == nil || !mayPass(err):
 			return err
+		case again && !s.options.Reconnect && isAbsent(err):
+			return ErrHungUp // the channel was stopped meanwhile
 		}
 	}
 }

@@ -55,12 +55,12 @@ type SinkOptions struct {
 
 	// View has the sink read the channel's memory itself, for consumers of very much: nothing is sent to it but what wakes
 	// it. It acknowledges, as with Keep. It goes with neither Share nor Tap nor Origin, and takes addresses for twice the
-	// channel's --buffer. Where it cannot be had, messages come in packets, and nothing else is different; SinkStats.View
-	// tells.
+	// channel's --buffer. Where it cannot be had, messages come in packets, as SinkStats.View tells; all else is the same.
 	View   bool
 	Origin bool // tell Message.Origin, which the channel asks the kernel for only while some sink wants it
 
-	// Retry has Subscribe wait where there is no broker or it is busy: it tries once a second until its context is done.
+	// Retry has Subscribe wait where there is no broker, or it answers "busy", "quota", "internal" or another Code that may
+	// pass: it tries once a second until its context is done.
 	Retry bool
 
 	// Reconnect subscribes again when the broker has hung up, at once and then once a second, instead of ending with
@@ -186,6 +186,9 @@ func (s *Sink) connect(ctx context.Context) error {
 		s.acks.mu.Unlock()
 	default:
 		hello.Start = wire.StartAt(s.in.epoch, s.in.seq)
+	}
+	if s.in.moved && hello.Keep != 0 {
+		hello.Replace = true // the broker may not have seen yet that the connection before has ended
 	}
 	ctx, cancel := during(ctx, s.life)
 	defer cancel()

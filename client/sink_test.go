@@ -69,6 +69,29 @@ func TestReceiveGivesUp(t *testing.T) {
 	}
 }
 
+// TestNothingComesAfterClose, also of what was in the sink's memory already, by any way of receiving.
+func TestNothingComesAfterClose(t *testing.T) {
+	channel := folder(t)
+	sink, broker := subscribed(t, channel, listen(t, channel, "subscribe"), msgmux.SinkOptions{})
+	broker.deliver(t, 0, 0, "one", "two", "three")
+	if got, err := sink.Receive(inTime(t)); err != nil || string(got.Payload) != "one" {
+		t.Fatalf("got %q and %v", got.Payload, err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, receive := range map[string]func() error{
+		"Receive":       func() error { _, err := sink.Receive(inTime(t)); return err },
+		"Messages":      func() error { return each(inTime(t), sink, func(msgmux.Message) error { return nil }) },
+		"ReceivePacket": func() error { _, err := sink.ReceivePacket(inTime(t)); return err },
+		"InPlace":       func() error { return sink.InPlace(inTime(t), func(msgmux.Packet) error { return nil }) },
+	} {
+		if err := receive(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
 // TestEachLendsMessages calls back for every message in order until it is told to stop.
 func TestEachLendsMessages(t *testing.T) {
 	channel := folder(t)

@@ -44,8 +44,8 @@ type SourceOptions struct {
 	// more, and counts as two sources.
 	Stage bool
 
-	// Retry has Dial, Send, Batch.Add and Batch.Flush wait where there is no broker or it is busy, instead of failing: they
-	// try once a second until their context is done.
+	// Retry has Dial, Send, Batch.Add and Batch.Flush wait where there is no broker, or it answers "busy", "quota", "internal"
+	// or another Code that may pass, instead of failing: they try once a second until their context is done.
 	Retry bool
 
 	// Logger is told when the source connects (debug) or connects again (info), and when its broker has gone or it waits
@@ -79,7 +79,8 @@ type Source struct {
 	epoch  uint64        // of the connection; who has the turn may read it
 	packet []byte        // the packet with a mark that is being sent; kept for the next one
 
-	limit atomic.Int64 // the largest message that the broker takes, as far as is known; 0: nothing is
+	limit  atomic.Int64 // the largest message that the broker takes, as far as is known; 0: nothing is
+	asking atomic.Bool  // somebody asks for that, for those who do not wait
 
 	mu     sync.Mutex // guards what follows against Close, which does not wait for its turn
 	conn   *net.UnixConn
@@ -274,7 +275,7 @@ func (s *Source) MaxMessage() int { return int(s.limit.Load()) }
 //
 // Preconditions: the caller has the turn.
 func (s *Source) send(ctx context.Context, payload []byte, wait bool) error {
-	if err := s.admit(ctx, len(payload)); err != nil {
+	if err := s.admit(ctx, len(payload), wait); err != nil {
 		return err
 	}
 	s.record, s.load = wire.AppendRecord(s.record[:0], payload), load{1, len(payload)}
@@ -316,24 +317,41 @@ func (s *Source) takes(size int) bool {
 }
 
 // admit refuses a message of more bytes than the channel takes, as far as that can be known. What the broker has told
-// may have changed with a restart: it is asked before a refusal.
+// may have changed with a restart: it is asked before a refusal. Who cannot wait is refused by what is known, or with EAGAIN where
+// nothing is, and the broker is asked meanwhile.
 //
 // Preconditions: the caller has the turn.
-func (s *Source) admit(ctx context.Context, size int) error {
+func (s *Source) admit(ctx context.Context, size int, wait bool) error {
 	if s.takes(size) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, limitWithin)
-	defer cancel()
-	if status, err := s.channel.Status(ctx); err == nil {
-		s.limit.Store(s.limitOf(int(min(status.MaxMessage, MaxMessage))))
-	} else if s.limit.Load() == 0 {
-		s.limit.Store(MaxMessage) // and is not asked again, unless that is too large
+	most, known := s.most(), s.limit.Load() != 0
+	if wait {
+		s.askLimit(ctx, most)
+	} else if !s.asking.Swap(true) {
+		go func() {
+			s.askLimit(s.life, most)
+			s.asking.Store(false)
+		}()
 	}
-	if int64(size) > s.limit.Load() {
+	switch {
+	case !wait && !known:
+		return syscall.EAGAIN
+	case !s.takes(size):
 		return syscall.EMSGSIZE
 	}
 	return nil
+}
+
+// askLimit asks the broker how large a message may be, at most of what there is room for.
+func (s *Source) askLimit(ctx context.Context, most int) {
+	ctx, cancel := context.WithTimeout(ctx, limitWithin)
+	defer cancel()
+	if status, err := s.channel.Status(ctx); err == nil {
+		s.limit.Store(int64(min(status.MaxMessage, most)))
+	} else if s.limit.Load() == 0 {
+		s.limit.Store(MaxMessage) // and is not asked again, unless that is too large
+	}
 }
 
 // redialWithin bounds how long those who cannot wait may wait for a new connection.

@@ -116,6 +116,7 @@ func TestReconnectSaysWhereItWas(t *testing.T) {
 		"and some lost then":    {"ok id=9 epoch=ab next=15\n", 17, 2, []msgmux.Gap{{Before: 17, Lost: 5}}, []uint64{17, 18, 19}},
 		"lost then":             {"ok id=9 epoch=ab next=12\n", 14, 2, []msgmux.Gap{{Before: 14, Lost: 2}}, []uint64{14, 15, 16}},
 		"some come again":       {"ok id=9 epoch=ab next=11\n", 11, 0, nil, []uint64{12, 13}},
+		"lost then, and had":    {"ok id=9 epoch=ab next=10\n", 13, 3, []msgmux.Gap{{Before: 13, Lost: 1}}, []uint64{13, 14, 15}},
 		"another channel":       {"ok id=9 epoch=cd next=5\n", 5, 0, []msgmux.Gap{{Before: 5, Anew: true}}, []uint64{5, 6, 7}},
 		"a broker of no epochs": {"ok id=9\n", 12, 0, []msgmux.Gap{{Before: 12, Anew: true}}, []uint64{12, 13, 14}},
 	} {

@@ -48,7 +48,7 @@ func (in *inlet) receiveView(fd uintptr) (done bool) {
 // useView has the sink read from there, if it is not nil. The reader is the sink's from then on.
 func (in *inlet) useView(reader *view.Reader) {
 	old := in.view
-	in.view, in.limit = reader, math.MaxUint64
+	in.view, in.limit, in.moved = reader, math.MaxUint64, false
 	if reader != nil {
 		in.try = in.receiveView
 		if len(in.buffer) < wire.MaxPacket {
@@ -112,7 +112,7 @@ func (s *Sink) copyOut(ctx context.Context) (some bool, err error) {
 
 // reach goes on at the message numbered first, and says what is missing before it.
 func (in *inlet) reach(first uint64) Gap {
-	gap := Gap{Lost: first - min(first, in.seq) + in.missed, Anew: in.anew}
+	gap := Gap{Lost: in.lostBefore(first) + in.missed, Anew: in.anew}
 	in.begun, in.anew, in.missed, in.seq = true, false, 0, first
 	return gap
 }
@@ -216,9 +216,9 @@ func (s *Sink) heard(n int) error {
 		return nil
 	}
 	s.log(slog.LevelWarn, "the channel's memory has moved, and cannot be viewed where it is", slog.Any("error", err))
-	in.limit = 0
-	_ = s.conn.Close()
-	return syscall.ECONNRESET
+	in.moved = true
+	_ = s.conn.Close() // at once: there may be no descriptor left for another connection
+	return nil
 }
 
 // unmap gives the mappings back of a sink that is closed, unless somebody receives: then he does.

@@ -3,8 +3,10 @@
 package msgmux_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -85,6 +87,76 @@ func TestPromise12_RingThatCannotBe(t *testing.T) {
 				t.Errorf("%s (in place: %t): %v", name, place, err)
 			}
 		}
+	}
+}
+
+// TestPromise12_MovedOutOfView: a sink in view that cannot map its ring where that has moved goes on with packets behind what it has had,
+// by another connection, although nobody has asked it to connect again; where the channel was stopped meanwhile it is told so.
+func TestPromise12_MovedOutOfView(t *testing.T) {
+	for _, stopped := range []bool{false, true} {
+		t.Run(fmt.Sprint("stopped: ", stopped), func(t *testing.T) {
+			t.Parallel() // it waits for a second
+			channel := folder(t)
+			listener := listen(t, channel, "subscribe")
+			came := make(chan *msgmux.Sink, 1)
+			go func() {
+				sink, err := channel.Subscribe(inTime(t), msgmux.SinkOptions{Label: "db", Keep: time.Minute, View: true})
+				if err != nil {
+					t.Error(err)
+				}
+				came <- sink
+			}()
+			p := admit(t, listener, "ok id=7 label=db epoch=5 next=0\n")
+			page, fd, err := view.NewPage()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer sys.Close(fd)
+			defer page.Close()
+			p.give(t, make([]byte, wire.SinkHeader), publishedRing(t, map[int]uint64{view.HeadAt: 2 * wire.RecordHeader}), fd)
+			sink := <-came
+			if sink == nil {
+				return
+			}
+			defer sink.Close()
+			for seq := range uint64(2) {
+				if m, err := sink.Receive(inTime(t)); err != nil || m.Seq != seq {
+					t.Fatalf("message %d has the number %d, %v", seq, m.Seq, err)
+				}
+			}
+			if stopped {
+				listener.Close()
+			}
+			p.give(t, make([]byte, wire.SinkHeader), fd, fd) // which is no ring
+			if _, err := sink.Receive(inTimeOf(t, shortly)); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("before it may connect: %v", err)
+			}
+			if stopped {
+				if _, err := sink.Receive(inTime(t)); !errors.Is(err, msgmux.ErrHungUp) {
+					t.Errorf("without a broker: %v", err)
+				}
+				return
+			}
+			got := make(chan error, 1)
+			go func() {
+				m, err := sink.Receive(inTime(t))
+				if err == nil && (m.Seq != 2 || string(m.Payload) != "in a packet") {
+					err = fmt.Errorf("message %d is %q", m.Seq, m.Payload)
+				}
+				got <- err
+			}()
+			next := admit(t, listener, "ok id=7 label=db epoch=5 next=2\n")
+			if h, from := next.hello, (wire.Position{Epoch: 5, Seq: 2}); h.View || !h.Ack || !h.Replace || h.From != from {
+				t.Errorf("it comes back with %+v", h)
+			}
+			next.deliver(t, 2, 0, "in a packet")
+			if err := <-got; err != nil {
+				t.Error(err)
+			}
+			if stats := sink.Stats(); stats.View || stats.Messages != 3 || stats.Gaps != 0 {
+				t.Errorf("%+v", stats)
+			}
+		})
 	}
 }
 

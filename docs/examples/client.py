@@ -17,6 +17,14 @@ import signal, sys
 # begin
 import socket, struct, time
 
+def heard(receive, *args):
+    """What it receives; nothing at the end, which may be told before what was sent last, once in either of its forms."""
+    for _ in range(3):
+        try:
+            if got := receive(*args): return got
+        except ConnectionError: pass
+    return b""
+
 def connect(path, options=""):
     """A connection to publish or subscribe on which the broker has said ok, and the words behind that."""
     while True:
@@ -24,11 +32,10 @@ def connect(path, options=""):
         answer = ""
         try:
             conn.connect(path)
-            conn.send(b"msgmux/1\n" + options.encode())
-            answer = (conn.recv(1024) or conn.recv(1024)).decode()  # the end may be told before what was sent last
-        except ConnectionError:
-            try: answer = conn.recv(1024).decode()  # a refusal may still be there
-            except OSError: pass
+            try: conn.send(b"msgmux/1\n" + options.encode())
+            except ConnectionError: pass  # a refusal may still be there
+            answer = heard(conn.recv, 1024).decode()
+        except ConnectionError: pass
         verdict, *words = answer.split() or [""]
         if verdict == "ok":
             return conn, dict(word.partition("=")[::2] for word in words)
@@ -44,7 +51,8 @@ def packet(messages, mark=None):
 
 def acknowledge(conn, done):
     """Everything numbered below done is done. It may block until the broker has looked at earlier ones."""
-    conn.send(struct.pack("<Q", done))
+    try: conn.send(struct.pack("<Q", done))
+    except ConnectionError: pass  # who receives to the end is told
 
 def receive(conn, ack=False):
     """Yields (number, lost so far, message) until the broker hangs up. With ack the messages of a packet are done when
@@ -55,7 +63,7 @@ def receive(conn, ack=False):
 def receive_origins(conn, ack=False, meta=True):
     """As receive, of a connection with meta=yes; behind the message (time, pid, uid, gid, source, flags)."""
     buffer = bytearray(4096 + (4 << 20))
-    while size := conn.recv_into(buffer) or conn.recv_into(buffer):
+    while size := heard(conn.recv_into, buffer):
         if buffer.startswith(b"error "):
             raise RuntimeError(buffer[:size].decode().strip())
         number, lost, count, each = struct.unpack_from("<QQII", buffer)
@@ -93,9 +101,7 @@ def send(source, packets):
         source.shutdown(socket.SHUT_WR)
     except ConnectionError:
         pass  # the broker says why
-    try: refusal = source.recv(1024) or source.recv(1024)  # or nothing, when it has read all
-    except ConnectionError: refusal = source.recv(1024)
-    if refusal:
+    if refusal := heard(source.recv, 1024):  # or nothing, when it has read all
         sys.exit(refusal.decode())
 
 def lines(path, at):

@@ -129,6 +129,52 @@ func TestPythonClientWorks(t *testing.T) {
 	}
 }
 
+// TestPythonReadsToTheEnd: what the broker sent before it hung up is received, also where the kernel tells of the end first, in either form
+// or in both; as it does where the broker has not read all that was acknowledged.
+func TestPythonReadsToTheEnd(t *testing.T) {
+	need.Program(t, "unit", "python3", "python3")
+	out, err := exec.Command("python3", "-c", `
+import runpy, socket, sqlite3, struct
+def hung_up_on():
+    broker, sink = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sink.send(b"8 bytes.")
+    for n in range(3):
+        broker.send(struct.pack("<QQI", n, 0, 1) + b"%d..." % n)
+    broker.send(b"error in-use another has the name")
+    broker.close()
+    return sink
+def told(*forms):
+    forms = list(forms)
+    def receive(size):
+        form = forms.pop(0)
+        if isinstance(form, bytes): return form
+        raise form
+    return receive
+
+client = runpy.run_path("docs/examples/client.py", run_name="client")
+writer = runpy.run_path("docs/examples/sqlite-writer/sqlite-writer.py", run_name="writer")
+for program in client, writer:
+    for first in [], [b""], [ConnectionResetError()], [b"", ConnectionResetError()], [ConnectionResetError(), b""]:
+        print(program["heard"](told(*first, b"last"), 9).decode(), end=" ")
+try:
+    for number, lost, message in client["receive"](hung_up_on(), ack=True):
+        print(number, end=" ")
+except RuntimeError as why:
+    print(why)
+db, (stop, _) = sqlite3.connect(":memory:"), socket.socketpair()
+db.executescript(writer["SCHEMA"])
+try:
+    writer["archive"](hung_up_on(), db, "5", 0, stop)
+except SystemExit as why:
+    print(*(number for number, in db.execute("SELECT number FROM messages")), why)
+`).CombinedOutput()
+	want := strings.Repeat("last ", 10) + "0 1 2 error in-use another has the name\n" +
+		"0 1 2 sqlite-writer: hung up on: error in-use another has the name\n"
+	if err != nil || string(out) != want {
+		t.Errorf("got %v\n%s\nwant\n%s", err, out, want)
+	}
+}
+
 // TestPromise10_PythonClient: what is killed goes on where it was, as a sink and as a source that follows a file.
 func TestPromise10_PythonClient(t *testing.T) {
 	need.Program(t, "unit", "python3", "python3")

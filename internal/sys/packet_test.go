@@ -59,3 +59,23 @@ func TestPacketCallsNeverWait(t *testing.T) {
 		t.Errorf("send to nobody ended with %v, want EPIPE", e)
 	}
 }
+
+// TestDescriptorsOfAnEmptyPacketAreClosed: to whoever receives it, it is the end of the connection, with which nothing comes.
+func TestDescriptorsOfAnEmptyPacketAreClosed(t *testing.T) {
+	one, other := packetPair(t)
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[0])
+	if e := SendDescriptors(other, nil, pipe[1]); e != 0 {
+		t.Fatal(e)
+	}
+	unix.Close(pipe[1])
+	if n, fds, e := RecvDescriptors(one, make([]byte, 100)); n != 0 || len(fds) != 0 || e != 0 {
+		t.Errorf("%d bytes, descriptors %v, %v", n, fds, e)
+	}
+	if n, err := unix.Read(pipe[0], make([]byte, 1)); n != 0 || err != nil {
+		t.Errorf("the pipe has a writer still: %d, %v", n, err)
+	}
+}

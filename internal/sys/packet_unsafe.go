@@ -55,7 +55,8 @@ func SendDescriptors(fd int, b []byte, fds ...int) unix.Errno {
 	}
 }
 
-// RecvDescriptors is Recv into b alone, with the descriptors that came with the packet: they are open and the caller's.
+// RecvDescriptors is Recv into b alone, with the descriptors that came with the packet: they are open and the caller's. Those of an empty
+// packet, which reads like the end of a connection, are closed.
 func RecvDescriptors(fd int, b []byte) (n int, fds []int, e unix.Errno) {
 	var control [ControlSpace]byte
 	iov := unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))}
@@ -64,7 +65,10 @@ func RecvDescriptors(fd int, b []byte) (n int, fds []int, e unix.Errno) {
 		r, _, e := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&h)), unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 		switch e {
 		case 0:
-			_, fds, _ = ParseControl(control[:h.Controllen])
+			if _, fds, _ = ParseControl(control[:h.Controllen]); r == 0 {
+				CloseDescriptors(fds)
+				fds = nil
+			}
 			return int(r), fds, 0
 		case unix.EINTR:
 		default:

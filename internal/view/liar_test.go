@@ -33,6 +33,21 @@ func (l lies) say(b string, fds ...int) {
 	}
 }
 
+// attach sends descriptors with a packet of no bytes, which a WriteMsgUnix does not.
+func (l lies) attach(fds ...int) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		l.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) {
+		if e := sys.SendDescriptors(int(fd), nil, fds...); e != 0 {
+			l.Error(e)
+		}
+	}); err != nil {
+		l.Error(err)
+	}
+}
+
 // file makes a memfd of that size, with those words in it by their offset, and seals it unless told otherwise.
 func (l lies) file(size int64, sealed bool, words map[int]uint64) (fd int) {
 	fd, err := unix.MemfdCreate("lies", unix.MFD_ALLOW_SEALING|unix.MFD_CLOEXEC)
@@ -93,6 +108,8 @@ var brokersLies = []struct {
 	{"sink", "open: Bad message after none, ok", func(l lies) { l.say(granted); l.say(sixteen, l.ring(nil)) }},
 	{"sink", "open: Bad message after none, ok", func(l lies) { l.say(granted); l.say(sixteen, l.ring(nil), l.page(nil), l.page(nil)) }},
 	{"sink", "open: Bad message after none, ok", func(l lies) { l.say(granted, l.ring(nil)) }},
+	{"sink", "open: Bad message after none, ok", func(l lies) { l.say(granted); l.attach(l.ring(nil), l.page(nil)); l.say(sixteen) }},
+	{"sink", "open: Connection reset by peer after none, ok", func(l lies) { l.say(granted); l.attach(l.ring(nil), l.page(nil)) }},
 	{"sink", "open: Bad message after none, ok", func(l lies) { l.say(granted); l.say(sixteen, int(l.pipe()), l.page(nil)) }},
 	{"sink", "open: Bad message after none, ok", func(l lies) { l.say(granted); l.say(sixteen, l.file(1<<20, false, nil), l.page(nil)) }},
 	{"sink", "open: Bad message after none, ok", func(l lies) { l.say(granted); l.say(sixteen, l.file(4096, true, nil), l.page(nil)) }},
@@ -231,6 +248,14 @@ func TestPromise12_LyingBrokers(t *testing.T) {
 	}
 	if len(said) > len(brokersLies) {
 		t.Errorf("%s", out)
+	}
+}
+
+// TestPromise12_EndToldFirstInC: what the broker sent before it hung up is received, also where the kernel tells of the end first, in either
+// form or in both.
+func TestPromise12_EndToldFirstInC(t *testing.T) {
+	if out, err := exec.Command(buildC(t, "ended")).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

@@ -30,14 +30,28 @@ def say(text):
     print("sqlite-writer:", text, file=sys.stderr)
 
 
+def heard(receive, *args):
+    """What it receives; nothing at the end, which may be told before what was sent last, once in either of its forms."""
+    for _ in range(3):
+        try:
+            if got := receive(*args):
+                return got
+        except ConnectionError:
+            pass
+    return b""
+
+
 def connect(path, options, stop):
     """A connection on which the broker has said ok, and the words behind that. There may be no broker for a while."""
     while True:
         sink, answer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), ""
         try:
             sink.connect(path)
-            sink.send(("msgmux/1\n" + "\n".join(options)).encode())
-            answer = (sink.recv(1024) or sink.recv(1024)).decode()  # the end may be told before what was sent last
+            try:
+                sink.send(("msgmux/1\n" + "\n".join(options)).encode())
+            except ConnectionError:
+                pass  # a refusal may still be there
+            answer = heard(sink.recv, 1024).decode()
         except (ConnectionError, FileNotFoundError):
             pass
         verdict, *words = answer.split() or [""]
@@ -64,7 +78,7 @@ def archive(sink, db, epoch, next_number, stop):
     thousands when much does, because the broker fills packets while a sink is busy."""
     buffer = memoryview(bytearray(LARGEST))
     while stop not in select.select([sink, stop], [], [])[0]:
-        packet = buffer[: sink.recv_into(buffer) or sink.recv_into(buffer)]
+        packet = buffer[: heard(sink.recv_into, buffer) or 0]
         if not packet or packet[:6] == b"error ":
             sys.exit(f"sqlite-writer: hung up on: {bytes(packet).decode().strip() or 'the channel was stopped, or this sink dropped'}")
         messages = list(records(packet))
@@ -75,7 +89,10 @@ def archive(sink, db, epoch, next_number, stop):
             db.executemany("INSERT INTO messages (received, number, message) VALUES (?, ?, ?)",
                            ((now, number, message) for number, message in messages))
             db.execute("INSERT OR REPLACE INTO place VALUES (1, ?, ?)", (epoch, next_number))
-        sink.send(struct.pack("<Q", next_number))  # everything below is done: the broker needs it no more
+        try:
+            sink.send(struct.pack("<Q", next_number))  # everything below is done: the broker needs it no more
+        except ConnectionError:
+            pass  # it has gone; there may be more to read
 
 
 def main():

@@ -31,7 +31,7 @@ struct msgmux {
 	char said[1025];            /* the broker's ok; or "error CODE TEXT", why it has refused or ended the connection */
 	char *file, *bytes;         /* 8 KiB of the file of ring or stage; its ring, twice, back to back, so that no message is split */
 	struct msgmux_ring *ring; struct msgmux_stage *stage; struct msgmux_page *page; /* the former two in file */
-	uint64_t size, pos;         /* of the ring, a power of two; the position of what is read or written next */
+	uint64_t size, pos, most;   /* of the ring, a power of two; the position of what is read or written next; how long a message may be */
 	uint64_t head, taken;       /* as of the last look: how far a sink can read; how far the broker has taken what a source published */
 	uint64_t seq, lost;         /* the number of the message that a sink reads next; how many it has lost, as it was left behind */
 	uint64_t from, from_seq;    /* pos and seq where what is not known to be whole begins */
@@ -84,14 +84,14 @@ static inline int msgmux_hear(struct msgmux *m) {
 	struct iovec iov = {text, sizeof text};
 	struct msghdr h;
 	int n = 0, fds[2], count = 0, failed = 0;
-	for (int looks = 0; looks < 2 && n <= 0; looks++) { /* the end may be told before what was sent last: the second time it is true */
-		memset(&h, 0, sizeof h);
-		h.msg_iov = &iov, h.msg_iovlen = 1, h.msg_control = &control, h.msg_controllen = sizeof control;
+	for (int looks = 0; looks < 3 && n <= 0; looks++) { /* the end may be told before what was sent last, once in either form */
+		memset(&h, 0, sizeof h), h.msg_iov = &iov, h.msg_iovlen = 1, h.msg_control = &control, h.msg_controllen = sizeof control;
 		if ((n = (int)recvmsg(m->fd, &h, m->flags | MSG_CMSG_CLOEXEC)) < 0 && errno != ECONNRESET) return -1;
+		if (n >= 0 && CMSG_FIRSTHDR(&h) && control.c.cmsg_type == SCM_RIGHTS) count = (int)((control.c.cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(fds, CMSG_DATA(&control.c), count * sizeof(int));
+		while (!n && count) close(fds[--count]); /* no broker sends any with an empty packet */
 	}
 	if (n <= 0) return m->gone = 1, 0;
-	if (CMSG_FIRSTHDR(&h) && control.c.cmsg_type == SCM_RIGHTS) count = (int)((control.c.cmsg_len - CMSG_LEN(0)) / sizeof(int));
-	memcpy(fds, CMSG_DATA(&control.c), count * sizeof(int));
 	if (h.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || (count && count != (int)m->kind)) errno = EBADMSG, failed = -1; /* not all has come */
 	else if (count) failed = msgmux_enter(m, fds);
 	while (count) close(fds[--count]);
@@ -115,7 +115,7 @@ static inline int msgmux_open(struct msgmux *m, enum msgmux_kind kind, const cha
 	if (got <= 0 || !m->file) return msgmux_close(m), -1;
 	if (m->page) m->pos = m->head = m->from = MSGMUX_LOAD(m->page->start), m->seq = m->from_seq = MSGMUX_LOAD(m->page->start_seq);
 	else m->pos = MSGMUX_LOAD(m->stage->head), m->taken = MSGMUX_LOAD(m->stage->taken);
-	return 0;
+	return m->most = strstr(m->said, " max-message=") ? strtoull(strstr(m->said, " max-message=") + 13, NULL, 10) : UINT32_MAX, 0;
 }
 
 /* Whether what was looked at since the last call was whole. 1; 0: some was overwritten, nothing of it counts, and lost has grown; -1: errno. */
@@ -186,12 +186,12 @@ static inline int msgmux_publish(struct msgmux *m) {
 /* Room for a message of so many bytes behind the others, which it publishes if it has to wait. NULL: errno, and there is none. */
 static inline void *msgmux_room(struct msgmux *m, uint32_t len) {
 	uint64_t n = ((uint64_t)len + 7) & ~UINT64_C(3);
-	while (n <= m->size / 2 && m->pos - m->taken + n > m->size && m->pos - (m->taken = MSGMUX_LOAD(m->stage->taken)) + n > m->size) {
+	while (n <= m->size / 2 && len <= m->most && m->pos - m->taken + n > m->size && m->pos - (m->taken = MSGMUX_LOAD(m->stage->taken)) + n > m->size) {
 		if (msgmux_publish(m) || m->gone) return errno = EPIPE, (void *)NULL; /* pos is behind the last one that was put */
 		MSGMUX_STORE(m->stage->want, ++m->sleeps);
 		if (m->pos - (m->taken = MSGMUX_LOAD(m->stage->taken)) + n > m->size && msgmux_hear(m) < 0) return NULL;
 	}
-	if (n > m->size / 2) return errno = EMSGSIZE, (void *)NULL;
+	if (n > m->size / 2 || len > m->most) return errno = EMSGSIZE, (void *)NULL;
 	char *at = m->bytes + (m->pos & (m->size - 1));
 	memset(at + n - 4, 0, 4); /* of which some are behind the message */
 	memcpy(at, &len, 4);
