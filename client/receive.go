@@ -50,8 +50,8 @@ type inlet struct {
 	until   uint64  // the number from which the next of them holds; math.MaxUint64: there is none
 	origin  *Origin // that of the records before
 	spare   []Origin
-	whole   bool    // or a datagram is there, maybe an empty one,
-	size    int     // of so many bytes
+	whole   bool // or a datagram is there, maybe an empty one,
+	size    int  // of so many bytes
 
 	joined time.Time // when this connection was asked for
 	epoch  uint64    // which life of the channel's numbers; 0: the broker did not tell
