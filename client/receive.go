@@ -43,15 +43,15 @@ type Gap struct {
 
 // inlet is what a sink has received and not given out yet. It belongs to who has the turn.
 type inlet struct {
-	buffer  []byte  // grows to what comes
-	at, end int     // the records that are left of a packet
-	origins []byte  // whose they are: origins that hold from a later one on
-	each    int     // from one origin to the next
-	until   uint64  // the number from which the next of them holds; math.MaxUint64: there is none
-	origin  *Origin // that of the records before
-	spare   []Origin
-	whole   bool // or a datagram is there, maybe an empty one,
-	size    int  // of so many bytes
+	buffer  []byte   // grows to what comes
+	at, end int      // the records that are left of a packet
+	origins []byte   // whose they are: origins that hold from a later one on
+	each    int      // from one origin to the next
+	until   uint64   // the number from which the next of them holds; math.MaxUint64: there is none
+	origin  *Origin  // that of the records before
+	spare   []Origin // for those to come
+	whole   bool     // or a datagram is there, maybe an empty one,
+	size    int      // of so many bytes
 
 	joined time.Time // when this connection was asked for
 	epoch  uint64    // which life of the channel's numbers; 0: the broker did not tell
