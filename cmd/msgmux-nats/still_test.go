@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	msgmux "github.com/msgmux/msgmux/client"
+)
+
+// send sends messages in as few packets as they fit into.
+func send(t *testing.T, c *channelOn, messages ...[]byte) {
+	t.Helper()
+	source, err := c.Dial(t.Context(), msgmux.SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	batch := source.Batch()
+	for _, m := range messages {
+		if err := batch.Add(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := batch.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// bridgeSink is the bridge's sink in a channel.
+func bridgeSink(t *testing.T, c *channelOn) (sink msgmux.SinkStatus) {
+	t.Helper()
+	_, all, err := c.Sinks(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range all {
+		if one.Label == "nats-site" {
+			sink = one
+		}
+	}
+	return sink
+}
+
+// TestOutGoesOnBehindLargeMessages that come last, and are fewer than the server acknowledges together: together they are all that may be
+// under way, so that nothing more is put behind them.
+func TestOutGoesOnBehindLargeMessages(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, jetstream.StreamConfig{AllowBatchPublish: true})
+	p.near = newChannel(t, nil, "--buffer", "64M")
+	p.out(t)
+	eventually(t, "the bridge", func() bool { return joinedTo(t, p.near) })
+	const short, long = 16_000, 60
+	all := make([][]byte, 0, short+long)
+	for n := range short {
+		all = append(all, fmt.Appendf(nil, "%d", n))
+	}
+	for range long {
+		all = append(all, make([]byte, 200_000))
+	}
+	began := time.Now()
+	send(t, p.near, all...)
+	eventually(t, "all messages", func() bool { return p.length(t) == short+long })
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("they are there after %v: it has waited until the server counted as silent", took)
+	}
+}
+
+// TestOneByOneIsAcknowledgedOneByOne where the stream takes no batches: what is stored of a packet counts, also if the rest is not.
+func TestOneByOneIsAcknowledgedOneByOne(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, jetstream.StreamConfig{})
+	p.out(t)
+	eventually(t, "the bridge", func() bool { return joinedTo(t, p.near) })
+	const many = 4000 // fit into one packet
+	all := make([][]byte, many)
+	for n := range all {
+		all[n] = fmt.Appendf(nil, "%d", n)
+	}
+	send(t, p.near, all...)
+	eventually(t, "the first", func() bool { return p.length(t) >= 50 })
+	p.server.Kill()
+	var accepted uint64
+	for deadline := time.Now().Add(10 * time.Second); accepted < 50 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		accepted = bridgeSink(t, p.near).Accepted
+	}
+	if accepted < 50 || accepted == many {
+		t.Errorf("%d of %d are acknowledged to the channel, of which some were stored", accepted, many)
+	}
+	p.server.Run(t)
+	eventually(t, "the rest", func() bool { return p.length(t) == many })
+}
