@@ -44,7 +44,6 @@ type writing struct {
 	tail *stream.Tail
 
 	next    stream.Position // of the next record
-	begun   bool            // next.Seq is known
 	lost    uint64          // directly before the next record
 	letters []stream.Letter // to be published next
 	bytes   int             // of their records
@@ -204,18 +203,17 @@ func (w *writing) take(ctx context.Context, p parcel, more <-chan parcel, unused
 
 // add makes letters of a packet. They are parts of its records.
 func (w *writing) add(p parcel) error {
-	if !w.begun {
-		w.next.Seq, w.begun = p.Seq, true
-	}
 	if p.Seq < w.next.Seq {
 		return fmt.Errorf("the channel has sent %d again, after %d", p.Seq, w.next.Seq)
 	}
 	if missing := p.Seq - w.next.Seq; missing > 0 {
 		w.lost += missing
-		w.report.lost.Add(missing)
+		from := w.next
 		w.next.Seq = p.Seq
-		w.log.Warn("messages are missing in the stream", slog.Uint64("missing", missing), slog.String("before", w.next.String()),
-			slog.String("why", "the channel has left the bridge behind, or the stream has lost what it had acknowledged"))
+		if w.report.misses(from, w.next) {
+			w.log.Warn("messages are missing in the stream", slog.Uint64("missing", missing), slog.String("before", w.next.String()),
+				slog.String("why", "the channel has left the bridge behind, or the stream has lost what it had acknowledged"))
+		}
 	}
 	w.bytes += len(p.Records)
 	switch {

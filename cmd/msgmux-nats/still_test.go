@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -93,4 +94,44 @@ func TestOneByOneIsAcknowledgedOneByOne(t *testing.T) {
 	}
 	p.server.Run(t)
 	eventually(t, "the rest", func() bool { return p.length(t) == many })
+}
+
+// TestLostBeforeTheFirst message of a channel that the stream gets: the stream says that something is missing before it.
+func TestLostBeforeTheFirst(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, jetstream.StreamConfig{AllowBatchPublish: true})
+	p.common = []string{"server=" + p.server.URL, "stream=S", "keep=forever", "patience=300ms"}
+	p.near = newChannel(t, nil, "--buffer", "1M", "--max-message", "128K")
+	other := listen(t, p.near)
+	out := p.out(t)
+	eventually(t, "the bridge", func() bool {
+		sink := bridgeSink(t, p.near)
+		return sink.Label != "" && sink.AbsentSince.IsZero()
+	})
+	p.server.Kill()
+	const day = 30_000
+	say(t, p.near, 0, day)
+	eventually(t, "the other sink", func() bool { return other.next.Load() == day })
+	p.server.Run(t)
+	p.server.Await(t)
+	say(t, p.near, day, day+100)
+	var sink msgmux.SinkStatus
+	eventually(t, "all that is left", func() bool {
+		sink = bridgeSink(t, p.near)
+		return sink.Lost > 0 && sink.Waiting == 0 && p.length(t) == day+100-sink.Lost
+	})
+	s, err := p.js.Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := s.GetMsg(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := first.Header.Get("Msgmux-Lost"); text != fmt.Sprint(sink.Lost) || string(first.Data) != string(message(sink.Lost)) {
+		t.Errorf("the channel says that %d are lost, and the stream begins with %.20q, before which %q are missing", sink.Lost, first.Data, text)
+	}
+	if said := out.output.String(); !strings.Contains(said, "messages are missing in the stream") {
+		t.Error("the bridge does not say that messages are missing")
+	}
 }
