@@ -106,7 +106,8 @@ func (b *bridge) behind(ctx context.Context, link *stream.Link, state stream.Sta
 		b.log.Info("the channel does not know how far it was fed", slog.Uint64("goes on behind", sequence))
 		return sequence, nil
 	case b.New:
-		return state.Last, nil
+		// It has begun with that, also if it is killed before anything comes.
+		return state.Last, link.SetBookmark(ctx, b.bookmark(), b.In, state.Last)
 	}
 	return 0, nil
 }

@@ -135,3 +135,31 @@ func TestLostBeforeTheFirst(t *testing.T) {
 		t.Error("the bridge does not say that messages are missing")
 	}
 }
+
+// TestNewBeginsOnce with what comes: also if the bridge is killed before anything has come.
+func TestNewBeginsOnce(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, jetstream.StreamConfig{})
+	heard := listen(t, p.far)
+	publish := func(from, to uint64) {
+		t.Helper()
+		for n := from; n < to; n++ {
+			if _, err := p.js.Publish(t.Context(), "m", message(n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	publish(100, 110)
+	in := p.in(t, "start=new")
+	eventually(t, "it begins", func() bool {
+		s, err := p.js.Stream(t.Context(), "S")
+		return err == nil && s.CachedInfo().State.Consumers > 0
+	})
+	in.Kill()
+	publish(0, 5)
+	in.Run()
+	eventually(t, "what has come since", func() bool { return heard.next.Load() == 5 || heard.wrong.Load() != nil })
+	if wrong := heard.wrong.Load(); wrong != nil {
+		t.Error(*wrong)
+	}
+}
