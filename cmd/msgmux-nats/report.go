@@ -56,6 +56,16 @@ func (r *report) beginAgain(err error) {
 	r.state, r.joined = fmt.Sprint(err), false
 }
 
+// joinedFor is how long it has been joined; 0: it is not.
+func (r *report) joinedFor() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.joined {
+		return 0
+	}
+	return time.Since(r.since)
+}
+
 // moved is a number that grows with whatever is carried.
 func (r *report) moved() uint64 { return r.records.Load() + r.echoes.Load() }
 

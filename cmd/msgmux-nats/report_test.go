@@ -124,6 +124,27 @@ func TestThePageHasAllMetrics(t *testing.T) {
 	}
 }
 
+// TestWhatWasWrongBeforeIsNotWrongStill: what only a person can mend has to be so for a while, without a break, before the bridge ends.
+func TestWhatWasWrongBeforeIsNotWrongStill(t *testing.T) {
+	t.Parallel()
+	b := &bridge{report: &report{}, log: slog.New(slog.DiscardHandler)}
+	ctx, stop := context.WithCancel(t.Context())
+	attempts := 0
+	err := b.run(ctx, func(context.Context) error {
+		if attempts++; attempts == 2 {
+			b.report.enter("joined to a server")
+			time.Sleep(confirmFor + 100*time.Millisecond)
+		}
+		if attempts == 4 {
+			stop()
+		}
+		return msgmux.ErrInUse
+	})
+	if err != nil || attempts != 4 {
+		t.Errorf("it ends with %v after %d attempts, of which the second went well", err, attempts)
+	}
+}
+
 // TestWhatIsMissingIsCountedOnce however many attempts find it.
 func TestWhatIsMissingIsCountedOnce(t *testing.T) {
 	b := &bridge{report: &report{}, log: slog.New(slog.DiscardHandler)}
