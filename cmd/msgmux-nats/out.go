@@ -47,9 +47,9 @@ func (b *bridge) isOurs(last stream.Last) error {
 	case last.Sequence == 0:
 		return nil
 	case !last.Ours:
-		return fmt.Errorf("cannot publish to %s: %w: message %d of stream %s, the last one there, is of no bridge", b.Out, errForeign, last.Sequence, b.Stream)
+		return fmt.Errorf("cannot publish to %s: %w: message %d of stream %s, the last one there, is of no bridge", b.Out, stream.ErrForeign, last.Sequence, b.Stream)
 	case last.Stamp.Writer != b.Writer:
-		return fmt.Errorf("cannot publish to %s: %w: message %d of stream %s, the last one there, is of %s, and this is %s", b.Out, errForeign,
+		return fmt.Errorf("cannot publish to %s: %w: message %d of stream %s, the last one there, is of %s, and this is %s", b.Out, stream.ErrForeign,
 			last.Sequence, b.Stream, last.Stamp.Writer, b.Writer)
 	}
 	return nil

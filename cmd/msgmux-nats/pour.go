@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -47,6 +48,11 @@ func (p *pouring) take(ctx context.Context, d stream.Delivery) error {
 	if d.Sequence != sequenceOf(d.Sequence) {
 		return fmt.Errorf("the sequence number %d does not fit a mark", d.Sequence)
 	}
+	if len(d.Payload) > p.source.MaxMessage() {
+		if err := p.flush(ctx); err != nil { // what is before it gets there, whatever becomes of it
+			return err
+		}
+	}
 	switch {
 	case d.Ours && d.Stamp.Writer == p.Writer: // it began here
 		p.report.echoes.Add(1)
@@ -56,7 +62,7 @@ func (p *pouring) take(ctx context.Context, d stream.Delivery) error {
 			err = fmt.Errorf("it says that there are %d, and there are %d", d.Stamp.Count, packet.Count)
 		}
 		if err != nil {
-			return fmt.Errorf("message %d: %w: its records cannot be read: %w", d.Sequence, errForeign, err)
+			return errors.Join(fmt.Errorf("message %d: %w: its records cannot be read: %w", d.Sequence, stream.ErrForeign, err), p.flush(ctx))
 		}
 		if err := p.batch.AddPacket(ctx, packet); err != nil {
 			return fmt.Errorf("message %d: %w", d.Sequence, err)

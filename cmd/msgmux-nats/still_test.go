@@ -8,9 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/cmd/msgmux-nats/natstest"
 )
 
 // send sends messages in as few packets as they fit into.
@@ -162,4 +164,37 @@ func TestNewBeginsOnce(t *testing.T) {
 	if wrong := heard.wrong.Load(); wrong != nil {
 		t.Error(*wrong)
 	}
+}
+
+// TestHeadersThatOnlyLookLikeABridgesOwn are for a person, either way.
+func TestHeadersThatOnlyLookLikeABridgesOwn(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, jetstream.StreamConfig{})
+	if _, err := p.js.PublishMsg(t.Context(), &nats.Msg{Subject: "m", Header: nats.Header{"Msgmux-Position": {"nonsense"}}}); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, p.in(t), 7, "somebody else has written there", "message 1")
+	ends(t, p.out(t), 7, "somebody else has written there")
+}
+
+// TestALargeMessageOfTheStream that is larger than what the server sends ahead, and than any channel takes.
+func TestALargeMessageOfTheStream(t *testing.T) {
+	t.Parallel()
+	server := natstest.Start(t, natstest.Options{Config: "max_payload: 16777216\n"})
+	conn, err := nats.Connect(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err == nil {
+		_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"m"}})
+	}
+	if err == nil {
+		_, err = js.Publish(t.Context(), "m", make([]byte, 9<<20))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends(t, newBridge(t, nil, "in", newChannel(t, nil), "server="+server.URL, "stream=S", "in=m", "writer=far"), 10, "message 1", "too large")
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -84,6 +85,10 @@ func Dial(ctx context.Context, c Config) (*Link, error) {
 	if c.Cert != "" {
 		options = append(options, nats.ClientCert(c.Cert, c.Key))
 	}
+	if err := checkFiles(c.Credentials, options); err != nil {
+		l.end(ErrClosed)
+		return nil, fmt.Errorf("cannot connect to %s: %w: %w", strings.Join(c.Servers, ", "), ErrRefused, err)
+	}
 	conn, err := nats.Connect(strings.Join(c.Servers, ","), options...)
 	if err != nil {
 		l.end(ErrClosed)
@@ -100,6 +105,20 @@ func Dial(ctx context.Context, c Config) (*Link, error) {
 		return nil, fmt.Errorf("cannot use JetStream: %w", err)
 	}
 	return l, nil
+}
+
+// checkFiles says what is wrong with the files before any server is asked, as far as it can be known: it will not pass by itself.
+func checkFiles(credentials string, options []nats.Option) error {
+	for _, set := range options {
+		if err := set(&nats.Options{}); err != nil {
+			return err
+		}
+	}
+	if credentials == "" {
+		return nil
+	}
+	_, err := os.ReadFile(credentials)
+	return err
 }
 
 // Life ends with the connection; context.Cause tells why it did.
