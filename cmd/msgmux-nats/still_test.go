@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -197,4 +198,24 @@ func TestALargeMessageOfTheStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	ends(t, newBridge(t, nil, "in", newChannel(t, nil), "server="+server.URL, "stream=S", "in=m", "writer=far"), 10, "message 1", "too large")
+}
+
+// TestEndsWhileItConnects to servers that say nothing.
+func TestEndsWhileItConnects(t *testing.T) {
+	t.Parallel()
+	var urls []string
+	for range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		urls = append(urls, "nats://"+l.Addr().String())
+	}
+	out := newBridge(t, nil, "out", newChannel(t, nil), "server="+strings.Join(urls, ","), "stream=S", "out=m", "writer=near")
+	time.Sleep(time.Second) // until it connects
+	began := time.Now()
+	if status := out.Stop(); status != 0 || time.Since(began) > 3*time.Second {
+		t.Errorf("it has ended with status %d after %v", status, time.Since(began))
+	}
 }

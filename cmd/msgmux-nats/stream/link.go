@@ -51,12 +51,34 @@ type Link struct {
 // ErrClosed is why a link ends that was closed.
 var ErrClosed = errors.New("the connection was closed")
 
-// Dial connects to one of the servers. It takes some seconds at most for each; ctx is looked at before. ErrRefused if none of
-// them lets us in.
+// Dial connects to one of the servers. It takes some seconds at most for each, and ends with ctx. ErrRefused if none of them lets us in,
+// or a file that it takes is of no use.
 func Dial(ctx context.Context, c Config) (*Link, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	type result struct {
+		link *Link
+		err  error
 	}
+	dialled := make(chan result)
+	go func() { // nothing ends it while it connects
+		l, err := dial(c)
+		select {
+		case dialled <- result{l, err}:
+		case <-ctx.Done():
+			if err == nil {
+				l.Close()
+			}
+		}
+	}()
+	select {
+	case r := <-dialled:
+		return r.link, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// dial is Dial that nothing ends.
+func dial(c Config) (*Link, error) {
 	l := &Link{stream: c.Stream, api: "$JS.API."}
 	l.life, l.end = context.WithCancelCause(context.Background())
 	options := []nats.Option{
