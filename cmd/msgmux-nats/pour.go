@@ -23,6 +23,23 @@ type pouring struct {
 	pending                  uint64 // how many the stream has behind it
 
 	done atomic.Uint64 // up to which message everything is in the channel, or left aside
+
+	all     bool          // every message of the stream is to come
+	removed atomic.Uint64 // how many of them the stream has removed before they came
+}
+
+// run pours until something is wrong, or there is no more to come.
+func (p *pouring) run(ctx context.Context, deliveries <-chan stream.Delivery, failed func() error) error {
+	for {
+		if err := p.pour(ctx, deliveries); err != nil {
+			return err
+		}
+		if d, open := <-deliveries; !open {
+			return failed()
+		} else if err := p.take(ctx, d); err != nil {
+			return err
+		}
+	}
 }
 
 // pour takes what is there, and sends what is left of it when nothing more is.
@@ -73,6 +90,9 @@ func (p *pouring) take(ctx context.Context, d stream.Delivery) error {
 			return fmt.Errorf("message %d: %w", d.Sequence, err)
 		}
 		p.records, p.bytes = p.records+1, p.bytes+uint64(len(d.Payload))
+	}
+	if p.all {
+		p.removed.Add(d.Sequence - p.sequence - 1)
 	}
 	p.sequence, p.pending, p.messages = d.Sequence, d.Pending, p.messages+1
 	return p.batch.Mark(markOf(d.Sequence, d.Stored))

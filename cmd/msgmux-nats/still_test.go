@@ -3,8 +3,14 @@
 package main_test
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -218,4 +224,100 @@ func TestEndsWhileItConnects(t *testing.T) {
 	if status := out.Stop(); status != 0 || time.Since(began) > 3*time.Second {
 		t.Errorf("it has ended with status %d after %v", status, time.Since(began))
 	}
+}
+
+// TestLagWhileTheChannelTakesNothing grows with the stream.
+func TestLagWhileTheChannelTakesNothing(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, jetstream.StreamConfig{})
+	folder, err := os.MkdirTemp("", "mm") // t.TempDir is too long for a socket's address
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	settings, socket := filepath.Join(folder, "site.conf"), filepath.Join(folder, "metrics")
+	text := strings.Join(append(p.common, "in=m", "writer=far", "channel="+p.far.RuntimeDir), "\n")
+	if err := os.WriteFile(settings, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bridge := program(t, "msgmux-nats")
+	newProcess(t, "in", func(output io.Writer) (*exec.Cmd, error) {
+		cmd := (*host)(nil).command(bridge, "in", settings, "--metrics", socket)
+		cmd.Stderr = output
+		return cmd, cmd.Start()
+	})
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
+	defer client.CloseIdleConnections()
+	// metric is what the bridge says, -1 if it says nothing.
+	metric := func(name string) (value float64) {
+		answer, err := client.Get("http://localhost/metrics")
+		if err != nil {
+			return -1
+		}
+		defer answer.Body.Close()
+		page, err := io.ReadAll(answer.Body)
+		if err != nil {
+			return -1
+		}
+		for line := range strings.Lines(string(page)) {
+			if _, rest, ok := strings.Cut(line, "} "); ok && strings.HasPrefix(line, name+"{") {
+				if _, err := fmt.Sscan(rest, &value); err == nil {
+					return value
+				}
+			}
+		}
+		return -1
+	}
+	publish := func(n int) {
+		t.Helper()
+		for range n {
+			if _, err := p.js.Publish(t.Context(), "m", make([]byte, 10_000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	eventually(t, "the bridge", func() bool { return metric("msgmux_nats_joined") == 1 })
+	// Nobody listens, and so the channel takes what fits into its socket. One at a time, nothing seems to wait.
+	const fill = 200
+	publish(fill)
+	carried := -1.0
+	eventually(t, "a channel that takes nothing", func() bool {
+		before := carried
+		carried = metric("msgmux_nats_messages_total")
+		time.Sleep(100 * time.Millisecond)
+		return carried > 0 && carried == before
+	})
+	const more = 300
+	publish(more)
+	want := fill + more - metric("msgmux_nats_messages_total")
+	eventually(t, fmt.Sprint("a lag of ", want), func() bool { return metric("msgmux_nats_lag_messages") == want })
+	p.server.Kill()
+	eventually(t, "that the server is away", func() bool { return metric("msgmux_nats_joined") == 0 })
+}
+
+// TestWhatTheStreamHasRemoved before the channel took it is said.
+func TestWhatTheStreamHasRemoved(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, jetstream.StreamConfig{MaxMsgs: 100})
+	in := p.in(t)
+	publish := func(n int) {
+		t.Helper()
+		for range n {
+			if _, err := p.js.Publish(t.Context(), "m", make([]byte, 20_000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	publish(1)
+	eventually(t, "it begins", func() bool {
+		s, err := p.js.Stream(t.Context(), "S")
+		return err == nil && s.CachedInfo().State.Consumers > 0
+	})
+	publish(1500) // more than the server sends ahead, while nobody listens
+	listen(t, p.far)
+	eventually(t, "it is said", func() bool {
+		return strings.Contains(in.output.String(), "the stream has removed messages before they were read")
+	})
 }

@@ -51,6 +51,17 @@ func (l *Link) SetBookmark(ctx context.Context, name string, subjects []string, 
 	return nil
 }
 
+// Waiting tells how many messages are behind the bookmark of that name.
+func (l *Link) Waiting(ctx context.Context, name string) (uint64, error) {
+	within, cancel := l.during(ctx)
+	defer cancel()
+	consumer, err := l.js.Consumer(within, l.stream, name)
+	if err != nil {
+		return 0, fmt.Errorf("cannot look at consumer %s of stream %s: %w", name, l.stream, l.orCause(ctx, err))
+	}
+	return consumer.CachedInfo().NumPending, nil
+}
+
 // RemoveBookmark removes the bookmark of that name, if there is one.
 func (l *Link) RemoveBookmark(ctx context.Context, name string) error {
 	within, cancel := l.during(ctx)

@@ -63,8 +63,9 @@ func TestBookmarkInACluster(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, known, err := link.Bookmark(t.Context(), name)
-			if got != at || !known || err != nil {
-				t.Errorf("%s was put to %d: %d, %v, %v", name, at, got, known, err)
+			waiting, failed := link.Waiting(t.Context(), name)
+			if got != at || !known || waiting != 50-at || err != nil || failed != nil {
+				t.Errorf("%s was put to %d: %d, %v, %v; %d wait, %v", name, at, got, known, err, waiting, failed)
 			}
 		}
 	}

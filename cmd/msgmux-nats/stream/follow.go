@@ -55,7 +55,7 @@ func (l *Link) Follow(ctx context.Context, subjects []string, from uint64) (deli
 	if err != nil {
 		return fail(err)
 	}
-	to := make(chan Delivery, 1024)
+	to := make(chan Delivery, atHand)
 	var end error
 	go func() {
 		defer close(to)

@@ -405,6 +405,9 @@ func TestBookmarkStandsWhereItWasPut(t *testing.T) {
 		if got, known, err := f.Bookmark(t.Context(), name); got != want || !known || err != nil {
 			t.Errorf("%s after a restart: %d, %v, %v", name, got, known, err)
 		}
+		if n, err := f.Waiting(t.Context(), name); n != 50-want || err != nil {
+			t.Errorf("behind %s there are %d, %v", name, n, err)
+		}
 	}
 }
 
