@@ -39,6 +39,9 @@ func (b *bridge) run(ctx context.Context, attempt func(context.Context) error) e
 		if ctx.Err() != nil {
 			return nil
 		}
+		if b.report.moved() != moved || b.report.joinedFor() > confirmFor {
+			pause, wrong = firstPause, 0 // it went well: what is wrong now is not what was wrong before
+		}
 		status, passes := statusOf(err)
 		switch {
 		case passes:
@@ -47,9 +50,6 @@ func (b *bridge) run(ctx context.Context, attempt func(context.Context) error) e
 			wrong, since = status, time.Now()
 		case time.Since(since) > confirmFor:
 			return err
-		}
-		if b.report.moved() != moved {
-			pause = firstPause
 		}
 		b.report.beginAgain(err)
 		// The first time it may be a restart that nobody needs to know of.

@@ -44,7 +44,6 @@ type writing struct {
 	tail *stream.Tail
 
 	next    stream.Position // of the next record
-	begun   bool            // next.Seq is known
 	lost    uint64          // directly before the next record
 	letters []stream.Letter // to be published next
 	bytes   int             // of their records
@@ -188,10 +187,7 @@ func (w *writing) take(ctx context.Context, p parcel, more <-chan parcel, unused
 			}
 		}
 	}
-	done := w.report.work()
-	err := w.publish(ctx)
-	done()
-	if err != nil {
+	if err := w.publish(ctx); err != nil {
 		return err
 	}
 	for _, m := range memory[:n] {
@@ -207,18 +203,17 @@ func (w *writing) take(ctx context.Context, p parcel, more <-chan parcel, unused
 
 // add makes letters of a packet. They are parts of its records.
 func (w *writing) add(p parcel) error {
-	if !w.begun {
-		w.next.Seq, w.begun = p.Seq, true
-	}
 	if p.Seq < w.next.Seq {
 		return fmt.Errorf("the channel has sent %d again, after %d", p.Seq, w.next.Seq)
 	}
 	if missing := p.Seq - w.next.Seq; missing > 0 {
 		w.lost += missing
-		w.report.lost.Add(missing)
+		from := w.next
 		w.next.Seq = p.Seq
-		w.log.Warn("messages are missing in the stream", slog.Uint64("missing", missing), slog.String("before", w.next.String()),
-			slog.String("why", "the channel has left the bridge behind, or the stream has lost what it had acknowledged"))
+		if w.report.misses(from, w.next) {
+			w.log.Warn("messages are missing in the stream", slog.Uint64("missing", missing), slog.String("before", w.next.String()),
+				slog.String("why", "the channel has left the bridge behind, or the stream has lost what it had acknowledged"))
+		}
 	}
 	w.bytes += len(p.Records)
 	switch {
@@ -263,25 +258,39 @@ func (w *writing) publish(ctx context.Context) error {
 			return fmt.Errorf("cannot publish %v: %w: it has %d bytes, and the server takes %d with headers (max_payload)", l.Position, stream.ErrTooLarge, len(l.Payload), w.link.MaxPayload())
 		}
 	}
-	these := part{done: w.next.Seq, records: w.records, letters: uint64(len(w.letters)), volume: uint64(w.bytes)}
+	put := w.putEach
 	if w.tail.Batches {
-		if err := w.putBatch(these); err != nil {
-			return err
-		}
-	} else {
-		if err := w.link.Publish(ctx, w.tail, w.letters); err != nil {
-			return w.refused(err)
-		}
-		if err := w.acknowledge(these); err != nil {
-			return err
-		}
+		put = w.putBatch
+	}
+	if err := put(ctx); err != nil {
+		return err
 	}
 	w.letters, w.bytes, w.records = w.letters[:0], 0, 0
 	return nil
 }
 
+// putEach has one letter after the other stored. Each has its time, and is acknowledged for itself: a packet of the channel may be
+// thousands, and every one takes the way to the server and back.
+func (w *writing) putEach(ctx context.Context) error {
+	for i := range w.letters {
+		done := w.report.work()
+		err := w.link.Publish(ctx, w.tail, w.letters[i:i+1])
+		done()
+		if err != nil {
+			return w.refused(err)
+		}
+		l := &w.letters[i]
+		if err := w.acknowledge(part{done: l.Next().Seq, records: l.Count, letters: 1, volume: uint64(len(l.Payload))}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // putBatch puts the letters into the batch that is under way, or into a new one.
-func (w *writing) putBatch(these part) (err error) {
+func (w *writing) putBatch(context.Context) (err error) {
+	defer w.report.work()()
+	these := part{done: w.next.Seq, records: w.records, letters: uint64(len(w.letters)), volume: uint64(w.bytes)}
 	if w.batch == nil {
 		if w.batch, err = w.link.Begin(w.tail, max(1, answerBytes*len(w.letters)/(w.bytes+1))); err != nil {
 			return err
@@ -295,11 +304,16 @@ func (w *writing) putBatch(these part) (err error) {
 	w.underWay += these.volume
 	these.until = w.put
 	w.parts = append(w.parts, these)
-	// Of fewer than are acknowledged together the server may say nothing.
-	if !w.hasRoom() && w.batch.UnderWay() < 2*w.batch.Every() {
-		return w.batch.End()
+	return w.goOn()
+}
+
+// goOn ends the batch if nothing more may be put and nothing that is under way would be acknowledged without that: of fewer letters than
+// are acknowledged together the server says nothing.
+func (w *writing) goOn() error {
+	if w.batch.Ends() || w.hasRoom() || w.batch.UnderWay() >= w.batch.Every() {
+		return nil
 	}
-	return nil
+	return w.batch.End()
 }
 
 // hasRoom says whether more may be under way than is.
@@ -323,8 +337,9 @@ func (w *writing) settle(answer *nats.Msg) error {
 	w.parts = w.parts[:copy(w.parts, w.parts[n:])]
 	if over {
 		w.batch = nil
+		return nil
 	}
-	return nil
+	return w.goOn()
 }
 
 // acknowledge tells the channel what the stream has stored.

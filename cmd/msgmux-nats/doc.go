@@ -36,7 +36,7 @@
 // If the channel itself was lost, with the host's memory, its numbers have a new epoch and its marks are gone. Out goes on with
 // everything that the new channel has: nothing of it is in the stream. In goes on at a bookmark in the stream, a durable
 // consumer that nobody consumes by, which follows the mark within seconds; up to that much may come again, to a channel that has
-// forgotten it.
+// forgotten it. With start=new there is a bookmark before there is anything else: where it begins is decided once.
 //
 // A position that contradicts itself is never guessed at, see errors in out.go and in.go: the program ends with a status
 // that says what it is, and goes on when a person has mended it.

@@ -24,13 +24,9 @@ const (
 	exitTooLarge = 10
 )
 
-// What only a person can decide about, beside the classes of the rooms below.
-var (
-	// errAnew: the stream is not the one that the channel was joined to.
-	errAnew = errors.New("the stream is not the one it was")
-	// errForeign: the subject has messages that are not this bridge's.
-	errForeign = errors.New("somebody else has written there")
-)
+// errAnew is what only a person can decide about, beside the classes of the rooms below: the stream is not the one that the channel was
+// joined to.
+var errAnew = errors.New("the stream is not the one it was")
 
 // usageError is a mistake in the command line or the settings.
 type usageError struct{ error }
@@ -41,7 +37,7 @@ var classes = []struct {
 	status int
 }{
 	{stream.ErrGone, exitGone}, {stream.ErrFull, exitFull}, {stream.ErrSealed, exitUnfit}, {stream.ErrUnfit, exitUnfit}, {errAnew, exitAnew},
-	{errForeign, exitForeign}, {msgmux.ErrInUse, exitInUse}, {stream.ErrRefused, exitRefused}, {msgmux.ErrRefused, exitRefused},
+	{stream.ErrForeign, exitForeign}, {msgmux.ErrInUse, exitInUse}, {stream.ErrRefused, exitRefused}, {msgmux.ErrRefused, exitRefused},
 	{msgmux.ErrBadOption, exitRefused}, {stream.ErrTooLarge, exitTooLarge}, {msgmux.ErrTooLarge, exitTooLarge},
 }
 

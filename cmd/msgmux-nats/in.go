@@ -47,17 +47,20 @@ func (b *bridge) in(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if state.First > behind+1 && source.Mark() != 0 {
+	if state.First > behind+1 && behind > 0 {
 		b.log.Warn("the stream has removed messages before they were read", slog.Uint64("at most", state.First-behind-1), slog.Uint64("before", state.First))
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// Also while the channel takes nothing: what it would take then is read again.
+	defer context.AfterFunc(link.Life(), cancel)()
 	deliveries, failed, err := link.Follow(ctx, b.In, behind+1)
 	if err != nil {
 		return err
 	}
 	b.report.enter("joined to " + link.Server())
-	p := pouring{bridge: b, source: source, batch: source.Batch(), sequence: behind}
+	p := pouring{bridge: b, source: source, batch: source.Batch(), all: state.All(b.In)}
+	p.sequence = max(behind, state.First-min(state.First, 1)) // what was removed before it began was said
 	p.done.Store(behind)
 	kept := make(chan struct{})
 	go func() {
@@ -65,19 +68,14 @@ func (b *bridge) in(ctx context.Context) error {
 		b.keepBookmark(ctx, link, &p)
 	}()
 	defer func() {
-		cancel(nil)
+		cancel()
 		<-kept
 	}()
-	for {
-		if err := p.pour(ctx, deliveries); err != nil {
-			return err
-		}
-		if d, open := <-deliveries; !open {
-			return failed()
-		} else if err := p.take(ctx, d); err != nil {
-			return err
-		}
+	err = p.run(ctx, deliveries, failed)
+	if link.Life().Err() != nil {
+		return context.Cause(link.Life())
 	}
+	return err
 }
 
 // behind is the sequence number of the message that is the last one in the channel.
@@ -106,7 +104,8 @@ func (b *bridge) behind(ctx context.Context, link *stream.Link, state stream.Sta
 		b.log.Info("the channel does not know how far it was fed", slog.Uint64("goes on behind", sequence))
 		return sequence, nil
 	case b.New:
-		return state.Last, nil
+		// It has begun with that, also if it is killed before anything comes.
+		return state.Last, link.SetBookmark(ctx, b.bookmark(), b.In, state.Last)
 	}
 	return 0, nil
 }
@@ -121,7 +120,7 @@ func (b *bridge) bookmark() string {
 const bookmarkEvery = 2 * time.Second
 
 // keepBookmark puts the bookmark behind what is in the channel, now and then, and at the end. It is no part of what is exact:
-// what goes wrong with it is only logged.
+// what goes wrong with it is only logged. It also says what never comes, and while the channel takes nothing, how much waits.
 func (b *bridge) keepBookmark(ctx context.Context, link *stream.Link, p *pouring) {
 	every := time.NewTicker(bookmarkEvery)
 	defer every.Stop()
@@ -136,12 +135,21 @@ func (b *bridge) keepBookmark(ctx context.Context, link *stream.Link, p *pouring
 			defer cancel()
 			more = false
 		}
-		if at := p.done.Load(); at != put && link.Life().Err() == nil {
+		if n := p.removed.Swap(0); n > 0 {
+			b.log.Warn("the stream has removed messages before they were read", slog.Uint64("messages", n))
+		}
+		switch at := p.done.Load(); {
+		case link.Life().Err() != nil:
+		case at != put:
 			if err := link.SetBookmark(within, b.bookmark(), b.In, at); err != nil {
 				b.log.Debug("the bookmark is not moved", slog.Any("error", err))
 				continue
 			}
 			put = at
+		case more:
+			if waiting, err := link.Waiting(within, b.bookmark()); err == nil {
+				b.report.lag.Store(waiting)
+			}
 		}
 	}
 }

@@ -251,7 +251,6 @@ func TestInStopsForAPerson(t *testing.T) {
 
 	q := newPair(t, jetstream.StreamConfig{})
 	heard = listen(t, q.far)
-	in = q.in(t)
 	if _, err := q.js.Publish(t.Context(), "m", message(0)); err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +258,11 @@ func TestInStopsForAPerson(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	in = q.in(t)
 	ends(t, in, 10, "message 2", "too large")
+	if n := heard.next.Load(); n != 1 {
+		t.Errorf("of what is before a message that is too large there are %d, want 1", n)
+	}
 	s, err := q.js.Stream(t.Context(), "S")
 	if err == nil {
 		err = s.DeleteMsg(t.Context(), large.Sequence)

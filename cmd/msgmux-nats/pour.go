@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -22,6 +23,23 @@ type pouring struct {
 	pending                  uint64 // how many the stream has behind it
 
 	done atomic.Uint64 // up to which message everything is in the channel, or left aside
+
+	all     bool          // every message of the stream is to come
+	removed atomic.Uint64 // how many of them the stream has removed before they came
+}
+
+// run pours until something is wrong, or there is no more to come.
+func (p *pouring) run(ctx context.Context, deliveries <-chan stream.Delivery, failed func() error) error {
+	for {
+		if err := p.pour(ctx, deliveries); err != nil {
+			return err
+		}
+		if d, open := <-deliveries; !open {
+			return failed()
+		} else if err := p.take(ctx, d); err != nil {
+			return err
+		}
+	}
 }
 
 // pour takes what is there, and sends what is left of it when nothing more is.
@@ -47,6 +65,11 @@ func (p *pouring) take(ctx context.Context, d stream.Delivery) error {
 	if d.Sequence != sequenceOf(d.Sequence) {
 		return fmt.Errorf("the sequence number %d does not fit a mark", d.Sequence)
 	}
+	if len(d.Payload) > p.source.MaxMessage() {
+		if err := p.flush(ctx); err != nil { // what is before it gets there, whatever becomes of it
+			return err
+		}
+	}
 	switch {
 	case d.Ours && d.Stamp.Writer == p.Writer: // it began here
 		p.report.echoes.Add(1)
@@ -56,7 +79,7 @@ func (p *pouring) take(ctx context.Context, d stream.Delivery) error {
 			err = fmt.Errorf("it says that there are %d, and there are %d", d.Stamp.Count, packet.Count)
 		}
 		if err != nil {
-			return fmt.Errorf("message %d: %w: its records cannot be read: %w", d.Sequence, errForeign, err)
+			return errors.Join(fmt.Errorf("message %d: %w: its records cannot be read: %w", d.Sequence, stream.ErrForeign, err), p.flush(ctx))
 		}
 		if err := p.batch.AddPacket(ctx, packet); err != nil {
 			return fmt.Errorf("message %d: %w", d.Sequence, err)
@@ -67,6 +90,9 @@ func (p *pouring) take(ctx context.Context, d stream.Delivery) error {
 			return fmt.Errorf("message %d: %w", d.Sequence, err)
 		}
 		p.records, p.bytes = p.records+1, p.bytes+uint64(len(d.Payload))
+	}
+	if p.all {
+		p.removed.Add(d.Sequence - p.sequence - 1)
 	}
 	p.sequence, p.pending, p.messages = d.Sequence, d.Pending, p.messages+1
 	return p.batch.Mark(markOf(d.Sequence, d.Stored))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/activation"
+	"github.com/msgmux/msgmux/cmd/msgmux-nats/stream"
 )
 
 // report is what the bridge says of itself.
@@ -25,6 +26,7 @@ type report struct {
 	epoch                    atomic.Uint64 // of the last record that the stream has acknowledged
 	working                  atomic.Int64  // since when something is under way that has its time, unix ns; 0: nothing is
 
+	missed stream.Position // up to where what is missing is counted in lost; it belongs to whoever writes to the stream
 	mu     sync.Mutex
 	state  string
 	joined bool
@@ -54,8 +56,32 @@ func (r *report) beginAgain(err error) {
 	r.state, r.joined = fmt.Sprint(err), false
 }
 
+// joinedFor is how long it has been joined; 0: it is not.
+func (r *report) joinedFor() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.joined {
+		return 0
+	}
+	return time.Since(r.since)
+}
+
 // moved is a number that grows with whatever is carried.
 func (r *report) moved() uint64 { return r.records.Load() + r.echoes.Load() }
+
+// misses counts what is missing from one position up to another, once: an attempt that fails leaves it to the next one to be found
+// again. It says whether any of it was not known before.
+func (r *report) misses(from, to stream.Position) bool {
+	if r.missed.Epoch == from.Epoch {
+		from.Seq = max(from.Seq, r.missed.Seq)
+	}
+	if to.Seq <= from.Seq {
+		return false
+	}
+	r.lost.Add(to.Seq - from.Seq)
+	r.missed = to
+	return true
+}
 
 // acknowledged notes what the stream has acknowledged.
 func (r *report) acknowledged(epoch, records, messages, bytes uint64) {

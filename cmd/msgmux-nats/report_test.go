@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/msgmux/msgmux/activation"
+	msgmux "github.com/msgmux/msgmux/client"
+	"github.com/msgmux/msgmux/cmd/msgmux-nats/stream"
 )
 
 // TestWatchdogIsSilentWhenSomethingHangs that has its time, and is not when nothing is under way, for however long.
@@ -119,5 +121,47 @@ func TestThePageHasAllMetrics(t *testing.T) {
 	}
 	if !strings.Contains(string(page), table) {
 		t.Errorf("docs/admin/bridge.md lacks this table:\n%s", table)
+	}
+}
+
+// TestWhatWasWrongBeforeIsNotWrongStill: what only a person can mend has to be so for a while, without a break, before the bridge ends.
+func TestWhatWasWrongBeforeIsNotWrongStill(t *testing.T) {
+	t.Parallel()
+	b := &bridge{report: &report{}, log: slog.New(slog.DiscardHandler)}
+	ctx, stop := context.WithCancel(t.Context())
+	attempts := 0
+	err := b.run(ctx, func(context.Context) error {
+		if attempts++; attempts == 2 {
+			b.report.enter("joined to a server")
+			time.Sleep(confirmFor + 100*time.Millisecond)
+		}
+		if attempts == 4 {
+			stop()
+		}
+		return msgmux.ErrInUse
+	})
+	if err != nil || attempts != 4 {
+		t.Errorf("it ends with %v after %d attempts, of which the second went well", err, attempts)
+	}
+}
+
+// TestWhatIsMissingIsCountedOnce however many attempts find it.
+func TestWhatIsMissingIsCountedOnce(t *testing.T) {
+	b := &bridge{report: &report{}, log: slog.New(slog.DiscardHandler)}
+	for _, attempt := range []struct{ epoch, next, comes, lost uint64 }{
+		{7, 10, 15, 5}, {7, 10, 15, 5}, // it was not stored
+		{7, 10, 18, 8},                // nor then, and more is missing now
+		{7, 30, 31, 9}, {8, 0, 3, 12}, // the channel has begun anew
+	} {
+		w := writing{bridge: b, next: stream.Position{Epoch: attempt.epoch, Seq: attempt.next}}
+		if err := w.add(parcel{Packet: msgmux.Packet{Seq: attempt.comes, Count: 1, Records: []byte{1, 0, 0, 0, 'x', 0, 0, 0}}}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := w.letters[0].Lost, attempt.comes-attempt.next; got != want {
+			t.Errorf("%+v: the stream is told that %d are missing, want %d", attempt, got, want)
+		}
+		if got := b.report.lost.Load(); got != attempt.lost {
+			t.Errorf("%+v: %d are counted as missing", attempt, got)
+		}
 	}
 }

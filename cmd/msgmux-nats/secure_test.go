@@ -178,6 +178,8 @@ func TestTLSAndCredentials(t *testing.T) {
 		"no certificate":                         settings(file("ca.pem"), "", "", file("known.creds")),
 		"a user whom the server does not know":   settings(file("ca.pem"), file("bridge.pem"), file("bridge-key.pem"), file("unknown.creds")),
 		"no credentials":                         settings(file("ca.pem"), file("bridge.pem"), file("bridge-key.pem"), ""),
+		"credentials that are not there":         settings(file("ca.pem"), file("bridge.pem"), file("bridge-key.pem"), file("nobody.creds")),
+		"an authority that is not there":         settings(file("nobody.pem"), file("bridge.pem"), file("bridge-key.pem"), file("known.creds")),
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()

@@ -102,6 +102,9 @@ func (b *Batch) Put(letters []Letter) error {
 
 // End has all that was put acknowledged, and ends the batch with it.
 func (b *Batch) End() error {
+	if b.put == b.stored {
+		b.moved = time.Now()
+	}
 	b.ends, b.message.Header, b.message.Data = true, nil, nil
 	return b.publish(b.put+1, batchEnd)
 }
@@ -167,9 +170,9 @@ func (b *Batch) Take(reply *nats.Msg) (stored uint64, over bool, err error) {
 var errSilent = errors.New("the server does not answer")
 
 // Overdue is an error if the server is silent for longer than it may take to answer while letters are under way that it has to
-// acknowledge: between two answers it has no more to store than are acknowledged together.
+// acknowledge, or the end: between two answers it has no more to store than are acknowledged together.
 func (b *Batch) Overdue() error {
-	if b.put > b.stored && time.Since(b.moved) > answerWithin {
+	if (b.put > b.stored || b.ends) && time.Since(b.moved) > answerWithin {
 		return b.link.notPublished(context.Background(), errSilent)
 	}
 	return nil

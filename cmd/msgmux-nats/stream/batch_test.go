@@ -111,3 +111,25 @@ func TestASilentServer(t *testing.T) {
 	}
 	eventually(t, "it is noticed", func() bool { return b.Overdue() != nil })
 }
+
+// TestAServerThatIsSilentAtTheEnd of a batch is noticed as well, when all that was put is stored already: nothing else would come.
+func TestAServerThatIsSilentAtTheEnd(t *testing.T) {
+	f := newFixture(t, jetstream.StreamConfig{Subjects: []string{"m"}, AllowBatchPublish: true})
+	b, err := f.Begin(&stream.Tail{Subject: "m", Batches: true}, 1)
+	if err == nil {
+		err = b.Put(letters(0, 1))
+	}
+	if err == nil {
+		_, err = until(t, b, 1)
+	}
+	if err == nil {
+		err = f.server.Process().Signal(syscall.SIGSTOP)
+	}
+	if err == nil {
+		err = b.End()
+	}
+	if err != nil || b.Overdue() != nil {
+		t.Fatal(err, b.Overdue())
+	}
+	eventually(t, "it is noticed", func() bool { return b.Overdue() != nil })
+}

@@ -24,25 +24,42 @@ func (l *Link) Bookmark(ctx context.Context, name string) (sequence uint64, know
 	case err != nil:
 		return 0, false, fmt.Errorf("cannot look at consumer %s of stream %s: %w", name, l.stream, l.orCause(ctx, err))
 	}
-	return consumer.CachedInfo().AckFloor.Stream, true, nil
+	info := consumer.CachedInfo()
+	// Before it is moved for the first time its floor is 0 in a cluster, and it is never moved to before its start.
+	return max(info.AckFloor.Stream, max(info.Config.OptStartSeq, 1)-1), true, nil
 }
 
 // SetBookmark puts the bookmark of that name behind the message with that sequence number, and makes it if it is not there.
 func (l *Link) SetBookmark(ctx context.Context, name string, subjects []string, sequence uint64) error {
 	within, cancel := l.during(ctx)
 	defer cancel()
-	// Nobody would answer the request for a consumer that is not there.
-	_, err := l.js.CreateOrUpdateConsumer(within, l.stream, jetstream.ConsumerConfig{
-		Durable: name, Description: "where a reader goes on that has forgotten it; nobody consumes by this", FilterSubjects: subjects,
-		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckAllPolicy,
-	})
-	if err == nil {
+	// Nobody would answer the request to move a consumer that is not there.
+	_, err := l.js.Consumer(within, l.stream, name)
+	switch {
+	case err == nil:
 		_, err = l.js.ResetConsumerToSequence(within, l.stream, name, sequence+1)
+	case errors.Is(err, jetstream.ErrConsumerNotFound):
+		// It is made where it is to stand: between two requests it would stand at the stream's beginning.
+		_, err = l.js.CreateConsumer(within, l.stream, jetstream.ConsumerConfig{
+			Durable: name, Description: "where a reader goes on that has forgotten it; nobody consumes by this", FilterSubjects: subjects,
+			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: sequence + 1, AckPolicy: jetstream.AckAllPolicy,
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("cannot move consumer %s of stream %s: %w", name, l.stream, l.orCause(ctx, err))
 	}
 	return nil
+}
+
+// Waiting tells how many messages are behind the bookmark of that name.
+func (l *Link) Waiting(ctx context.Context, name string) (uint64, error) {
+	within, cancel := l.during(ctx)
+	defer cancel()
+	consumer, err := l.js.Consumer(within, l.stream, name)
+	if err != nil {
+		return 0, fmt.Errorf("cannot look at consumer %s of stream %s: %w", name, l.stream, l.orCause(ctx, err))
+	}
+	return consumer.CachedInfo().NumPending, nil
 }
 
 // RemoveBookmark removes the bookmark of that name, if there is one.

@@ -31,6 +31,8 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrMoved: the last message is another one than was known. Where it was published, nothing was stored behind it.
 	ErrMoved = errors.New("the stream has moved on")
+	// ErrForeign: there is a message that no bridge has written, or its headers are no bridge's.
+	ErrForeign = errors.New("somebody else has written there")
 	// ErrGap: a message of the stream did not come.
 	ErrGap = errors.New("a message is missing on the way")
 )

@@ -21,9 +21,13 @@ type Delivery struct {
 }
 
 const (
-	// ahead and aheadBytes bound what the server sends ahead of what is taken.
+	// ahead and aheadBytes bound what the server sends ahead of what is taken. A single message is sent also if it is larger, with
+	// besides that may take besides its payload and headers.
 	ahead      = 8192
 	aheadBytes = 8 << 20
+	besides    = 16 << 10
+	// atHand is how many more wait to be taken: of full packets about as many bytes.
+	atHand = 128
 	// heartbeat is how often the server shows a sign of life while there is nothing to be sent.
 	heartbeat = 2 * time.Second
 	// forgetAfter is when the server forgets the consumer of an attempt that is over.
@@ -46,12 +50,12 @@ func (l *Link) Follow(ctx context.Context, subjects []string, from uint64) (deli
 	if err != nil {
 		return fail(err)
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(ahead, aheadBytes), jetstream.PullHeartbeat(heartbeat),
+	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(ahead, max(aheadBytes, l.MaxPayload()+besides)), jetstream.PullHeartbeat(heartbeat),
 		jetstream.WithMessagesErrOnMissingHeartbeat(true))
 	if err != nil {
 		return fail(err)
 	}
-	to := make(chan Delivery, 1024)
+	to := make(chan Delivery, atHand)
 	var end error
 	go func() {
 		defer close(to)
@@ -99,7 +103,7 @@ func (o *order) take(m jetstream.Msg) (d Delivery, err error) {
 	}
 	d = Delivery{Sequence: about.Sequence.Stream, Pending: about.NumPending, Stored: about.Timestamp, Payload: m.Data()}
 	if d.Stamp, d.Ours, err = ParseStamp(m.Headers()); err != nil {
-		return d, err
+		return d, fmt.Errorf("message %d: %w", d.Sequence, err)
 	}
 	o.before, o.number = about.Sequence.Stream, about.Sequence.Consumer
 	return d, nil

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -50,12 +51,34 @@ type Link struct {
 // ErrClosed is why a link ends that was closed.
 var ErrClosed = errors.New("the connection was closed")
 
-// Dial connects to one of the servers. It takes some seconds at most for each; ctx is looked at before. ErrRefused if none of
-// them lets us in.
+// Dial connects to one of the servers. It takes some seconds at most for each, and ends with ctx. ErrRefused if none of them lets us in,
+// or a file that it takes is of no use.
 func Dial(ctx context.Context, c Config) (*Link, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	type result struct {
+		link *Link
+		err  error
 	}
+	dialled := make(chan result)
+	go func() { // nothing ends it while it connects
+		l, err := dial(c)
+		select {
+		case dialled <- result{l, err}:
+		case <-ctx.Done():
+			if err == nil {
+				l.Close()
+			}
+		}
+	}()
+	select {
+	case r := <-dialled:
+		return r.link, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// dial is Dial that nothing ends.
+func dial(c Config) (*Link, error) {
 	l := &Link{stream: c.Stream, api: "$JS.API."}
 	l.life, l.end = context.WithCancelCause(context.Background())
 	options := []nats.Option{
@@ -84,6 +107,10 @@ func Dial(ctx context.Context, c Config) (*Link, error) {
 	if c.Cert != "" {
 		options = append(options, nats.ClientCert(c.Cert, c.Key))
 	}
+	if err := checkFiles(c.Credentials, options); err != nil {
+		l.end(ErrClosed)
+		return nil, fmt.Errorf("cannot connect to %s: %w: %w", strings.Join(c.Servers, ", "), ErrRefused, err)
+	}
 	conn, err := nats.Connect(strings.Join(c.Servers, ","), options...)
 	if err != nil {
 		l.end(ErrClosed)
@@ -100,6 +127,20 @@ func Dial(ctx context.Context, c Config) (*Link, error) {
 		return nil, fmt.Errorf("cannot use JetStream: %w", err)
 	}
 	return l, nil
+}
+
+// checkFiles says what is wrong with the files before any server is asked, as far as it can be known: it will not pass by itself.
+func checkFiles(credentials string, options []nats.Option) error {
+	for _, set := range options {
+		if err := set(&nats.Options{}); err != nil {
+			return err
+		}
+	}
+	if credentials == "" {
+		return nil
+	}
+	_, err := os.ReadFile(credentials)
+	return err
 }
 
 // Life ends with the connection; context.Cause tells why it did.

@@ -102,20 +102,21 @@ func put(h nats.Header, key, value string) {
 // number is put for a number.
 func number(h nats.Header, key string, n uint64) { put(h, key, strconv.FormatUint(n, 10)) }
 
-// ParseStamp reads the headers of a message. ok is false for one that no bridge has written.
+// ParseStamp reads the headers of a message. ok is false for one that no bridge has written; ErrForeign for headers that only look like a
+// bridge's.
 func ParseStamp(h nats.Header) (s Stamp, ok bool, err error) {
 	text := h.Get(HeaderPosition)
 	if text == "" {
 		return s, false, nil
 	}
 	if s.Position, err = ParsePosition(text); err != nil {
-		return Stamp{}, false, err
+		return Stamp{}, false, fmt.Errorf("%w: %w", ErrForeign, err)
 	}
 	s.Writer, s.Count, s.Origin = h.Get(HeaderWriter), 1, h.Get(HeaderOrigin)
 	for header, to := range map[string]*uint64{HeaderCount: &s.Count, HeaderLost: &s.Lost} {
 		if text := h.Get(header); text != "" {
 			if *to, err = strconv.ParseUint(text, 10, 64); err != nil {
-				return Stamp{}, false, fmt.Errorf("cannot read %s %q: a number is wanted", header, text)
+				return Stamp{}, false, fmt.Errorf("%w: cannot read %s %q: a number is wanted", ErrForeign, header, text)
 			}
 			s.Packet = s.Packet || header == HeaderCount
 		}

@@ -75,6 +75,13 @@ func (s State) Alone(subject string) bool {
 	return len(s.config.Subjects) == 1 && s.config.Subjects[0] == subject && len(s.config.Sources) == 0
 }
 
+// All says whether every message of the stream is on one of these subjects, so that no sequence number is left out for another.
+func (s State) All(subjects []string) bool {
+	return !slices.ContainsFunc(s.config.Subjects, func(taken string) bool {
+		return !slices.ContainsFunc(subjects, func(s string) bool { return s == taken || s == ">" })
+	}) && s.config.Mirror == nil && len(s.config.Sources) == 0
+}
+
 // Batched says whether the stream takes batches of messages that are stored as they come.
 func (s State) Batched() bool { return s.config.AllowBatchPublish }
 

@@ -393,12 +393,21 @@ func TestBookmarkStandsWhereItWasPut(t *testing.T) {
 			t.Errorf("it was put to %d: %d, %v, %v", at, got, known, err)
 		}
 	}
+	// One that is not there yet is made where it is to stand, at once.
+	if err := f.SetBookmark(t.Context(), "elsewhere", []string{"m"}, 50); err != nil {
+		t.Fatal(err)
+	}
 	f.server.Kill()
 	f.server.Run(t)
 	f.server.Await(t)
 	f.dial(t)
-	if got, known, err := f.Bookmark(t.Context(), "there"); got != 20 || !known || err != nil {
-		t.Errorf("after a restart: %d, %v, %v", got, known, err)
+	for name, want := range map[string]uint64{"there": 20, "elsewhere": 50} {
+		if got, known, err := f.Bookmark(t.Context(), name); got != want || !known || err != nil {
+			t.Errorf("%s after a restart: %d, %v, %v", name, got, known, err)
+		}
+		if n, err := f.Waiting(t.Context(), name); n != 50-want || err != nil {
+			t.Errorf("behind %s there are %d, %v", name, n, err)
+		}
 	}
 }
 
