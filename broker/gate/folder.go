@@ -178,17 +178,17 @@ func (f *folder) watch(ctx context.Context, events loop.Signal) {
 		n.Close()
 		return
 	}
-	ctx, f.unwatch = context.WithCancel(ctx)
-	f.watched = id
-	context.AfterFunc(ctx, stop.Signal)
+	watching, unwatch := context.WithCancel(ctx) // and not what is begun by the scan below: it may be asked for longer
+	f.unwatch, f.watched = unwatch, id
+	context.AfterFunc(watching, stop.Signal)
 	f.watchers.Go(func() {
 		defer n.Close()
 		defer stop.Close()
 		limiter := make(journal.Limiter)
-		for ctx.Err() == nil {
+		for watching.Err() == nil {
 			switch i, err := sys.WaitReadable(-1, n.FD(), stop.FD()); {
 			case err != nil:
-				f.gate.again(ctx, limiter, "cannot wait for changes in the folder of static sinks", err)
+				f.gate.again(watching, limiter, "cannot wait for changes in the folder of static sinks", err)
 				events.Raise() // whatever has happened meanwhile
 			case i == 0 && n.Drain():
 				f.lost.Raise()

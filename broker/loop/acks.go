@@ -48,8 +48,8 @@ func (r *Roster) listenTo(o *outlet, yes bool) {
 // has said what cannot be is disconnected, and one that leaves is gone.
 func (r *Roster) takeAcks(o *outlet) (moved, there bool) {
 	var m meter
-	if o.effort.watched() {
-		m = r.meterFor(&o.effort)
+	if o.hears.watched() {
+		m = r.meterFor(&o.hears)
 	}
 	said := 0
 	for range ackRounds {
@@ -60,7 +60,7 @@ func (r *Roster) takeAcks(o *outlet) (moved, there bool) {
 	}
 	o.said = o.said || said > 0
 	if m != (meter{}) {
-		r.chargeCall(&o.effort, r.clock(), m, said, 0)
+		r.chargeCall(&o.hears, r.clock(), m, said, 0)
 	}
 	return r.settle(o)
 }
@@ -150,7 +150,7 @@ func (l *loop) askAcks() {
 
 // ask asks one sink how far it is; false: it is gone.
 func (l *loop) ask(o *outlet) (there bool) {
-	if o.effort.rests(l.now) {
+	if o.rests(l.now) {
 		l.look(o, o.effort.bill.rest)
 		return true
 	}
@@ -172,7 +172,7 @@ func (l *loop) ask(o *outlet) (there bool) {
 
 // hearAcks is epoll telling that o has said something.
 func (l *loop) hearAcks(o *outlet) {
-	rests := o.effort.rests(l.now)
+	rests := o.rests(l.now)
 	if o.view != nil {
 		o.view.asked, o.view.unheard = false, rests // that it comes is the answer, or it would never be asked again
 	}
@@ -194,7 +194,7 @@ func (l *loop) acksForRoom() (moved bool) {
 	half := l.ring.Geometry().Size / 2
 	for i := 0; i < len(l.outlets); i++ {
 		o := l.outlets[i]
-		if !o.ack || o.listening && o.view == nil || o.effort.rests(l.now) || l.ring.Head().Pos-o.sink.Cursor().Place().Pos < half {
+		if !o.ack || o.listening && o.view == nil || o.rests(l.now) || l.ring.Head().Pos-o.sink.Cursor().Place().Pos < half {
 			continue
 		}
 		hear, listen := l.takeAcks, func(o *outlet) (went, there bool) { l.listenTo(o, true); return false, true }

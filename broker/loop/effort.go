@@ -54,6 +54,9 @@ const (
 	suspectCalls = 4
 	costlyCalls  = 64
 	watchedFor   = time.Minute
+	// takenUnits is how many datagrams and packets are received before it is looked whether one of them may have been costly: what
+	// they may take all together, one of them can take.
+	takenUnits = 64
 	// fewMessages is how many take part in letting somebody in.
 	fewMessages = 4
 	// certain is the excess that a call must have had for sure, not being measured, for watchedFor to begin.
@@ -91,7 +94,7 @@ func (b *bill) quiet(now time.Duration) bool {
 	return b.rest <= now && b.watched <= now && b.barred <= now
 }
 
-// effort is what the calls to one socket take.
+// effort is what the calls to one socket take, in one direction.
 type effort struct {
 	bill     *bill
 	measured int           // how many calls are measured yet
@@ -115,6 +118,18 @@ func (e *effort) rests(now time.Duration) bool { return e.costly && e.bill.rest 
 // excessive says whether whose it is has to go.
 func (e *effort) excessive(now time.Duration) bool {
 	return e.over >= overCalls && now-e.since >= overFor
+}
+
+func (o *outlet) rests(now time.Duration) bool { return o.effort.rests(now) || o.hears.rests(now) }
+
+func (o *outlet) excessive(now time.Duration) bool {
+	return o.effort.excessive(now) || o.hears.excessive(now)
+}
+
+func (s *source) rests(now time.Duration) bool { return s.effort.rests(now) || s.tells.rests(now) }
+
+func (s *source) excessive(now time.Duration) bool {
+	return s.effort.excessive(now) || s.tells.excessive(now)
 }
 
 // most is how many messages a call may have, so that it takes callLimit.
@@ -395,7 +410,9 @@ func (l *loop) endTaking() {
 	}
 	usual := price(t.units, l.ring.Head().Pos-t.head+l.ring.LandedBytes())
 	for _, s := range t.sources {
-		l.suspect(&s.effort, t.began, l.now, usual)
+		if s.effort.measured == 0 { // once, however many turns it had
+			l.suspect(&s.effort, t.began, l.now, usual)
+		}
 	}
 	clear(t.sources) // some may have gone meanwhile
 }
@@ -411,7 +428,7 @@ func (l *loop) rest(s *source) {
 func (l *loop) endRests(all bool) {
 	still := l.resting[:0]
 	for _, s := range l.resting {
-		if !all && s.effort.rests(l.now) {
+		if !all && s.rests(l.now) {
 			still = append(still, s)
 			l.retryBy(s.effort.bill.rest)
 			continue
@@ -427,12 +444,13 @@ func (l *loop) endRests(all bool) {
 // is little, and the administrator gets to know.
 func (l *loop) dismiss(o *outlet) {
 	spec, static := o.sink.Spec(), o.sink.Spec().Kind == ring.Static
-	o.effort.over = 0
+	each := max(o.effort.unit, o.hears.unit)
+	o.effort.over, o.hears.over = 0, 0
 	text := "sink is dropped: each message to it costs the broker too much processor time"
 	if static {
 		text = "sink is served seldom: each message to it costs the broker too much processor time"
 	}
-	l.sayCostly(text, spec.UID, "sink", spec.Label, o.effort.unit)
+	l.sayCostly(text, spec.UID, "sink", spec.Label, each)
 	if !static {
 		o.effort.bill.barred = l.now + barredFor
 		l.Drop(o.sink)
@@ -441,17 +459,18 @@ func (l *loop) dismiss(o *outlet) {
 
 // dismissSource is dismiss for a source. The channel's own ones stay: they are everybody's.
 func (l *loop) dismissSource(s *source) {
-	s.effort.over = 0
+	each := max(s.effort.unit, s.tells.unit)
+	s.effort.over, s.tells.over = 0, 0
 	if s.client == nil {
 		name := ""
 		if i := slices.IndexFunc(l.own, func(o OwnSource) bool { return o.Number == uint32(s.from.Sender.Source) }); i >= 0 {
 			name = l.own[i].Name
 		}
-		l.sayCostly("source is read seldom: each message of somebody who sends to it costs the broker too much processor time", 0, "source", name, s.effort.unit)
+		l.sayCostly("source is read seldom: each message of somebody who sends to it costs the broker too much processor time", 0, "source", name, each)
 		return
 	}
 	spec := s.client.Spec()
-	l.sayCostly("connected source is dropped: each packet of it costs the broker too much processor time", spec.UID, "source", spec.Label, s.effort.unit)
+	l.sayCostly("connected source is dropped: each packet of it costs the broker too much processor time", spec.UID, "source", spec.Label, each)
 	s.effort.bill.barred = l.now + barredFor
 	l.end(s, nil)
 }

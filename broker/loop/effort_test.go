@@ -232,6 +232,44 @@ func TestNotCostly(t *testing.T) {
 	}
 }
 
+// TestHearingMakesNothingGood: who is costly to send to is that also if each packet is followed by something that costs nothing, as what
+// acknowledges it does.
+func TestHearingMakesNothingGood(t *testing.T) {
+	l, _, _ := costlyLoop(t, []ring.Kind{ring.Dynamic}, []uint32{1000}, 0)
+	o := l.outlets[0]
+	for range overCalls {
+		o.effort.charge(l.now, muchExcess-overPrice, 1, 100)
+		o.hears.charge(l.now, time.Microsecond, 1, 0)
+		l.now += overFor / 2
+	}
+	if b := o.effort.bill; b.rest == 0 || !o.rests(b.rest-1) || !o.excessive(l.now) {
+		t.Errorf("it rests until %v, and has to go: %v", b.rest, o.excessive(l.now))
+	}
+}
+
+// TestSuspectedOnce: a source that had several turns in a round that took long is suspected once: that is no proof against it.
+func TestSuspectedOnce(t *testing.T) {
+	l, _ := roomyLoop(t)
+	for key := range uint64(2) {
+		if err := l.addSource(pair(t)[0], keySource-key, ring.Datagrams, nil, ring.From{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.beginTaking()
+	for range 2 {
+		for key := range uint64(2) {
+			l.taken.add(l.sources[keySource-key], 1)
+		}
+	}
+	time.Sleep(time.Millisecond)
+	l.endTaking()
+	for _, s := range l.sources {
+		if s.effort.measured != suspectCalls || s.effort.closely {
+			t.Errorf("%d calls are measured, closely: %v", s.effort.measured, s.effort.closely)
+		}
+	}
+}
+
 // TestMeasuredByTheClock: the calls after a suspicious one are measured by the clock, which costs nothing; only when one of them is long
 // again are the next measured by processor time, which tells that none was costly.
 func TestMeasuredByTheClock(t *testing.T) {

@@ -317,6 +317,10 @@ func (l *loop) receive() (more bool) {
 		if got += n; busy {
 			turns++
 		}
+		if l.taken.units >= takenUnits {
+			l.endTaking()
+			l.beginTaking()
+		}
 	}
 	l.endTaking()
 	return len(l.queue) > 0 && l.receiving()
@@ -325,7 +329,7 @@ func (l *loop) receive() (more bool) {
 // takeTurn gives one source its turn: one packet, or up to 64 datagrams, fewer if they are large and others wait. A
 // source that may have more is queued again. It returns how many messages came, and whether it probably has more.
 func (l *loop) takeTurn(s *source) (n int, busy bool) {
-	if s.effort.rests(l.now) {
+	if s.rests(l.now) {
 		l.rest(s)
 		return 0, false
 	}
@@ -364,7 +368,7 @@ func (l *loop) takeTurn(s *source) (n int, busy bool) {
 	s.streak++
 	l.enqueue(s)
 	out := l.append()
-	if s.effort.excessive(l.now) && l.sources[s.key] == s {
+	if s.excessive(l.now) && l.sources[s.key] == s {
 		l.dismissSource(s)
 	}
 	if bytes := int(l.ring.Head().Pos - before); bytes > 0 {
@@ -374,7 +378,8 @@ func (l *loop) takeTurn(s *source) (n int, busy bool) {
 		// One that comes alone fills its turn, too. Where two came without a pause, more do.
 		return max(gather/gatherCalls, out.Entered), s.streak > 1
 	}
-	return n, n == limit
+	// What is refused adds nothing to the ring, and costs as much as a packet.
+	return n + out.Refused*(gather/gatherCalls-1), n == limit
 }
 
 // append moves what landed into the ring. A sink with no patience that stands in the way is left behind at once.

@@ -30,7 +30,8 @@ type outlet struct {
 	tryAt     time.Duration // when it is tried without an event; 0: not
 	lookAt    time.Duration // when it is asked how far it is; 0: not
 	askedAt   time.Duration // when it was asked because it had much undone
-	effort    effort        // what calls to it take
+	effort    effort        // what it takes to send to it
+	hears     effort        // and to hear what it says: calls that are cheap make good for none of the others
 	unread    unread        // what may lie in its queue
 }
 
@@ -78,6 +79,7 @@ func (r *Roster) open(s *ring.Sink, fd int, cookie uint64, page *Page) *outlet {
 		o.lookAt, r.lookAt = 1, 1
 	}
 	o.effort.bill = r.bill(s.Spec().UID, restPart)
+	o.hears.bill = o.effort.bill
 	r.outlets = append(r.outlets, o)
 	r.byID[s.ID()] = o
 	if cookie == 0 {
@@ -127,7 +129,7 @@ func (o *outlet) inQueue() (int, error) {
 
 // offer sends o what is next for it, and settles what came of it. It says whether the sink's cursor moved.
 func (l *loop) offer(o *outlet) bool {
-	if o.effort.rests(l.now) {
+	if o.rests(l.now) {
 		o.effort.price = wire.Forever
 		o.writable, o.tryAt = false, o.effort.bill.rest
 		l.retryBy(o.tryAt)
@@ -140,7 +142,7 @@ func (l *loop) offer(o *outlet) bool {
 	l.lookInto(o)
 	n, errno := l.send(o)
 	moved := l.settle(o, n, errno)
-	if o.effort.excessive(l.now) && l.byID[o.sink.ID()] == o {
+	if o.excessive(l.now) && l.byID[o.sink.ID()] == o {
 		l.dismiss(o)
 	}
 	return moved

@@ -37,7 +37,8 @@ type source struct {
 	errors int          // receives that failed, in a row
 	streak int          // receives that brought something, in a row
 	hushed bool         // it has been told to go: what it has sent is taken in
-	effort effort       // what calls to it take
+	effort effort       // what it takes to receive from it
+	tells  effort       // and to tell it of room in its stage
 	queued bool         // it is in Roster.queue: it was readable, and has not been found empty since
 
 	stage   *Stage // of a source that has one; nil: it sends its messages
@@ -104,6 +105,7 @@ func (r *Roster) addSource(fd int, key uint64, kind uint32, client *ring.Client,
 	} else {
 		s.effort.bill = &bill{sockets: 1, part: ownPart}
 	}
+	s.tells.bill = s.effort.bill
 	r.sources[key] = s
 	r.enqueue(s)
 	return nil

@@ -69,7 +69,7 @@ func (l *loop) takeStaged(s *source) (n int) {
 	n = l.append().Entered
 	if l.sources[s.key] == s {
 		l.enqueue(s)
-		if s.effort.excessive(l.now) {
+		if s.excessive(l.now) {
 			l.dismissSource(s)
 		}
 	}
@@ -93,7 +93,7 @@ func (l *loop) unring(s *source) (there bool) {
 	})
 	l.readClock()
 	l.audit(&s.effort)
-	if s.effort.excessive(l.now) {
+	if s.excessive(l.now) {
 		l.dismissSource(s)
 		return false
 	}
@@ -112,12 +112,12 @@ func (l *loop) tellRoom(s *source) {
 		return
 	}
 	// Where the queue is full (EAGAIN) there are packets that the source has not read: it finds them before it waits.
-	errno := l.costing(&s.effort, 1, func() syscall.Errno { return sys.Send(s.fd, []byte{0}) })
+	errno := l.costing(&s.tells, 1, func() syscall.Errno { return sys.Send(s.fd, []byte{0}) })
 	if s.untold = errno == syscall.ENOBUFS || errno == syscall.ENOMEM; s.untold {
 		l.untold = true
 	}
 	l.readClock()
-	l.audit(&s.effort)
+	l.audit(&s.tells)
 }
 
 // tellUntold tells those sources of room that could not be told.

@@ -124,6 +124,9 @@ func TestGather(t *testing.T) {
 			if got := l.ring.Head().Seq - before; got < c.least || got > c.most {
 				t.Errorf("%d messages were read, want %d to %d", got, c.least, c.most)
 			}
+			if l.taken.units >= takenUnits {
+				t.Errorf("%d packets at once were looked at for whether one was costly", l.taken.units)
+			}
 		})
 	}
 }

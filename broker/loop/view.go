@@ -44,7 +44,7 @@ func (l *loop) serve(o *outlet) (called bool) {
 	case v.given && (sleeps == 0 || sleeps == v.woken):
 		v.seen = head.Seq
 		return false
-	case o.effort.rests(l.now):
+	case o.rests(l.now):
 		o.effort.price = wire.Forever
 		o.writable, o.tryAt = false, o.effort.bill.rest
 		l.retryBy(o.tryAt)
@@ -84,7 +84,7 @@ func (l *loop) rouse(o *outlet, sleeps, head uint64) {
 	o.backoff, o.tryAt = 0, 0
 	o.sink.Stall(false)
 	v.woken, v.seen = sleeps, head
-	if o.effort.excessive(l.now) {
+	if o.excessive(l.now) {
 		l.dismiss(o)
 	}
 }

@@ -343,7 +343,8 @@ func (q *question) answer(local *mounts) (a answer, known bool) {
 
 // find is the name of the socket with that inode number in a folder.
 func find(folder string, inode uint32) ([]byte, error) {
-	f, err := os.Open(folder)
+	// What is no folder is not opened: a FIFO would wait for a writer, and a device do what it does.
+	f, err := os.OpenFile(folder, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
