@@ -21,7 +21,7 @@
 // Under systemd, sending is for the members of the group msgmux-send, receiving and asking for those of msgmux; others get
 // ErrRefused. A source may also be any datagram socket, and a sink any bound one and a line of text; this package carries
 // many messages in one packet (Batch, Messages), connects again, tells what was lost, and knows contexts. They end every
-// wait at once; what waits does so in the runtime's poller, and keeps no thread and no processor.
+// wait at once; what waits does so in the runtime's poller, and keeps no processor (but see OwnProcessor).
 //
 // # Restarts and crashes
 //

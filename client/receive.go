@@ -17,7 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/msgmux/msgmux/internal/sys"
 	"github.com/msgmux/msgmux/internal/view"
 	"github.com/msgmux/msgmux/internal/wire"
 )
@@ -66,6 +65,7 @@ type inlet struct {
 	told   uint64    // the loss that the last packet told of
 
 	raw  syscall.RawConn
+	keep keeping
 	try  func(fd uintptr) (done bool) // receive, bound once
 	dry  func()                       // nothing more is there; nil: nobody wants to know
 	n    int                          // what the last recv returned
@@ -313,7 +313,7 @@ func (in *inlet) receive(fd uintptr) (done bool) {
 		return true
 	}
 	defer over.give()
-	n, errno := sys.Recv(int(fd), in.buffer, over.memory)
+	n, errno := in.recv(int(fd), over.memory)
 	in.n, in.err = n, asError(errno)
 	if behind := n - len(in.buffer); behind > 0 && behind < len(over.memory) {
 		in.buffer = over.into(in.buffer, behind)

@@ -58,6 +58,10 @@ type SinkOptions struct {
 	// channel's --buffer. Where it cannot be had, messages come in packets, as SinkStats.View tells; all else is the same.
 	View   bool
 	Origin bool // tell Message.Origin, which the channel asks the kernel for only while some sink wants it
+	// OwnProcessor is for a program that does nothing but receive, some hundred messages a second and more: a wait keeps the
+	// processor (see runtime.GOMAXPROCS) for its first 4 ms, and ends twice as soon. The program's other goroutines, and
+	// contexts, are late by as much. Half of the processors are kept at most, and none by sinks in view.
+	OwnProcessor bool
 
 	// Retry has Subscribe wait where there is no broker, or it answers "busy", "quota", "internal" or another Code that may
 	// pass: it tries once a second until its context is done.
@@ -69,12 +73,10 @@ type SinkOptions struct {
 	// its messages begin anew (Gap.Anew). One of a share begins where that is.
 	Reconnect bool
 
-	// OnGap is called where messages are missing before the next one, by the goroutine that receives. It must not call
-	// methods of the sink that receive.
+	// OnGap is called where messages are missing before the next one, by the goroutine that receives; it must not receive.
 	OnGap func(Gap)
 
-	// Logger is told when the sink connects (debug) or connects again (info), when the broker has hung up and when messages
-	// are missing (warning).
+	// Logger is told when the sink connects (debug) or connects again (info), and of hang-ups and gaps (warning).
 	Logger *slog.Logger
 }
 
@@ -208,6 +210,9 @@ func (s *Sink) connect(ctx context.Context) error {
 	}
 	if err == nil {
 		err = s.in.use(conn)
+	}
+	if err == nil && s.options.OwnProcessor && reader == nil {
+		err = s.in.keep.prepare(conn)
 	}
 	if err != nil {
 		if reader != nil {

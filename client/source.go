@@ -48,8 +48,7 @@ type SourceOptions struct {
 	// or another Code that may pass, instead of failing: they try once a second until their context is done.
 	Retry bool
 
-	// Logger is told when the source connects (debug) or connects again (info), and when its broker has gone or it waits
-	// for one (warning).
+	// Logger is told when the source connects (debug) or connects again (info), and of hang-ups and waiting (warning).
 	Logger *slog.Logger
 }
 

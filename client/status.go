@@ -106,16 +106,15 @@ const (
 
 // SinkStatus is one sink as its channel sees it: Accepted + Lost + LeftOut + Waiting = what entered since it began.
 type SinkStatus struct {
-	ID      uint64
-	Label   string
-	Kind    SinkKind
-	State   SinkState
-	Address string // "@NAME" or "/PATH"; "" for a connection
-	UID     uint32 // its owner
-	Share   string // "" for none
-	Tap     bool
-	Frames  bool // many messages come in one packet
-
+	ID          uint64
+	Label       string
+	Kind        SinkKind
+	State       SinkState
+	Address     string // "@NAME" or "/PATH"; "" for a connection
+	UID         uint32 // its owner
+	Share       string // "" for none
+	Tap         bool
+	Frames      bool   // many messages come in one packet
 	Credentials string // "pass": each message carries its sender's; "": the broker's
 
 	Patience     time.Duration // Forever, or how long the channel waits for it

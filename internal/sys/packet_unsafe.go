@@ -17,18 +17,25 @@ import (
 // Recv is recv(2) into b and, for what b has no room for, into rest: n counts both. Descriptors that are attached to the
 // packet are closed by the kernel, since there is no place for them.
 func Recv(fd int, b, rest []byte) (n int, e unix.Errno) {
-	iov := [2]unix.Iovec{{Base: unsafe.SliceData(b), Len: uint64(len(b))}, {Base: unsafe.SliceData(rest), Len: uint64(len(rest))}}
-	h := unix.Msghdr{Iov: &iov[0], Iovlen: uint64(len(iov))}
 	for {
-		r, _, e := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&h)), unix.MSG_DONTWAIT)
-		switch e {
-		case 0:
-			return int(r), 0
-		case unix.EINTR:
-		default:
-			return 0, e
+		if n, e = recv(fd, b, rest, unix.MSG_DONTWAIT); e != unix.EINTR {
+			return n, e
 		}
 	}
+}
+
+// RecvKeeping is Recv on a socket that blocks: it waits for as long as the socket's timeout says (SO_RCVTIMEO in socket(7)), and keeps the
+// processor meanwhile, for which see client.SinkOptions. After EINTR the runtime may want it back.
+func RecvKeeping(fd int, b, rest []byte) (n int, e unix.Errno) { return recv(fd, b, rest, 0) }
+
+func recv(fd int, b, rest []byte, flags uintptr) (int, unix.Errno) {
+	iov := [2]unix.Iovec{{Base: unsafe.SliceData(b), Len: uint64(len(b))}, {Base: unsafe.SliceData(rest), Len: uint64(len(rest))}}
+	h := unix.Msghdr{Iov: &iov[0], Iovlen: uint64(len(iov))}
+	n, _, e := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&h)), flags)
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), 0
 }
 
 // Send is send(2), which here raises no SIGPIPE, on a socket that takes a message whole or not at all.

@@ -54,6 +54,10 @@ var adapters = append([]*adapter{
 		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: program{name: "goclient"}, sink: program{name: "goclient"},
 	},
 	{
+		name: "msgmux-go-alone", about: "the Go client at both ends, in programs that do nothing else (OwnProcessor)", group: "msgmux",
+		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: program{name: "goclient"}, sink: program{name: "goclient", words: []string{"alone"}},
+	},
+	{
 		name: "msgmux-kept", about: "the Go client at both ends, the sinks kept and acknowledging", group: "msgmux",
 		broker: msgmuxd, ready: []string{"publish", "subscribe"}, source: program{name: "goclient"}, sink: program{name: "goclient", words: []string{"kept"}},
 	},

@@ -62,7 +62,8 @@ func serve(ctx context.Context) error {
 		// As many as fit a packet; what is paced goes out as it falls due.
 		return c.Source(max(1, maxPacket/(int(c.Size)+recordHeader)), emit, nil)
 	}
-	options := msgmux.SinkOptions{Origin: slices.Contains(c.Words, "meta"), View: slices.Contains(c.Words, "view")}
+	options := msgmux.SinkOptions{Origin: slices.Contains(c.Words, "meta"), View: slices.Contains(c.Words, "view"),
+		OwnProcessor: slices.Contains(c.Words, "alone")}
 	if slices.Contains(c.Words, "kept") {
 		options.Label, options.Keep = fmt.Sprint("kept-", os.Getpid()), time.Minute
 	}
