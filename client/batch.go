@@ -66,12 +66,11 @@ func (b *Batch) Make(ctx context.Context, size int) ([]byte, error) {
 	begin, end := len(b.packet), len(b.packet)+wire.Padded(size)
 	b.packet = slices.Grow(b.packet, end-begin)[:end]
 	record := b.packet[begin:]
+	binary.LittleEndian.PutUint32(record[len(record)-4:], 0) // some of that is behind the payload
 	binary.LittleEndian.PutUint32(record, uint32(size))
-	payload, rest := record[wire.RecordHeader:][:size:size], record[wire.RecordHeader+size:]
-	clear(rest)
 	b.load.messages++
 	b.load.bytes += size
-	return payload, nil
+	return record[wire.RecordHeader:][:size:size], nil
 }
 
 // tooLarge is what Send would say about a message of that size, before it is sent.

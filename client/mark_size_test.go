@@ -50,7 +50,7 @@ func onSmallSockets(t *testing.T, most int) (*Source, *net.UnixConn) {
 			s.out.err = syscall.EMSGSIZE
 			return true
 		}
-		return s.out.send(fd)
+		return s.try(fd)
 	}
 	return s, conn
 }

@@ -89,11 +89,13 @@ type Source struct {
 // attempt is one sendmsg on one socket. It is a part of Source, with its method bound once, so that a send allocates
 // nothing.
 type attempt struct {
-	raw    syscall.RawConn
-	try    func(fd uintptr) (done bool)
-	packet []byte
-	wait   bool // in the runtime's poller, for room
-	err    error
+	raw     syscall.RawConn
+	try     func(fd uintptr) (done bool)
+	packet  []byte
+	wait    bool            // in the runtime's poller, for room,
+	ctx     context.Context // until that is done
+	release func()          // it waits: see interrupt
+	err     error
 }
 
 // Dial opens the channel for sending: it connects to the publish socket or, where there is none, to the source socket, one
@@ -102,7 +104,7 @@ type attempt struct {
 func (c Channel) Dial(ctx context.Context, options SourceOptions) (*Source, error) {
 	const op = "dial"
 	s := &Source{channel: c, options: options, turn: newTurn()}
-	s.out.try = s.out.send
+	s.out.try = s.try
 	if options.Label != "" {
 		if err := s.hello.Set("label", options.Label); err != nil {
 			return nil, badValue(op, err)
@@ -312,7 +314,8 @@ const limitWithin = 250 * time.Millisecond
 // takes tells whether the broker takes a message of size bytes, as far as it has told. Where it has not, what fits a
 // packet with others is not worth the question. Everybody may call it.
 func (s *Source) takes(size int) bool {
-	return int64(size) <= cmp.Or(s.limit.Load(), wire.MaxPacket)
+	limit := s.limit.Load()
+	return int64(size) <= limit || limit == 0 && size <= wire.MaxPacket
 }
 
 // admit refuses a message of more bytes than the channel takes, as far as that can be known. What the broker has told
@@ -465,16 +468,16 @@ func (s *Source) once(ctx context.Context, packet []byte, wait bool) error {
 	if s.stage != nil {
 		return s.putStaged(ctx, packet, wait)
 	}
-	// First without the cost of watching ctx: mostly there is room.
-	err := s.out.run(packet, false)
-	if !wait || !errors.Is(err, syscall.EAGAIN) {
-		return err
+	s.out.ctx = ctx
+	err := s.out.run(packet, wait)
+	s.out.ctx = nil
+	if s.out.release != nil {
+		s.out.release()
+		s.out.release = nil
+		s.counts.waited()
+		err = orContext(ctx, err)
 	}
-	s.counts.wait()
-	defer s.counts.waited()
-	release := interrupt(ctx, s.setWriteDeadline)
-	defer release()
-	return orContext(ctx, s.out.run(packet, true))
+	return err
 }
 
 // run makes the attempt.
@@ -488,12 +491,21 @@ func (a *attempt) run(packet []byte, wait bool) error {
 	return a.err
 }
 
-// send is the function that RawConn.Write calls, again each time that the poller finds room. The net package's own
+// try is the function that RawConn.Write calls, again each time that the poller finds room. The net package's own
 // writers do not do: UnixConn.Write reports an empty message as done or failed without ever waiting, and WriteMsgUnix
 // refuses connected datagram sockets.
-func (a *attempt) send(fd uintptr) (done bool) {
-	a.err = asError(sys.Send(int(fd), a.packet))
-	return !a.wait || !errors.Is(a.err, syscall.EAGAIN)
+func (s *Source) try(fd uintptr) (done bool) {
+	a := &s.out
+	errno := sys.Send(int(fd), a.packet)
+	a.err = asError(errno)
+	if !a.wait || errno != syscall.EAGAIN {
+		return true
+	}
+	if a.release == nil { // mostly there is room, and ctx need not be watched
+		s.counts.wait()
+		a.release = interrupt(a.ctx, s.setWriteDeadline)
+	}
+	return false
 }
 
 // setWriteDeadline is for interrupt.
