@@ -62,6 +62,27 @@ func TestEndToldFirst(t *testing.T) {
 	}
 }
 
+// TestEndsBetweenConnections: a sink in view that has hung up itself, because it goes on by another connection, can be left and closed
+// meanwhile as any other.
+func TestEndsBetweenConnections(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[1])
+	s := newSink("", SinkOptions{View: true})
+	s.framed, s.conn = true, connectionOf(t, fds[0])
+	if err := errors.Join(s.in.use(s.conn), s.conn.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Leave(t.Context()), s.Close()); err != nil || !s.left {
+		t.Errorf("it is not left or closed: %v", err)
+	}
+	if err := s.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("closed twice: %v", err)
+	}
+}
+
 // TestLastWordFindsRoom: what a sink that is closed is done with is said also where the broker has not looked at what was said before, if
 // it does within a moment.
 func TestLastWordFindsRoom(t *testing.T) {

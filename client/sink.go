@@ -297,10 +297,10 @@ func (s *Sink) Leave(ctx context.Context) error {
 	if s.takesNoMore() {
 		leave = func() error { return s.conn.SetReadDeadline(longAgo) } // who waits is to look again
 	}
-	if err := leave(); err != nil {
+	if err := leave(); err != nil && (!s.takesNoMore() || !errors.Is(err, net.ErrClosed)) {
 		return opError(op, s.where, err)
 	}
-	s.left = true
+	s.left = true // also of a connection that the sink has closed itself, to go on by another
 	return nil
 }
 
@@ -315,7 +315,9 @@ func (s *Sink) Close() error {
 	s.acks.end()
 	s.end()
 	err := s.conn.Close()
-	s.unmap()
+	if s.unmap(); errors.Is(err, net.ErrClosed) {
+		err = nil // the sink has closed it itself, to go on by another
+	}
 	return opError("close", s.where, err)
 }
 

@@ -141,8 +141,7 @@ func (p *Prover) Known(sender sys.Credentials) bool {
 
 // Join connects a new socket to addr, a dynamic sink or the target of a reply, on behalf of the sender of a datagram,
 // and proves that it is the sender's; anybody's is taken if anyones is true. sndbuf is as in sys.ConnectDatagram. The caller owns
-// the descriptor in the result; with a refusal there is none. It may block for ten seconds. where a file system on the way does not
-// answer.
+// the descriptor in the result; with a refusal there is none. Where a file system on the way does not answer it blocks, for a second.
 func (p *Prover) Join(addr wire.Address, sender sys.Credentials, sndbuf int, anyones bool) (Proven, *wire.Error) {
 	if !p.Known(sender) {
 		return Proven{}, RefuseUnknown()
@@ -160,7 +159,7 @@ func (p *Prover) Join(addr wire.Address, sender sys.Credentials, sndbuf int, any
 
 // Renamed is where a socket of the sender's lies by now that was bound to a path, and whose file has another name in the same folder
 // since: the name that the kernel tells is the one it was bound to, and no way to it. Whoever joins that address proves it
-// again. It may block for ten seconds.
+// again. It may block as Join may.
 func (p *Prover) Renamed(bound wire.Address, sender sys.Credentials) (wire.Address, bool) {
 	if bound.Abstract || p.Blind() {
 		return wire.Address{}, false
