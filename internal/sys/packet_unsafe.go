@@ -24,8 +24,9 @@ func Recv(fd int, b, rest []byte) (n int, e unix.Errno) {
 	}
 }
 
-// RecvKeeping is Recv on a socket that blocks: it waits for as long as the socket's timeout says (SO_RCVTIMEO in socket(7)), and keeps the
-// processor meanwhile, for which see client.SinkOptions. After EINTR the runtime may want it back.
+// RecvKeeping is the exception: it is Recv on a socket that blocks, waits for as long as the socket's timeout says (SO_RCVTIMEO in
+// socket(7)), and keeps the processor meanwhile. It is only for who has been told that nobody misses that. After EINTR the runtime may want
+// the processor back.
 func RecvKeeping(fd int, b, rest []byte) (n int, e unix.Errno) { return recv(fd, b, rest, 0) }
 
 func recv(fd int, b, rest []byte, flags uintptr) (int, unix.Errno) {
