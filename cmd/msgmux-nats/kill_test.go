@@ -164,10 +164,14 @@ func check(t testing.TB, js jetstream.JetStream, subject string, sent uint64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	consumer, err := js.OrderedConsumer(ctx, "S", jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	var consumer jetstream.Consumer
+	var err error
+	eventually(t, "a consumer", func() bool { // a cluster that elects its leader may never answer what it was asked meanwhile
+		once, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		consumer, err = js.OrderedConsumer(once, "S", jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}})
+		return err == nil
+	})
 	messages, err := consumer.Messages()
 	if err != nil {
 		t.Fatal(err)
