@@ -57,7 +57,7 @@ func (g *Gate) reapOnce(ctx context.Context, diag *sys.SockDiag, own map[uint64]
 	if len(own) == 0 {
 		return
 	}
-	dead, err := owner.DeadPeers(diag, own, func(x reader, left int) { x.sink.SeenTo(ring.Look{Took: x.took, Left: left}) })
+	dead, err := owner.DeadPeers(diag, own, func(x reader, left int) { x.sink.SeenTo(x.took, left) })
 	if err != nil || len(dead) == 0 || ctx.Err() != nil {
 		return
 	}

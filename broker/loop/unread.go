@@ -204,11 +204,12 @@ func (r *Roster) bury(o *outlet, why syscall.Errno) {
 		slog.String("sink", spec.Label), slog.Uint64("uid", uint64(spec.UID)), slog.Uint64("unread", n), slog.String("why", why.Error()))
 }
 
-// certain says whether something certainly lay unread in the socket of o, which has gone: the kernel has said so. Otherwise what is counted
-// is the most that it can have been, and a sink that had read everything just before it closed is no reason to warn.
+// certain says whether something certainly lay unread in the socket of o, which has gone: the kernel has said so of a connection, and twice
+// in a row of a socket that nothing was sent to since. Otherwise what is counted is the most that it can have been, and a sink that had
+// read everything just before it closed is no reason to warn, also if somebody had looked while it read.
 func (o *outlet) certain() bool {
 	seen := o.sink.Seen()
-	return o.connected || seen != nil && seen.Took == o.sink.Took() && seen.Left > 0
+	return o.connected || seen != nil && seen.Same && seen.Took == o.sink.Took() && seen.Left > 0
 }
 
 // countLeft counts what lies unread in the socket of o, which nothing more is sent to. That of a message queue is only told of: it can

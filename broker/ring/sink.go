@@ -168,11 +168,14 @@ func (s *Sink) Took() uint64 { return s.e.Accepted.Load() }
 type Look struct {
 	Took uint64 // what Took was before
 	Left int    // unread bytes, as the kernel counts them
+	Same bool   // the look before has seen the same: nothing was sent or read in between
 }
 
 // SeenTo notes a look. It may be used on any goroutine.
-func (s *Sink) SeenTo(look Look) {
-	if last := s.seen.Load(); last == nil || *last != look {
+func (s *Sink) SeenTo(took uint64, left int) {
+	last := s.seen.Load()
+	look := Look{Took: took, Left: left, Same: last != nil && last.Took == took && last.Left == left}
+	if last == nil || *last != look {
 		news := look // which is allocated here, and not for each look that is the same
 		s.seen.Store(&news)
 	}

@@ -129,11 +129,18 @@ func TestInUseByPages(t *testing.T) {
 // TestTheSameLook: a look that says what the last one did makes no garbage: the sinks of an idle channel are looked at all the time.
 func TestTheSameLook(t *testing.T) {
 	s := newRig(t, small()).add(wish{Kind: Dynamic, Label: "a"}, false)
-	s.SeenTo(Look{Took: 1, Left: 768})
-	if n := testing.AllocsPerRun(100, func() { s.SeenTo(Look{Took: 1, Left: 768}) }); n > 0 {
+	s.SeenTo(1, 768)
+	if first := *s.Seen(); first.Same {
+		t.Errorf("the first look has seen what another one had: %+v", first)
+	}
+	s.SeenTo(1, 768)
+	if n := testing.AllocsPerRun(100, func() { s.SeenTo(1, 768) }); n > 0 {
 		t.Errorf("%v allocations for each", n)
 	}
-	if s.SeenTo(Look{Took: 2}); *s.Seen() != (Look{Took: 2}) {
+	if again := *s.Seen(); !again.Same {
+		t.Errorf("nobody has noted that it was the same again: %+v", again)
+	}
+	if s.SeenTo(2, 0); *s.Seen() != (Look{Took: 2}) {
 		t.Errorf("%+v was not noted", *s.Seen())
 	}
 }
