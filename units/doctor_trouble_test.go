@@ -188,7 +188,7 @@ func TestDoctorOnConsumers(t *testing.T) {
 		}{
 			"nowhere": {"ln -s /run/agent/socket /run/msgmux/sinks/nowhere", []string{"leads to /run/agent/socket, which is not there", "start what binds it"}},
 			"file":    {"touch /run/msgmux/sinks/file", []string{"it is a file", "put a datagram socket"}},
-			"mode":    {"socat -u UNIX-RECV:/run/msgmux/sinks/mode,mode=0600 STDOUT & sleep 0.5", []string{"with its mode -rw------- the broker may not write", "chgrp msgmux"}},
+			"mode":    {"socat -u UNIX-RECV:/run/msgmux/sinks/mode,mode=0600 STDOUT & sleep 0.5", []string{"with its mode -rw------- the broker may not write", "chown msgmux"}},
 			"closed":  {"socat -u UNIX-RECV:/run/msgmux/sinks/closed,mode=0666 STDOUT & sleep 0.5; kill -9 $!", []string{"nobody receives from it", "start its program"}},
 		} {
 			running := b.Start("sh", "-c", c.script)

@@ -20,7 +20,7 @@ func TestHandedOverSink(t *testing.T) {
 	const socket, consumer = "audit-sink.socket", "audit.service"
 	onEachBed(t, func(t *testing.T, b *bed) {
 		p := b.channel("")
-		b.WriteFile("/etc/systemd/system/"+socket, []byte("[Socket]\nListenDatagram=/run/audit/input\nSocketMode=0660\nSocketGroup=msgmux\n"+
+		b.WriteFile("/etc/systemd/system/"+socket, []byte("[Socket]\nListenDatagram=/run/audit/input\nSocketUser=msgmux\nSocketMode=0600\n"+
 			"FileDescriptorName=sink-audit\nService=audit.service\n"), 0o644)
 		b.WriteFile("/etc/systemd/system/"+consumer, []byte("[Service]\nExecStart=/usr/bin/load sink --inherit --settle 1s\n"+
 			"Sockets=audit-sink.socket\nRestart=always\nStandardOutput=truncate:/run/audit.json\nStandardError=journal\n"), 0o644)

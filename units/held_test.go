@@ -26,7 +26,7 @@ func (h holder) begin(b *bed, command string) {
 	b.t.Helper()
 	if h.socket {
 		b.WriteFile("/etc/systemd/system/"+h.name+".socket", fmt.Appendf(nil,
-			"[Socket]\nListenDatagram=/run/%s/in\nSocketMode=0660\nSocketGroup=msgmux\n", h.name), 0o644)
+			"[Socket]\nListenDatagram=/run/%s/in\nSocketUser=msgmux\nSocketMode=0600\n", h.name), 0o644)
 	}
 	b.WriteFile("/etc/systemd/system/"+h.name+".service", fmt.Appendf(nil,
 		"[Unit]\nStartLimitIntervalSec=0\n[Service]\nSupplementaryGroups=msgmux\n%sExecStart=/usr/bin/load sink --settle 1s "+

@@ -77,6 +77,10 @@ func TestStaticSinksComeAndGo(t *testing.T) {
 			return a.sink("archive").Waiting+a.sink("agent").Waiting+a.sink("mm-other").Waiting == 0 &&
 				b.replay("archive").Sources[1].Last == sent.Sent
 		})
+		// All of these paths are on file systems that answer: the broker has looked for itself.
+		if out, exit := b.Run(t.Context(), "pgrep", "--full", "^msgmuxd-scout"); exit != 1 {
+			t.Errorf("another process was asked where a path leads: %s", out)
+		}
 		other.Signal(unix.SIGTERM)
 		elsewhere.Signal(unix.SIGTERM)
 		archive := b.replay("archive")

@@ -249,7 +249,7 @@ func (w *walker) mayEnd(st *unix.Stat_t, on ground, name string) error {
 		return nil
 	case st.Nlink > 1:
 		return fmt.Errorf("%w: %q has %d names, and lies where others than root can make one", ErrForeign, name, st.Nlink)
-	case on.foreign && !on.anybody && st.Uid != on.uid && st.Uid != 0:
+	case on.foreign && !on.anybody && st.Uid != on.uid && !w.ours(st.Uid):
 		return fmt.Errorf("%w: %q belongs to uid %d and lies in a folder of uid %d", ErrForeign, name, st.Uid, on.uid)
 	}
 	return nil

@@ -160,6 +160,25 @@ func TestWhoLeads(t *testing.T) {
 	}
 }
 
+// TestBrokersOwnSocket in another user's folder is a declared sink's end, as root's is: a socket unit made it for the broker alone.
+func TestBrokersOwnSocket(t *testing.T) {
+	dir := tree(t, "folder theirs mallory", "socket theirs/by-unit victor", "socket theirs/in mallory", "link theirs/hop victor in")
+	for path, want := range map[string]error{"theirs/by-unit": nil, "theirs/in": nil, "theirs/hop": ErrForeign} {
+		w := walker{uid: victor, unmapped: NoUser, declared: true}
+		end, _, err := w.walk(dir + "/" + path)
+		if err == nil {
+			unix.Close(end)
+		}
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	w := walker{uid: 1, unmapped: NoUser, declared: true}
+	if _, _, err := w.walk(dir + "/theirs/by-unit"); !errors.Is(err, ErrForeign) {
+		t.Errorf("somebody else's socket: %v", err)
+	}
+}
+
 // TestWhereNothingLeads: the errors are the kernel's.
 func TestWhereNothingLeads(t *testing.T) {
 	dir := tree(t, "folder etc root", "file etc/file root", "link etc/round root round", "link etc/dangling root nowhere", "socket etc/dead root")

@@ -197,7 +197,7 @@ func checkSinkName(name string) error {
 
 // socketUnit is the text of the unit of the socket.
 func (a *addition) socketUnit() []byte {
-	access := "SocketMode=0660\nSocketGroup=msgmux\n"
+	access := "SocketUser=msgmux\nSocketMode=0600\n"
 	if a.units.user {
 		access = "SocketMode=0600\n"
 	}

@@ -34,8 +34,8 @@ StartLimitIntervalSec=0
 
 [Socket]
 ListenDatagram=/run/msgmux/sinks/archive
-SocketMode=0660
-SocketGroup=msgmux
+SocketUser=msgmux
+SocketMode=0600
 RemoveOnStop=yes
 TriggerLimitIntervalSec=0
 Service=arch.service

@@ -175,7 +175,7 @@ func (p *patient) absent(k wire.Sink) finding {
 	case info.IsDir() || info.Mode().IsRegular() && !strings.HasPrefix(k.Address, "/dev/mqueue/") && !leadsToQueue(k.Address):
 		return found(name, poor, "put a datagram socket, a message queue or a link to one there", "nobody is at %s: it is %s", k.Address, kindOf(info))
 	case !p.brokerMayWrite(info):
-		return found(name, poor, "chgrp msgmux and mode 0660 (0620 for a queue), which SocketGroup= and SocketMode= of its unit say",
+		return found(name, poor, "chown msgmux and mode 0600, or for a queue chgrp msgmux and mode 0620, which SocketUser=, SocketGroup= and SocketMode= of its unit say",
 			"nobody is at %s: with its mode %v the broker may not write to it", k.Address, info.Mode().Perm())
 	}
 	return found(name, poor, "start its program, which is to bind a datagram socket there; journalctl"+p.units.userFlag()+" --unit "+p.units.nameOr("service", "msgmux.service")+" says what was tried",
