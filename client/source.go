@@ -205,12 +205,21 @@ func (s *Source) dial(ctx context.Context) error {
 	return nil
 }
 
+// sendBuffer is what a connection to publish may hold that the broker has not received, in bytes as setsockopt(2) takes it: the kernel doubles
+// it, up to twice net.core.wmem_max. It wakes a sender that waits for room only when three quarters of the buffer are free
+// (unix_writable in net/unix/af_unix.c): of the default, 208 KiB, when the last packet of 64 KiB is gone, so that the broker has nothing to do
+// until the sender runs. Of more, some are there still, and the sender is woken for several.
+const sendBuffer = 512 << 10
+
 // connect makes a connection to the socket that s sends to, and returns the largest message that it takes; 0: not told.
 // A datagram socket must be connected too: only then does the kernel tell when a full channel takes messages again
 // (unix(7), poll).
 func (s *Source) connect(ctx context.Context) (_ *net.UnixConn, told int, stage *view.Writer, err error) {
 	if s.framed {
 		conn, reply, stage, err := s.join(ctx)
+		if err == nil && stage == nil {
+			_ = conn.SetWriteBuffer(sendBuffer) // mostly there is more than the default to be had; if not, all is slower and nothing else
+		}
 		return conn, int(min(reply.MaxMessage, MaxMessage)), stage, err
 	}
 	var dialer net.Dialer

@@ -264,3 +264,36 @@ func TestSendAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations a message", n)
 	}
 }
+
+// TestWokenWhileSomeIsLeft: who waits for room goes on before the broker has received all that he has sent, and has nothing to do.
+func TestWokenWhileSomeIsLeft(t *testing.T) {
+	channel := folder(t)
+	source, broker := dialled(t, channel, listen(t, channel, "publish"))
+	batch, packets := source.Batch(), 0
+	var err error
+	for ; err == nil; packets++ {
+		if err = batch.Add(inTime(t), make([]byte, 65_000)); err == nil {
+			err = batch.TryFlush()
+		}
+	}
+	if packets--; !errors.Is(err, msgmux.ErrWouldBlock) {
+		t.Fatalf("after %d packets: %v", packets, err)
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- batch.Flush(inTime(t)) }()
+	time.Sleep(shortly) // until it waits
+	for left := packets; ; left-- {
+		select {
+		case err := <-sent:
+			if err != nil || left == 0 {
+				t.Errorf("of %d packets %d are left to be received when the next is sent: %v", packets, left, err)
+			}
+			return
+		case <-time.After(4 * shortly):
+			if left == 0 {
+				t.Fatal("it waits though all is received")
+			}
+			broker.packet(t)
+		}
+	}
+}
