@@ -36,6 +36,8 @@ PARTS := unit proof systemd packages recipes bridge
 # The tests that boot a systemd are a part of their own, and so are what the packages are made of and the models. The killing parent is too
 # slow under the race detector, and the tests of promise 4 compare times and rates, which it distorts.
 UNIT_PACKAGES = $$(go list ./... | grep -vE '/(units|packaging|broker/ring/model)(/|$$)')
+# Those that measure how late somebody is have the machine for themselves. The others wait for much of their time, and share it by two.
+ALONE = /(broker|broker/control|broker/loop|client)$$
 RACE_SKIP     = ^TestPromise4_
 RACE_PACKAGES = $$(go list ./client ./broker/... ./internal/... | grep -vE '/(broker/crashtest|broker/ring/model|internal/house)$$')
 
@@ -77,11 +79,12 @@ known-parts:
 		case " $(PARTS) " in *" $$part "*) ;; *) echo "MSGMUX_REQUIRE names $$part; there is: $(PARTS)" >&2; exit 1;; esac; done
 
 .PHONY: test-unit
-test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, under five minutes
+test-unit: ## vet, tests, race detector, 20 s of each fuzz target; no root, some twenty minutes on two cores
 	@.ci/need unit python3 socat gcc tmux journalctl dbus-daemon dbus-broker || [ $$? = 2 ]
 	@command -v promtool >/dev/null || docs/recipes/prepare.sh build/unit prometheus >/dev/null || echo "unit: cannot unpack prometheus" >&2
 	go vet ./...
-	.ci/again "-count=1 -p 1 -timeout 8m" $(UNIT_PACKAGES)
+	.ci/again "-count=1 -p 1 -timeout 8m" $$(printf '%s\n' $(UNIT_PACKAGES) | grep -E '$(ALONE)')
+	.ci/again "-count=1 -p 2 -timeout 8m" $$(printf '%s\n' $(UNIT_PACKAGES) | grep -vE '$(ALONE)')
 	@$(MAKE) --no-print-directory test-race fuzz
 
 .PHONY: test-proof
