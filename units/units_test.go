@@ -244,7 +244,7 @@ func TestStaticSink(t *testing.T) {
 		m.MustRun("systemctl", "daemon-reload")
 		m.MustRun("systemctl", "enable", "--now", "msgmux-sink@archive.socket")
 		const path = "/run/msgmux/sinks/archive"
-		if got := m.MustRun("stat", "-c", "%a %U %G %F", path); got != "600 msgmux root socket\n" {
+		if got := m.MustRun("stat", "-c", "%a %U %G %F", path); got != "600 msgmux msgmux socket\n" {
 			t.Errorf("the sink is %s", got)
 		}
 		got := func(line string) func() bool {
