@@ -201,6 +201,33 @@ func TestStaticOptions(t *testing.T) {
 	becomes(t, b, "bad", "ready")
 }
 
+// TestStaticOptionsThatCannotBeRead leave those that hold; what is no file of options, or is gone, does not.
+func TestStaticOptionsThatCannotBeRead(t *testing.T) {
+	log := &keptLog{}
+	options, change := optionsIn(t)
+	file := options + "/s.conf"
+	writeFile(t, file, "patience=7s\n")
+	b := brokertest.Start(t, keepLog(log), change)
+	brokertest.NewSocket(t, b.Dir+"/sinks/s")
+	becomes(t, b, "s", "ready")
+	patience := func(want string) {
+		t.Helper()
+		test.Eventually(t, "a patience of "+want, func() bool { return becomes(t, b, "s", "ready").Patience == want })
+	}
+	patience("7s")
+	removeFile(t, file)
+	if err := os.Symlink(file, file); err != nil { // no way leads to the end of it
+		t.Fatal(err)
+	}
+	b.Channel.Rescan()
+	log.logged(t, 1, "options of a static sink are not used", "s.conf", "too many levels")
+	time.Sleep(100 * time.Millisecond) // for what would follow
+	patience("7s")
+	removeFile(t, file)
+	b.Channel.Rescan()
+	patience("1s")
+}
+
 // TestStaticOptionsOddFiles: an options file that is a FIFO, a device, or has no end, is a bad file like another: defaults, and
 // a line. It neither keeps the other sinks from coming nor the broker from its end, and takes no memory.
 func TestStaticOptionsOddFiles(t *testing.T) {

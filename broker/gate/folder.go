@@ -325,32 +325,39 @@ func (f *folder) change(d *declared, options wire.Options) {
 	}
 }
 
-// optionsOf reads the options of a static sink. A bad file means defaults, and one log line; one that cannot be read now because its
-// file system does not answer means those from before.
+// optionsOf reads the options of a static sink. A bad file means defaults, and one log line; one that cannot be read now, because its
+// file system does not answer or who was asked has ended, means those from before.
 func (f *folder) optionsOf(name string, before wire.Options) wire.Options {
 	if f.optionsDir == "" {
 		return wire.Options{}
 	}
-	path := filepath.Join(f.optionsDir, name+".conf")
+	path, options := filepath.Join(f.optionsDir, name+".conf"), wire.Options{}
 	text, err := f.gate.prover.Options(path, maxOptions)
-	if err == nil {
-		var o wire.Options
-		if o, err = wire.ParseOptionLines(text); err == nil {
-			refusal := f.gate.permits(o)
-			if refusal == nil {
-				return o
-			}
-			err = refusal
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return wire.Options{}
+	case err == nil:
+		if options, err = f.parse(text); err == nil {
+			return options
 		}
+	case !errors.Is(err, sys.ErrNotSmallFile):
+		options = before
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		f.gate.log.Limited(f.limiter, 0, "conf:"+name, slog.LevelWarn, journal.EventStatic, "options of a static sink are not used",
-			slog.String("file", path), slog.Any("error", err))
+	f.gate.log.Limited(f.limiter, 0, "conf:"+name, slog.LevelWarn, journal.EventStatic, "options of a static sink are not used",
+		slog.String("file", path), slog.Any("error", err))
+	return options
+}
+
+// parse is what a file of options says, the zero value with an error if it is not as it must be.
+func (f *folder) parse(text []byte) (wire.Options, error) {
+	o, err := wire.ParseOptionLines(text)
+	if err != nil {
+		return wire.Options{}, err
 	}
-	if owner.NoAnswer(err) {
-		return before
+	if refusal := f.gate.permits(o); refusal != nil {
+		return wire.Options{}, refusal
 	}
-	return wire.Options{}
+	return o, nil
 }
 
 // spec is what a declared sink is in the table, and how it reads. Root has declared it.

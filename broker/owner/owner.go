@@ -225,11 +225,6 @@ func (p *Prover) JoinStatic(addr wire.Address, sndbuf int) (Declared, *wire.Erro
 // Options reads a small file beside the sinks, as sys.ReadSmallFile does. It may block for ten seconds.
 func (p *Prover) Options(path string, limit int) ([]byte, error) { return p.scout.Read(path, limit) }
 
-// NoAnswer says whether what Options could not read is only not known, because a file system does not answer.
-func NoAnswer(err error) bool {
-	return errors.Is(err, scout.ErrSilent) || errors.Is(err, scout.ErrBusy)
-}
-
 // Look is the file that the path of a static sink leads to now; false if there is none, or it cannot be looked at. It may
 // block as JoinStatic does.
 func (p *Prover) Look(addr wire.Address) (sys.FileID, bool) {
