@@ -90,7 +90,6 @@ const (
 	KindStatic  SinkKind = "static"  // a datagram socket that was declared
 	KindFramed  SinkKind = "framed"  // a connection
 	KindQueue   SinkKind = "queue"   // a POSIX message queue
-	KindShare   SinkKind = "share"   // what the members of a share have in common
 )
 
 // SinkState is how a sink is.

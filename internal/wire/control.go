@@ -123,7 +123,7 @@ type SourceSocket struct {
 type Sink struct {
 	ID      uint64 `json:"id"`
 	Label   string `json:"label"`
-	Kind    string `json:"kind"`  // dynamic, static, framed, queue, share
+	Kind    string `json:"kind"`  // dynamic, static, framed, queue
 	State   string `json:"state"` // ready, stalled, lagging, absent
 	Address string `json:"address"`
 	UID     uint32 `json:"uid"`
