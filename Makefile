@@ -36,8 +36,9 @@ PARTS := unit proof systemd packages recipes bridge
 # The tests that boot a systemd are a part of their own, and so are what the packages are made of and the models. The killing parent is too
 # slow under the race detector, and the tests of promise 4 compare times and rates, which it distorts.
 UNIT_PACKAGES = $$(go list ./... | grep -vE '/(units|packaging|broker/ring/model)(/|$$)')
-# Those that measure how late somebody is have the machine for themselves. The others wait for much of their time, and share it by two.
-ALONE = /(broker|broker/control|broker/loop|client)$$
+# Those that measure how late somebody is, or kill by a seed, have the machine for themselves. The others wait for much of their time, and
+# share it by two.
+ALONE = /(broker|broker/control|broker/crashtest|broker/loop|client)$$
 RACE_SKIP     = ^TestPromise4_
 RACE_PACKAGES = $$(go list ./client ./broker/... ./internal/... | grep -vE '/(broker/crashtest|broker/ring/model|internal/house)$$')
 

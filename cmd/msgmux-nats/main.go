@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,6 +30,9 @@ var version, commit, date string
 var build = stamp.Of(stamp.Stamp{Version: version, Commit: commit, Date: date})
 
 func main() {
+	// A panic, and what the watchdog sends, end by a signal then, and not with status 2: that is for wrong settings, and nothing is
+	// started again after it.
+	debug.SetTraceback("crash")
 	cmd := command()
 	err := cmd.ExecuteContext(context.Background())
 	if err == nil {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -320,4 +321,18 @@ func TestWhatTheStreamHasRemoved(t *testing.T) {
 	eventually(t, "it is said", func() bool {
 		return strings.Contains(in.output.String(), "the stream has removed messages before they were read")
 	})
+}
+
+// TestWhatTheWatchdogSends ends it by a signal, and so does a panic. Status 2 is for settings that are wrong: systemd starts nothing again
+// after it.
+func TestWhatTheWatchdogSends(t *testing.T) {
+	t.Parallel()
+	out := newBridge(t, nil, "out", newChannel(t, nil), "server=nats://127.0.0.1:1", "stream=S", "out=m", "writer=near")
+	eventually(t, "it runs", func() bool { return strings.Contains(out.output.String(), "begins again") })
+	if err := out.cmd.Process.Signal(syscall.SIGABRT); err != nil {
+		t.Fatal(err)
+	}
+	if status := out.Status(); status != -1 { // what os/exec has for the end by a signal
+		t.Errorf("it has ended with status %d", status)
+	}
 }

@@ -495,7 +495,7 @@ func (a *adoption) isMade() error {
 	text, err := os.ReadFile(a.files[0].path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("'msgmux adopt' has not made a source of %s: there is no %s", a.path, a.files[0].path)
+		return fmt.Errorf("'msgmux adopt' has not made a source of %s: there is no %s; what was adopted with --name is given back with the same --name", a.path, a.files[0].path)
 	case err != nil:
 		return fmt.Errorf("cannot read the unit: %w", err)
 	case !bytes.HasPrefix(text, []byte(adoptedBy+a.path+" ")):

@@ -67,7 +67,7 @@ func kernelNumber(name string) (uint64, error) {
 func (p *patient) queueLength() finding {
 	const name = "net.unix.max_dgram_qlen"
 	n, err := kernelNumber(name)
-	advice := "sysctl -w " + name + "=4096, and a file in /etc/sysctl.d for the next boot; sockets that are there keep their limit, so restart " + p.units.nameOr("target", "the channel")
+	advice := "sysctl -w " + name + "=4096, and a file in /etc/sysctl.d for the next boot; sockets that are there keep their limit, so restart " + p.units.nameOr("target", "the channel") + " when nobody sends: what is queued in them is lost, and who is connected has to connect again"
 	switch {
 	case err != nil:
 		return found(name, poor, "see whether /proc is mounted here", "cannot be read: %v", err)

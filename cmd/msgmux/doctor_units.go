@@ -100,8 +100,15 @@ func (p *patient) judgeUnits(all []unitState) []finding {
 		case s.load == "masked":
 			return []finding{found(name, bad, ctl+" unmask "+s.name+", then "+ctl+" start "+s.name, "%s is masked: it cannot be started", s.name)}
 		case s.load == "bad-setting" || s.load == "error":
+			again := ctl + " restart " + s.name
+			switch {
+			case strings.HasSuffix(s.name, ".target"): // which would take all sockets along
+				again = ctl + " start " + s.name
+			case strings.HasSuffix(s.name, ".socket"): // which is refused beside a running broker, and leaves it stopped
+				again = ctl + " stop " + s.name + " && " + ctl + " restart " + service.name + "; what is queued in this socket is lost"
+			}
 			return []finding{found(name, bad, "systemd-analyze"+u.userFlag()+" verify "+s.name+" says what is wrong with it; mend "+s.files()+", then "+ctl+" daemon-reload, "+
-				ctl+" restart "+s.name, "%s cannot be loaded: %s", s.name, s.problem)}
+				again, "%s cannot be loaded: %s", s.name, s.problem)}
 		case s.load != "loaded":
 			missing = append(missing, s.name)
 		case s.active != "active" && s.name != service.name:
@@ -195,7 +202,7 @@ func (p *patient) paths(ctx context.Context, conn *dbus.Conn) (findings []findin
 		}
 		want := filepath.Join(p.channel.RuntimeDir, socket)
 		listens := listens(ctx, conn, unit)
-		renew := fmt.Sprintf("%s stop %s && %s restart %s; senders that are connected have to connect again", u.systemctl(), unit, u.systemctl(), u.name("", "service"))
+		renew := fmt.Sprintf("%s stop %s && %s restart %s; what is queued in it is lost, and senders that are connected have to connect again", u.systemctl(), unit, u.systemctl(), u.name("", "service"))
 		if socket != wire.SocketSource && len(listens) > 1 {
 			findings = append(findings, found(unit, bad, fmt.Sprintf("leave %s alone, in %s edit %s", want, u.systemctl(), unit),
 				"it listens at %s: there is one %s socket, and no broker starts with two", strings.Join(listens, ", "), socket))

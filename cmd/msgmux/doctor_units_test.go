@@ -37,6 +37,9 @@ func TestDoctorJudgesUnits(t *testing.T) {
 		{func(u map[string]*unitState) {
 			u["service"].load, u["service"].problem, u["service"].dropIns = "bad-setting", "it has a bad unit file setting", []string{"/etc/a.conf", "/etc/b.conf"}
 		}, false, bad, []string{"has a bad unit file setting", "mend /etc/b.conf, /etc/a.conf, /usr/lib/systemd/system/msgmux@web.service"}},
+		{func(u map[string]*unitState) { u["-source"].load = "bad-setting" }, false, bad,
+			[]string{"systemctl stop msgmux-source@web.socket && systemctl restart msgmux@web.service; what is queued in this socket is lost"}},
+		{func(u map[string]*unitState) { u["target"].load = "bad-setting" }, false, bad, []string{"daemon-reload, systemctl start msgmux@web.target"}},
 		{func(u map[string]*unitState) {
 			u["service"].active, u["service"].restarts, u["service"].result = "activating", 4, "exit-code"
 		}, true, bad, []string{"msgmux@web.service cannot start, after 5 attempts", "systemctl --user restart msgmux@web.service"}},
