@@ -110,11 +110,11 @@ func forget(t *testing.T, p *process) {
 	}
 }
 
-// joinedTo says whether the only sink of a channel is there.
+// joinedTo says whether the bridge's sink in a channel is there.
 func joinedTo(t *testing.T, c *channelOn) bool {
 	t.Helper()
-	_, all, err := c.Sinks(t.Context())
-	return err == nil && len(all) == 1 && all[0].AbsentSince.IsZero()
+	sink := bridgeSink(t, c)
+	return sink.Label != "" && sink.AbsentSince.IsZero()
 }
 
 // TestOutStopsForAPerson with its own status and one clear line, and goes on when it is mended: nothing is lost.
@@ -317,10 +317,7 @@ func TestADayWithoutTheFarSide(t *testing.T) {
 	p.near = near
 	other := listen(t, near) // it is waited for, and loses nothing
 	out := p.out(t)
-	eventually(t, "the bridge", func() bool { // which gets what is sent from then on, since the other sink takes it
-		sink := bridgeSink(t, near)
-		return sink.Label != "" && sink.AbsentSince.IsZero()
-	})
+	eventually(t, "the bridge", func() bool { return joinedTo(t, near) }) // it gets what is sent from then on: the other sink takes it
 	say(t, near, 0, 1000)
 	eventually(t, "1000 messages", func() bool { return p.length(t) == 1000 })
 	p.server.Kill()

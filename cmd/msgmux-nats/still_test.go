@@ -113,10 +113,7 @@ func TestLostBeforeTheFirst(t *testing.T) {
 	p.near = newChannel(t, nil, "--buffer", "1M", "--max-message", "128K")
 	other := listen(t, p.near)
 	out := p.out(t)
-	eventually(t, "the bridge", func() bool {
-		sink := bridgeSink(t, p.near)
-		return sink.Label != "" && sink.AbsentSince.IsZero()
-	})
+	eventually(t, "the bridge", func() bool { return joinedTo(t, p.near) })
 	p.server.Kill()
 	const day = 30_000
 	say(t, p.near, 0, day)
