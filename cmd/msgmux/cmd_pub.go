@@ -43,12 +43,12 @@ With --follow each line of a file is a message, also of what is written later,
 and each is in the channel once, whenever pub is killed and started again: the
 channel keeps its place in the file. Rotation by rename and by copying and
 truncating is followed, also what was rotated meanwhile, however often: FILE.*
-and FILE-*, in the order in which they were last written to. A renamed file is
-left when it has not grown for a second or the next was renamed, too. What was
-compressed before it was read is missing, and pub says so. A file is known by
-its first 1,024 bytes: logs that all begin with the same cannot be told apart. A
-place that is not kept any more is the beginning of the file, or with --end its
-end.
+and FILE-*, in the order in which they were last written to, and those of the
+same time as they were made. A renamed file is left when it has not grown for a
+second or the next was renamed, too. What was compressed before it was read is
+missing, and pub says so. A file is known by its first 1,024 bytes: logs that
+all begin with the same cannot be told apart. A place that is not kept any more
+is the beginning of the file, or with --end its end.
 
 With --listen programs that can write to a stream socket only connect to PATH:
 each connection is taken apart like standard input, by -l, -0, -i or --chunk,

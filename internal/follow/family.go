@@ -4,6 +4,7 @@ package follow
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +13,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
+
+	"github.com/msgmux/msgmux/internal/sys"
 )
 
 // The family of a followed file is itself and what it was rotated to. What a follower reads next is found in the family as it is
@@ -30,13 +34,25 @@ var packed = []string{".gz", ".bz2", ".xz", ".zst", ".lz4", ".lzma", ".Z", ".zip
 type member struct {
 	path string
 	info fs.FileInfo
+	born time.Time // zero: not known
 }
 
-// past is what was read before: everything up to the file, or what was written last before at.
+// moment is a file's place in the order of the family: when it was written to last, and of two files with the same time, which is as
+// fine as the kernel's tick, when it was made: what came later was made when the other had lost the name. A copy is made later than
+// what goes on under the name, and is taken for the later one if all of that was written, and rotated, in the tick of the copying.
+type moment struct{ written, born time.Time }
+
+func (a moment) compare(b moment) int {
+	return cmp.Or(a.written.Compare(b.written), a.born.Compare(b.born))
+}
+
+func (m member) at() moment { return moment{m.info.ModTime(), m.born} }
+
+// past is what was read before: everything up to the file, or to at.
 type past struct {
 	known bool
 	file  *os.File // open, so that no other file gets its inode
-	at    time.Time
+	at    moment
 	busy  bool // it may be written to still, as long as the followed file is what comes next
 }
 
@@ -47,7 +63,7 @@ func (p *past) close() {
 	*p = past{}
 }
 
-// family are the files that the followed one was rotated to, in the order in which they were written to last, and then itself, if it is
+// family are the files that the followed one was rotated to, in the order of their moments, and then itself, if it is
 // there, all at one moment: between two looks that agree.
 func (f *Follower) family() ([]member, error) {
 	var before []member
@@ -65,7 +81,7 @@ func (f *Follower) family() ([]member, error) {
 }
 
 func sameMembers(a, b []member) bool {
-	return slices.EqualFunc(a, b, func(a, b member) bool { return a.path == b.path && os.SameFile(a.info, b.info) })
+	return slices.EqualFunc(a, b, func(a, b member) bool { return a.path == b.path && os.SameFile(a.info, b.info) && a.born.Equal(b.born) })
 }
 
 // look is family that may mix what was at one moment and at another.
@@ -80,18 +96,33 @@ func (f *Follower) look() (all []member, err error) {
 			continue
 		}
 		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
-			all = append(all, member{filepath.Join(dir, e.Name()), info})
+			path := filepath.Join(dir, e.Name())
+			all = append(all, member{path, info, born(path, info)})
 		}
 	}
-	slices.SortStableFunc(all, func(a, b member) int { return a.info.ModTime().Compare(b.info.ModTime()) })
+	slices.SortStableFunc(all, func(a, b member) int { return a.at().compare(b.at()) })
 	info, err := os.Stat(f.path)
 	switch {
 	case err == nil:
-		all = append(all, member{f.path, info})
+		all = append(all, member{f.path, info, time.Time{}}) // the last, whenever it was made
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
 	return all, nil
+}
+
+// born is when the file at path was made; zero if that is not known, or another than info tells of has come there.
+func born(path string, info fs.FileInfo) time.Time {
+	at, id := sys.Birth(path)
+	if s, ok := info.Sys().(*syscall.Stat_t); !ok || id != (sys.FileID{Dev: uint64(s.Dev), Ino: s.Ino}) {
+		return time.Time{}
+	}
+	return at
+}
+
+// momentOf is the place of an open file.
+func momentOf(file *os.File, info fs.FileInfo) moment {
+	return moment{info.ModTime(), sys.BirthOf(int(file.Fd()))}
 }
 
 // successor opens the file that comes first after p and has something in it; nil: there is none yet, or it is mine.
@@ -150,7 +181,7 @@ func (f *Follower) after(all []member, p past, mine *os.File) (next int, missed 
 			return -1, false, nil
 		case m.path == f.path:
 			return i, missed, nil
-		case start < 0 && !m.info.ModTime().After(p.at):
+		case start < 0 && m.at().compare(p.at) <= 0:
 		case slices.ContainsFunc(packed, func(end string) bool { return strings.HasSuffix(m.path, end) }):
 			missed = missed || time.Since(m.info.ModTime()) > quietFor // else it is being made, of something older
 		case m.isCopyOf(p.file), f.isCopyOfNamed(all, m):

@@ -184,6 +184,34 @@ func TestTwoRenamed(t *testing.T) {
 	r.has("a", "b")
 }
 
+// TestSameTick: of files that were written to last in the same tick of the kernel's clock the one that was made first is read first,
+// whatever it is called. logrotate calls FILE-DATE.backup what a writer has made between its own rename and its own creation.
+func TestSameTick(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		t.Run(fmt.Sprint("gone ", gone), func(t *testing.T) {
+			r := newReader(t)
+			at := time.Now()
+			same := func(text, name string) {
+				write(t, r.path, text)
+				must(t, os.Rename(r.path, r.path+name))
+				must(t, os.Chtimes(r.path+name, at, at))
+				time.Sleep(50 * time.Millisecond) // the next one is made in another tick
+			}
+			write(t, r.path, "a\n")
+			r.readAfter(func() {}, func() {
+				same("", ".6")
+				same("b\n", "-2026120102.backup")
+				same("c\n", ".5")
+				if gone {
+					must(t, os.Remove(r.path+".6"))
+				}
+				write(t, r.path, "d\n")
+			}, 4)
+			r.has("a", "b", "c", "d")
+		})
+	}
+}
+
 // TestPacked: of what was compressed before it was read it is told that it is missing; the rest is read.
 func TestPacked(t *testing.T) {
 	r := newReader(t)

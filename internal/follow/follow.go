@@ -220,7 +220,8 @@ func (f *Follower) moveOn(quiet time.Duration, take func([]byte, uint64) error) 
 		f.past.busy = busy
 		return f.open(f.past)
 	}
-	next, err := f.successor(past{file: f.file, at: mine.ModTime(), busy: busy}, nil)
+	at := momentOf(f.file, mine)
+	next, err := f.successor(past{file: f.file, at: at, busy: busy}, nil)
 	if next == nil || err != nil {
 		return false, err
 	}
@@ -231,7 +232,7 @@ func (f *Follower) moveOn(quiet time.Duration, take func([]byte, uint64) error) 
 		}
 	}
 	f.past.close()
-	f.past, f.file = past{known: true, file: f.file, at: mine.ModTime()}, nil // which stays open
+	f.past, f.file = past{known: true, file: f.file, at: at}, nil // which stays open
 	f.use(next, 0, nil, false)
 	return true, nil
 }
@@ -263,8 +264,8 @@ func (f *Follower) beginAnew() error {
 	f.Close()
 	f.past.known = true
 	for _, m := range all {
-		if m.path != f.path && m.info.ModTime().After(f.past.at) {
-			f.past.at = m.info.ModTime()
+		if m.path != f.path && m.at().compare(f.past.at) > 0 {
+			f.past.at = m.at()
 		}
 	}
 	return nil

@@ -43,7 +43,7 @@ var imports = map[string][]string{
 	"internal/wire":       {},
 	"internal/fair":       {},
 	"internal/flags":      {pflagModule},
-	"internal/follow":     {},
+	"internal/follow":     {"internal/sys"},
 	"internal/histogram":  {},
 	"internal/stamp":      {},
 	"internal/sys":        {unixModule},
