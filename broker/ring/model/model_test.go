@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write paths.txt anew from what the mode
 var models = []string{"data", "table", "move"}
 
 // TestModels explores every state of the variants that must hold, and compares the paths that it finds with the table. The
-// whole of it takes a minute or two of two processors.
+// whole of it takes two to three minutes of two processors.
 func TestModels(t *testing.T) {
 	needPrograms(t, "spin", "gcc")
 	var mu sync.Mutex
