@@ -176,6 +176,47 @@ func TestAdoptAgain(t *testing.T) {
 		if out, _ := b.Run(t.Context(), "stat", "--format=%a %G", path); out != "660 msgmux-send\n" {
 			t.Errorf("the socket is %s", out)
 		}
+		// Of a first attempt nothing is left, and it says what that has done to the reader.
+		const other = "/run/other.socket"
+		reader = b.Start("socat", "-u", "UNIX-RECV:"+other, "STDOUT")
+		isThere := func(path string) bool { _, exit := b.Run(t.Context(), "test", "-S", path); return exit == 0 }
+		b.Until("it receives", 10*time.Second, func() bool { return isThere(other) })
+		first := b.Start("msgmux", "adopt", other)
+		if exit := first.Wait(); exit != 1 || !strings.Contains(first.Stderr(), "has to be restarted, to receive at "+other+" again") {
+			t.Errorf("without a broker: exit status %d: %s", exit, first.Stderr())
+		}
+		reader.Signal(syscall.SIGKILL)
+
+		// It goes and comes with the channel, before anybody sends.
+		b.MustRun("rm", "/etc/systemd/system/"+p.service+".d/broken.conf")
+		b.MustRun("systemctl", "daemon-reload")
+		b.MustRun("systemctl", "stop", "msgmux.target")
+		if isThere(path) {
+			t.Errorf("without a channel there is still %s", path)
+		}
+		b.MustRun("systemctl", "start", "msgmux.target")
+		if !isThere(path) {
+			t.Errorf("the channel is back, and %s is not", path)
+		}
+		// Taken back from a broker that is stopped, which is asked all the same, and from a channel that is.
+		taken := func(state string) {
+			t.Helper()
+			undo := b.Start("msgmux", "adopt", path, "--undo")
+			if exit := undo.Wait(); exit != 0 || strings.Contains(undo.Stderr(), "lost") {
+				t.Errorf("exit status %d: %s", exit, undo.Stderr())
+			}
+			if isThere(path) {
+				t.Errorf("%s is still there", path)
+			}
+			if is, _ := b.Run(t.Context(), "systemctl", "is-active", p.service); is != state {
+				t.Errorf("the broker is %s", is)
+			}
+		}
+		b.MustRun("systemctl", "stop", p.service)
+		taken("active\n")
+		b.MustRun("msgmux", "adopt", path)
+		b.MustRun("systemctl", "stop", "msgmux.target", p.service)
+		taken("inactive\n")
 	})
 }
 

@@ -132,6 +132,10 @@ func TestUserAddsASink(t *testing.T) {
 			p.showUnit("msgmux-sink@kept.socket", "Triggers")["Triggers"] != "keeper.service" || !strings.Contains(b.MustRun("cat", unit), "keeper") {
 			t.Errorf("exit status %d, it says\n%s", exit, stderr)
 		}
+		if _, stderr, exit := p.run(append(change, "--force")...); exit != 1 || !strings.Contains(stderr, "systemctl --user stop keeper.service") ||
+			!strings.Contains(b.MustRun("cat", unit), "keeper") {
+			t.Errorf("while it is read: exit status %d, it says\n%s", exit, stderr)
+		}
 		p.systemctl("stop", "keeper.service")
 		if _, stderr, exit := p.run(append(change, "--force")...); exit != 0 {
 			t.Errorf("exit status %d, it says\n%s", exit, stderr)

@@ -238,7 +238,8 @@ func (a *adoption) look() error {
 	}
 	service, order, after := a.units.name("", "service"), "", "RemoveOnStop=yes\n"
 	if a.hosts {
-		order = "After=systemd-journald-dev-log.socket\n" // which makes the link that this takes the place of
+		// After what makes the link that this takes the place of, and with who takes what nobody else does.
+		order = "After=systemd-journald-dev-log.socket\nWants=" + a.units.name("discard", "service") + "\n"
 		// In place of RemoveOnStop=, which systemd does while the command runs already: it would remove the link.
 		after = "ExecStopPost=/bin/ln -sfn " + journalsDevLog + " " + devLog + "\n"
 	}
@@ -255,8 +256,8 @@ Service=%s
 %sTriggerLimitIntervalSec=0
 
 [Install]
-WantedBy=sockets.target
-`, header, a.units.name("", "target"), order, a.path, access, service, after)
+WantedBy=sockets.target %s
+`, header, a.units.name("", "target"), order, a.path, access, service, after, a.units.name("", "target"))
 	a.files[1].text = fmt.Appendf(nil, "%s[Service]\nSockets=%s\n", header, a.unit)
 	a.files[2].text = fmt.Appendf(nil, "%sL+ %s - - - - %s\n", header, a.link, a.behind)
 	return nil
@@ -335,6 +336,18 @@ func (r *reader) askSystemd(ctx context.Context, conn *dbus.Conn, path string) {
 	}
 }
 
+// String names the reader.
+func (r *reader) String() string {
+	switch who := strings.Join(r.processes, ", "); {
+	case who == "":
+		return "nobody receives there now; what is to get the messages"
+	case r.unit != "":
+		return who + " of " + r.unit
+	default:
+		return who
+	}
+}
+
 // steps tells what is done, in order, and what is left to the administrator.
 func (a *adoption) steps() (doing, left []string) {
 	doing = []string{
@@ -346,14 +359,7 @@ func (a *adoption) steps() (doing, left []string) {
 			"credentials on: credentials=pass for the sink %s, see docs/admin/credentials.md", a.name))
 		return doing, left
 	}
-	who := "nobody receives there now; what is to get the messages"
-	if len(a.reader.processes) > 0 {
-		who = strings.Join(a.reader.processes, ", ")
-		if a.reader.unit != "" {
-			who += " of " + a.reader.unit
-		}
-	}
-	left = append(left, fmt.Sprintf("left to you: %s has to receive at %s instead, and to be restarted; until then the sink %s is absent", who, a.behind, a.name))
+	left = append(left, fmt.Sprintf("left to you: %s has to receive at %s instead, and to be restarted; until then the sink %s is absent", &a.reader, a.behind, a.name))
 	if a.reader.preserve != "" {
 		left = append(left, fmt.Sprintf("left to you: %s removes /run/%s when it stops, and %s with it: RuntimeDirectoryPreserve=yes in a drop-in, systemctl edit %s",
 			a.reader.unit, a.reader.preserve, a.path, a.reader.unit))
@@ -453,7 +459,8 @@ func (a *adoption) act(ctx context.Context, conn *dbus.Conn, did *deeds) error {
 // takeBack undoes what an attempt has done. Its context may be what has ended, so it has none.
 func (a *adoption) takeBack(conn *dbus.Conn, did *deeds) {
 	ctx := context.Background()
-	if slices.Contains(did.written, a.files[0].path) {
+	first := slices.Contains(did.written, a.files[0].path)
+	if first {
 		_ = runJob(ctx, conn, "stop", a.unit) // or what writes there would wait, for nobody
 	}
 	removeAgain(did.written)
@@ -462,6 +469,9 @@ func (a *adoption) takeBack(conn *dbus.Conn, did *deeds) {
 	}
 	if did.stopped || did.acted && len(did.written) > 0 {
 		_ = a.restart(ctx, conn)
+	}
+	if first && did.acted && !a.hosts && len(a.reader.processes) > 0 {
+		say("left to you: %s has to be restarted, to receive at %s again", &a.reader, a.path)
 	}
 }
 
@@ -518,11 +528,23 @@ func (a *adoption) undo() error {
 	if err := disable(ctx, conn, a.unit); err != nil {
 		return err
 	}
+	p, err := conn.GetUnitPropertiesContext(ctx, a.unit)
+	if err != nil {
+		return fmt.Errorf("cannot ask for %s: %w", a.unit, err)
+	}
+	listens := property[string](p, "ActiveState") == "active"
+	if listens {
+		// To ask a broker that does not run starts it, and with it the socket: so that is done before.
+		err = a.await(ctx, true)
+	}
 	if err := runJob(ctx, conn, "stop", a.unit); err != nil { // the file goes with it
 		return err
 	}
-	time.Sleep(200 * time.Millisecond) // a turn of the broker's, which takes far less
-	if err := a.await(ctx, false); err != nil {
+	if listens && err == nil {
+		time.Sleep(200 * time.Millisecond) // a turn of the broker's, which takes far less
+		err = a.await(ctx, false)
+	}
+	if err != nil {
 		say("what lies in %s may be lost: %v", a.path, err)
 	}
 	for _, f := range a.files {
@@ -539,7 +561,7 @@ func (a *adoption) undo() error {
 	if err := reload(ctx, conn); err != nil {
 		return err
 	}
-	if err := a.restart(ctx, conn); err != nil {
+	if err := runJob(ctx, conn, "try-restart", a.units.name("", "service")); err != nil { // if it does not run, there is no need
 		return err
 	}
 	if a.hosts {

@@ -46,7 +46,7 @@ RemoveOnStop=yes
 TriggerLimitIntervalSec=0
 
 [Install]
-WantedBy=sockets.target
+WantedBy=sockets.target msgmux.target
 
 # /etc/systemd/system/msgmux.service.d/msgmux-adopted@dsd.conf
 # Made by: msgmux adopt PATH --to PATH.behind

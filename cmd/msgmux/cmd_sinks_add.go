@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -270,6 +271,9 @@ func (a *addition) carryOut(o *addOptions) (err error) {
 		if err == nil {
 			err = a.lookAtConsumer(ctx, conn)
 		}
+		if err == nil && o.force {
+			err = a.lookAtOther(ctx, conn)
+		}
 	}
 	if o.dry {
 		return printFiles(a.files) // a plan needs no systemd
@@ -280,19 +284,24 @@ func (a *addition) carryOut(o *addOptions) (err error) {
 	if err := printFiles(a.files); err != nil {
 		return err
 	}
-	if o.force {
-		a.forgetOther()
-	}
 	var written []string
+	var old []plannedFile
 	defer func() {
 		if err == nil {
 			return
 		}
 		removeAgain(written)
+		putBack(old)
 		// Not with ctx: it may be what has ended.
 		_ = conn.ResetFailedUnitContext(context.Background(), a.place.unit)
 		_ = conn.ReloadContext(context.Background())
 	}()
+	if o.force {
+		if old, err = a.replaced(); err != nil {
+			return err
+		}
+		a.forgetOther()
+	}
 	if written, err = writeFiles(a.files, o.force); errors.Is(err, errOtherText) {
 		return fmt.Errorf("%w; see --force", err)
 	} else if err != nil {
@@ -304,6 +313,30 @@ func (a *addition) carryOut(o *addOptions) (err error) {
 	say("%s is enabled and listens at %s", a.place.unit, filepath.Join(a.channel.RuntimeDir, "sinks", a.sink))
 	a.tell(ctx)
 	return nil
+}
+
+// replaced are the files that are there already, as they are.
+func (a *addition) replaced() (old []plannedFile, err error) {
+	paths := []string{}
+	if r, err := planRemoval(a.channel, a.sink); err == nil {
+		paths = r.files
+	}
+	for _, f := range a.files {
+		if !slices.Contains(paths, f.path) {
+			paths = append(paths, f.path)
+		}
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot read what is to be replaced: %w", err)
+		}
+		old = append(old, plannedFile{path, text})
+	}
+	return old, nil
 }
 
 // forgetOther has a service that the sink had before be told nothing of it any more.
@@ -341,16 +374,38 @@ func (a *addition) lookAtConsumer(ctx context.Context, conn *dbus.Conn) error {
 	return nil
 }
 
+// lookAtOther refuses to give a socket to another service than the one that has it open: systemd hands it over when it starts a service,
+// and does not start one for a socket that is being read.
+func (a *addition) lookAtOther(ctx context.Context, conn *dbus.Conn) error {
+	socket, err := conn.GetUnitPropertiesContext(ctx, a.place.unit)
+	if err != nil || socket["ActiveState"] != "active" {
+		return nil
+	}
+	for _, other := range property[[]string](socket, "Triggers") {
+		if other == a.service {
+			continue
+		}
+		p, err := conn.GetUnitPropertiesContext(ctx, other)
+		if state := property[string](p, "ActiveState"); err == nil && state != "inactive" && state != "failed" {
+			return fmt.Errorf("%s is %s and reads the sink: %s stop %s, then this again; the first message starts %s", other, state, a.units.systemctl(), other, a.service)
+		}
+	}
+	return nil
+}
+
 // start enables and starts the socket.
 func (a *addition) start(ctx context.Context, conn *dbus.Conn) error {
 	if err := reload(ctx, conn); err != nil {
 		return err
 	}
-	if _, err := enable(ctx, conn, a.place.unitFile()); err != nil {
+	links, err := enable(ctx, conn, a.place.unitFile())
+	if err != nil {
 		return err
 	}
 	if err := runJob(ctx, conn, "start", a.place.unit); err != nil {
-		_ = disable(context.Background(), conn, a.place.unit)
+		if len(links) > 0 { // else it was enabled before
+			_ = disable(context.Background(), conn, a.place.unit)
+		}
 		return fmt.Errorf("%w; see journalctl%s --unit %s", err, a.units.userFlag(), a.place.unit)
 	}
 	return nil

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"strings"
 	"testing"
@@ -135,6 +136,43 @@ func TestSinksAddOnlyLooksForAPlan(t *testing.T) {
 	}
 	if _, err := os.Stat(a.files[0].path); err == nil {
 		t.Error("something was written")
+	}
+}
+
+// TestSinksAddByForce: a sink that another service reads is left to it, and what was replaced is put back when systemd cannot do it.
+func TestSinksAddByForce(t *testing.T) {
+	const old = "old.service"
+	for _, test := range []struct{ triggers, fails, want string }{
+		{old, "", "systemctl --user stop " + old},
+		{"new.service", "StartUnit", "cannot start"},
+		{"new.service", "EnableUnitFiles", "cannot enable"},
+	} {
+		systemd := startSystemd(t)
+		systemd.unit = map[string]bus.Variant{"LoadState": bus.MakeVariant("loaded"), "ActiveState": bus.MakeVariant("active"), "Triggers": bus.MakeVariant([]string{test.triggers})}
+		systemd.fails = test.fails
+		first, err := planSink(systemd.channel(), "archive", &addOptions{service: old})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := writeFiles(first.files, false); err != nil {
+			t.Fatal(err)
+		}
+		o := addOptions{service: "new", force: true}
+		a, err := planSink(systemd.channel(), "archive", &o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.carryOut(&o); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%+v: it fails with %v", test, err)
+		}
+		for _, f := range first.files {
+			if now, err := os.ReadFile(f.path); err != nil || !bytes.Equal(now, f.text) {
+				t.Errorf("%+v: %s is now %q, %v", test, f.path, now, err)
+			}
+		}
+		if _, err := os.Stat(a.files[1].path); err == nil {
+			t.Errorf("%+v: the other service is still told", test)
+		}
 	}
 }
 

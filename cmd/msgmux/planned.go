@@ -88,6 +88,20 @@ func removeAgain(written []string) {
 	}
 }
 
+// putBack writes files again whose text has been replaced, or that were removed.
+func putBack(old []plannedFile) {
+	for _, f := range old {
+		if now, err := os.ReadFile(f.path); err == nil && bytes.Equal(now, f.text) {
+			continue
+		}
+		if _, err := f.write(true); err != nil {
+			say("cannot write %s as it was: %v", f.path, err)
+			continue
+		}
+		say("%s is as it was", f.path)
+	}
+}
+
 // removeEmpty removes the folder of drop-ins that a file was in, if nothing else is.
 func removeEmpty(path string) {
 	if folder := filepath.Dir(path); strings.HasSuffix(folder, ".service.d") {
@@ -138,10 +152,11 @@ func disable(ctx context.Context, conn *dbus.Conn, unit string) error {
 	return nil
 }
 
-// runJob has systemd start, stop or restart a unit, and waits for the outcome. To stop one that does not run is none to wait for.
+// runJob has systemd start, stop or restart a unit, or restart it if it runs, and waits for the outcome. To stop one that does not run is none to wait for.
 func runJob(ctx context.Context, conn *dbus.Conn, verb, unit string) error {
 	jobs := map[string]func(context.Context, string, string, chan<- string) (int, error){
 		"start": conn.StartUnitContext, "stop": conn.StopUnitContext, "restart": conn.RestartUnitContext,
+		"try-restart": conn.TryRestartUnitContext,
 	}
 	result := make(chan string, 1)
 	_, err := jobs[verb](ctx, unit, "replace", result)
