@@ -185,6 +185,9 @@ func TestAdoptAgain(t *testing.T) {
 		if exit := first.Wait(); exit != 1 || !strings.Contains(first.Stderr(), "has to be restarted, to receive at "+other+" again") {
 			t.Errorf("without a broker: exit status %d: %s", exit, first.Stderr())
 		}
+		if out := b.MustRun("sh", "-c", "find /etc/systemd /etc/tmpfiles.d /run/msgmux/sinks "+other+" -name '*other*' 2>/dev/null || :"); out != "" {
+			t.Errorf("left behind: %s", out)
+		}
 		reader.Signal(syscall.SIGKILL)
 
 		// It goes and comes with the channel, before anybody sends.

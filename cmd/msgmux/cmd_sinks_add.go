@@ -317,7 +317,7 @@ func (a *addition) carryOut(o *addOptions) (err error) {
 
 // replaced are the files that are there already, as they are.
 func (a *addition) replaced() (old []plannedFile, err error) {
-	paths := []string{}
+	var paths []string
 	if r, err := planRemoval(a.channel, a.sink); err == nil {
 		paths = r.files
 	}
